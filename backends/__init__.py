@@ -1,0 +1,4 @@
+"""fxloom.backends"""
+
+if __name__ != "fxloom.backends":
+    raise ImportError("import fxloom.backends")

@@ -1,0 +1,4 @@
+"""fxloom"""
+
+if __name__ != "fxloom":
+    raise ImportError("import fxloom")
