@@ -1,0 +1,404 @@
+"""Exact integer arithmetic in floating point: one rule for each operation.
+
+A rule looks at what the program proves about an instruction (intervals, formats, constant weights)
+and returns a function on arrays of mantissas in the cheapest carrier that is exact for every
+intermediate. It falls back on the int64 definition in ops.py where no float is wide enough.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
+from fxloom.ops import (
+    Concat,
+    Conv,
+    MatMul,
+    Op,
+    Operand,
+    Pad,
+    Pool,
+    ReduceSum,
+    Requantize,
+    weight_sums,
+)
+from fxloom.ops import Divide as DivideOp
+from fxloom.program import Value
+from torch.nn import functional
+
+Array = npt.NDArray[Any]
+Run = Callable[[Sequence[Array]], Array]
+
+FLOAT32_EXACT = 2**24
+FLOAT64_EXACT = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One instruction to be planned. free[i]: argument i's memory may be overwritten."""
+
+    op: Op
+    operands: tuple[Operand, ...]
+    result: Value
+    free: tuple[bool, ...]
+
+    @property
+    def carrier(self) -> np.dtype[Any]:
+        """The type that carries the result between instructions."""
+        return carrier_for(largest(self.result.lo, self.result.hi))
+
+
+def largest(lo: int, hi: int) -> int:
+    """Largest magnitude in an interval."""
+    return max(abs(lo), abs(hi))
+
+
+def carrier_for(bound: int) -> np.dtype[Any]:
+    """The cheapest type in which all integers up to bound, and their sums up to it, are exact."""
+    if bound <= FLOAT32_EXACT:
+        return np.dtype(np.float32)
+    return np.dtype(np.float64 if bound <= FLOAT64_EXACT else np.int64)
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f"
+
+
+def by_definition(plan: Plan) -> Run:
+    """The int64 definition, converted from and to carriers."""
+    constants: list[Int64Array | None] = [
+        None if operand.data is None else operand.data.astype(np.int64) for operand in plan.operands
+    ]
+
+    def run(arrays: Sequence[Array]) -> Array:
+        computed = iter(arrays)
+        full = [
+            next(computed).astype(np.int64) if constant is None else constant
+            for constant in constants
+        ]
+        return plan.op.evaluate(plan.operands, full).astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _matmul(plan: Plan) -> Run:
+    assert isinstance(plan.op, MatMul)
+    w = plan.operands[1]
+    assert w.data is not None
+    work = carrier_for(_dot_bound(plan, (0,)))
+    if not _is_float(work):
+        return by_definition(plan)
+    weight = np.ascontiguousarray(w.data, dtype=work)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        product: Array = arrays[0].astype(work, copy=False) @ weight
+        result: Array = product.astype(plan.carrier, copy=False)
+        return result
+
+    return run
+
+
+def _dot_bound(plan: Plan, axes: tuple[int, ...]) -> int:
+    """Largest magnitude any partial sum of the products can reach, in any order."""
+    x, w = plan.operands
+    assert w.data is not None
+    magnitude = max(p - n for n, p in zip(*weight_sums(w.data, axes), strict=True))
+    return max(magnitude * largest(x.lo, x.hi), largest(x.lo, x.hi), largest(w.lo, w.hi))
+
+
+def _conv(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, Conv)
+    w = plan.operands[1]
+    assert w.data is not None
+    work = carrier_for(_dot_bound(plan, (0, 1, 2)))
+    if not _is_float(work):
+        return by_definition(plan)
+    kernel = torch.from_numpy(w.data.transpose(3, 2, 0, 1).astype(work)).contiguous(
+        memory_format=torch.channels_last
+    )
+    (top, bottom), (left, right) = op.padding
+    symmetric = top == bottom and left == right
+
+    def run(arrays: Sequence[Array]) -> Array:
+        x = _channels_first(arrays[0].astype(work, copy=False))
+        if not symmetric:
+            x = functional.pad(x, (left, right, top, bottom))
+        with torch.inference_mode(), _exact_convolutions():
+            y = functional.conv2d(
+                x,
+                kernel,
+                stride=op.stride,
+                padding=(top, left) if symmetric else 0,
+                dilation=op.dilation,
+                groups=op.groups,
+            )
+        return _channels_last(y).astype(plan.carrier, copy=False)
+
+    return run
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """No reduced precision, whatever the user has set: float32 means all 24 bits here."""
+    settings = torch.backends.mkldnn.conv  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    if before in ("none", "ieee"):
+        yield
+        return
+    settings.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def _channels_first(x: Array) -> torch.Tensor:
+    """A view [N, C, H, W] of x[N, H, W, C]: torch's channels_last format, no copy."""
+    return torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
+
+
+def _channels_last(x: torch.Tensor) -> Array:
+    array: Array = np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())
+    return array
+
+
+def _elementwise(
+    plan: Plan, function: Callable[..., Array], bound: int, fractions: Sequence[int] | None
+) -> Run:
+    """function(a, b) on mantissas aligned to the larger of fractions (None: as they are)."""
+    work = carrier_for(bound)
+    if not _is_float(work):
+        return by_definition(plan)
+    common = 0 if fractions is None else max(fractions)
+    scales = [1.0 if fractions is None else 2.0 ** (common - f) for f in fractions or (0, 0)]
+    rank = max(len(operand.shape) for operand in plan.operands)
+    constants = [
+        None if o.data is None else (o.data * scale).astype(work)
+        for o, scale in zip(plan.operands, scales, strict=True)
+    ]
+    shapes_match = [operand.shape == plan.result.shape for operand in plan.operands]
+
+    def run(arrays: Sequence[Array]) -> Array:
+        computed = iter(arrays)
+        ready: list[Array] = []
+        out: Array | None = None
+        for index, constant in enumerate(constants):
+            if constant is not None:
+                ready.append(constant)
+                continue
+            x = next(computed)
+            owned = plan.free[index]
+            if x.dtype != work:
+                x, owned = x.astype(work), True
+            if scales[index] != 1.0:
+                x, owned = np.multiply(x, work.type(scales[index]), out=x if owned else None), True
+            if x.ndim - 1 < rank:
+                x = x.reshape(len(x), *(1,) * (rank + 1 - x.ndim), *x.shape[1:])
+            if owned and shapes_match[index]:
+                out = x
+            ready.append(x)
+        return function(*ready, out=out).astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _linear_rule(function: Callable[..., Array]) -> Callable[[Plan], Run]:
+    """Rule of an operation whose arguments share one binary point: add, sub, max, min."""
+
+    def rule(plan: Plan) -> Run:
+        fractions = [operand.fraction for operand in plan.operands]
+        common = max(fractions)
+        bounds = [
+            largest(operand.lo, operand.hi) << (common - operand.fraction)
+            for operand in plan.operands
+        ]
+        return _elementwise(plan, function, sum(bounds), fractions)
+
+    return rule
+
+
+def _mul(plan: Plan) -> Run:
+    bounds = [largest(operand.lo, operand.hi) for operand in plan.operands]
+    return _elementwise(plan, np.multiply, max(prod(bounds), *bounds), None)
+
+
+def _shift(plan: Plan) -> Run:
+    return lambda arrays: arrays[0]
+
+
+def _pool(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, Pool)
+    (x,) = plan.operands
+    count = prod(op.kernel) if op.kind == "sum" else 1
+    work = carrier_for(count * largest(x.lo, x.hi))
+    if not _is_float(work):
+        return by_definition(plan)
+    (top, bottom), (left, right) = op.padding
+    fill = 0.0 if op.kind == "sum" else float("-inf")
+
+    def run(arrays: Sequence[Array]) -> Array:
+        t = _channels_first(arrays[0].astype(work, copy=False))
+        with torch.inference_mode():
+            if top or bottom or left or right:
+                t = functional.pad(t, (left, right, top, bottom), value=fill)
+            if op.kind == "max":
+                y = functional.max_pool2d(t, op.kernel, op.stride)
+            else:
+                y = functional.avg_pool2d(t, op.kernel, op.stride, divisor_override=1)
+        return _channels_last(y).astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _reduce_sum(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, ReduceSum)
+    (x,) = plan.operands
+    count = prod(x.shape[axis] for axis in op.axes)
+    work = carrier_for(count * largest(x.lo, x.hi))
+    if not _is_float(work):
+        return by_definition(plan)
+    axes = tuple(axis + 1 for axis in op.axes)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        total: Array = arrays[0].astype(work, copy=False).sum(axis=axes, keepdims=True)
+        return total.astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _view_rule(plan: Plan) -> Run:
+    """Operations that move values and leave them as they are."""
+
+    def run(arrays: Sequence[Array]) -> Array:
+        return plan.op.evaluate(plan.operands, arrays)
+
+    return run
+
+
+def _pad(plan: Plan) -> Run:
+    assert isinstance(plan.op, Pad)
+    return _view_rule(plan)
+
+
+def _concat(plan: Plan) -> Run:
+    assert isinstance(plan.op, Concat)
+    fraction = max(operand.fraction for operand in plan.operands)
+    aligned = all(operand.fraction == fraction for operand in plan.operands)
+    if not aligned or any(operand.data is not None for operand in plan.operands):
+        return by_definition(plan)
+    axis = plan.op.axis + 1
+    carrier = plan.carrier
+
+    def run(arrays: Sequence[Array]) -> Array:
+        return np.concatenate([x.astype(carrier, copy=False) for x in arrays], axis=axis)
+
+    return run
+
+
+def _requantize(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, Requantize)
+    (x,) = plan.operands
+    dropped = x.fraction - op.to.fraction
+    bound = largest(x.lo, x.hi)
+    # Halves are added before the floor: they must be exact in the carrier too.
+    bound = bound + (1 << max(dropped - 1, 0)) if dropped > 0 else bound << -dropped
+    wraps = op.overflow is Overflow.WRAP and not _fits_without_overflow(plan, op)
+    work = carrier_for(bound)
+    if not _is_float(work) or wraps or not -64 < dropped < 64:
+        return by_definition(plan)
+    scale = work.type(2.0**-dropped)
+    rounding = _ROUND[op.rounding] if dropped > 0 else None
+    limit = None if _fits_without_overflow(plan, op) else _LIMIT[op.overflow](op.to, work)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        y = arrays[0]
+        if y.dtype != work:
+            y = y.astype(work)
+        elif not plan.free[0]:
+            y = y.copy()
+        if dropped:
+            np.multiply(y, scale, out=y)
+        if rounding is not None:
+            y = rounding(y)
+        if limit is not None:
+            y = limit(y)
+        return y.astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _fits_without_overflow(plan: Plan, op: Requantize) -> bool:
+    """Whether the proven interval makes the overflow mode idle.
+
+    Rounding moves a value by less than one step, so an interval strictly inside is enough.
+    """
+    (x,) = plan.operands
+    dropped = x.fraction - op.to.fraction
+    if dropped > 0:
+        lo, hi = (x.lo >> dropped), -((-x.hi) >> dropped)
+    else:
+        lo, hi = x.lo << -dropped, x.hi << -dropped
+    floor = -op.to.hi if op.overflow is Overflow.SAT_SYM and op.to.signed else op.to.lo
+    return floor <= lo and hi <= op.to.hi
+
+
+def _half(y: Array) -> Any:
+    return y.dtype.type(0.5)
+
+
+_ROUND: dict[Rounding, Callable[[Array], Array]] = {
+    Rounding.TRN: lambda y: np.floor(y, out=y),
+    Rounding.TRN_ZERO: lambda y: np.trunc(y, out=y),
+    Rounding.RND: lambda y: np.floor(np.add(y, _half(y), out=y), out=y),
+    Rounding.RND_MIN_INF: lambda y: np.ceil(np.subtract(y, _half(y), out=y), out=y),
+    Rounding.RND_INF: lambda y: np.trunc(y + np.copysign(_half(y), y)),
+    Rounding.RND_ZERO: lambda y: np.copysign(np.ceil(np.abs(y) - _half(y)), y) + y.dtype.type(0),
+    Rounding.RND_CONV: lambda y: np.rint(y, out=y),
+}
+
+
+def _saturate(to: FixedPoint, dtype: np.dtype[Any], symmetric: bool) -> Callable[[Array], Array]:
+    low = dtype.type(-to.hi if symmetric and to.signed else to.lo)
+    high = dtype.type(to.hi)
+    return lambda y: np.clip(y, low, high, out=y)
+
+
+def _zero_outside(to: FixedPoint, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    low, high = dtype.type(to.lo), dtype.type(to.hi)
+    return lambda y: np.where((y >= low) & (y <= high), y, dtype.type(0))
+
+
+_LIMIT: dict[Overflow, Callable[[FixedPoint, np.dtype[Any]], Callable[[Array], Array]]] = {
+    Overflow.SAT: lambda to, dtype: _saturate(to, dtype, False),
+    Overflow.SAT_SYM: lambda to, dtype: _saturate(to, dtype, True),
+    Overflow.SAT_ZERO: _zero_outside,
+}
+
+
+RULES: dict[str, Callable[[Plan], Run]] = {
+    "matmul": _matmul,
+    "conv": _conv,
+    "add": _linear_rule(np.add),
+    "sub": _linear_rule(np.subtract),
+    "mul": _mul,
+    "max": _linear_rule(np.maximum),
+    "min": _linear_rule(np.minimum),
+    "shift": _shift,
+    "pool": _pool,
+    "reduce_sum": _reduce_sum,
+    "reshape": _view_rule,
+    "transpose": _view_rule,
+    "concat": _concat,
+    "pad": _pad,
+    "requantize": _requantize,
+    DivideOp.name: by_definition,
+}

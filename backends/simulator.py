@@ -1,0 +1,253 @@
+"""Simulation of a Program: the integers the hardware will give, at the speed of float inference.
+
+Two ways to the same bits. ``reference`` evaluates every operation on int64 as ops.py defines it.
+``Simulator`` plans the program once and carries mantissas in float32, float64 or int64, whichever
+is proven exact for each operation by the program's bounds: float32 while every intermediate stays
+below 2**24, float64 below 2**53, else the int64 definition. Additions of integers below those
+bounds are exact in any order, so BLAS and multithreading cannot change a bit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fxloom.backends.carriers import (
+    RULES,
+    Array,
+    Plan,
+    carrier_for,
+    largest,
+)
+from fxloom.errors import DataError, FxloomError
+from fxloom.fixed_point import Int64Array, quantize_values, to_values
+from fxloom.program import Input, Instr, Program
+
+Tensors = Any
+"""One array-like [N, ...], or a sequence of them where the program has several inputs."""
+
+EXACT_FLOAT64 = 2**53
+
+
+def quantize_inputs(program: Program, x: Tensors) -> list[Int64Array]:
+    """Mantissas of the program's inputs, batch first, channels-last.
+
+    x: real values in the user's layout [N, ...]; a sequence of them where there are several
+    inputs. Raises DataError for wrong shapes, non-numbers, NaN and infinity.
+    """
+    arrays = _split_inputs(program, x)
+    result = []
+    for port, array in zip(program.inputs, arrays, strict=True):
+        values = _checked(port, array)
+        order = (0, *(axis + 1 for axis in port.axes))
+        mantissas = quantize_values(values, port.value.type, port.rounding, port.overflow)
+        result.append(np.ascontiguousarray(mantissas.transpose(order)))
+    if len({len(array) for array in result}) > 1:
+        raise DataError(f"inputs must have one batch size, got {[len(a) for a in result]}")
+    return result
+
+
+def _split_inputs(program: Program, x: Tensors) -> list[Any]:
+    if len(program.inputs) == 1 and not (isinstance(x, list | tuple) and len(x) == 1):
+        return [x]
+    if not isinstance(x, list | tuple) or len(x) != len(program.inputs):
+        raise DataError(
+            f"the program has {len(program.inputs)} inputs; pass that many arrays, got "
+            f"{len(x) if isinstance(x, list | tuple) else type(x).__name__}"
+        )
+    return list(x)
+
+
+def user_shape(port: Input) -> tuple[int, ...]:
+    """Shape of an input in the user's layout, without batch."""
+    shape = [0] * len(port.axes)
+    for internal, axis in enumerate(port.axes):
+        shape[axis] = port.value.shape[internal]
+    return tuple(shape)
+
+
+def _checked(port: Input, array: Any) -> npt.NDArray[np.float64]:
+    where = f"input {port.value.name}"
+    try:
+        values = np.asarray(array)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"dtype {values.dtype}")
+        values = values.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: needs an array of real numbers, got {error}") from None
+    expected = user_shape(port)
+    if values.shape[1:] != expected or values.ndim != len(expected) + 1:
+        needed = ", ".join(["N", *map(str, expected)])
+        raise DataError(f"{where}: needs shape [{needed}], got {list(values.shape)}")
+    if not np.isfinite(values).all():
+        index = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise DataError(f"{where}: holds NaN or infinity, first at index {index}")
+    return values
+
+
+def present_outputs(
+    program: Program, mantissas: Sequence[Int64Array], raw: bool
+) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
+    """Outputs in the user's layout: int64 mantissas where raw, else float64 values.
+
+    One array where the program has one output, else a tuple. Raises FxloomError if values are
+    asked for that float64 cannot represent.
+    """
+    results: list[npt.NDArray[np.generic]] = []
+    for port, array in zip(program.outputs, mantissas, strict=True):
+        value = program.value(port.value)
+        user = np.ascontiguousarray(array.transpose(0, *(axis + 1 for axis in port.axes)))
+        if raw:
+            results.append(user)
+            continue
+        if largest(value.lo, value.hi) > EXACT_FLOAT64:
+            raise FxloomError(
+                f"output {port.name} ({value.type}) exceeds what float64 represents exactly; "
+                "ask for raw=True"
+            )
+        results.append(to_values(user, value.type.fraction))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def reference(program: Program, inputs: Sequence[Int64Array]) -> list[Int64Array]:
+    """Output mantissas by the int64 definition of every operation; slow, the yardstick.
+
+    inputs: mantissas as quantize_inputs gives them. Outputs are channels-last.
+    """
+    values = trace_all(program, inputs)
+    return [values[port.value] for port in program.outputs]
+
+
+def trace_all(program: Program, inputs: Sequence[Int64Array]) -> dict[str, Int64Array]:
+    """Mantissas of every input and every instruction's result, by the int64 definition."""
+    values: dict[str, Int64Array] = {
+        name: constant.data.astype(np.int64) for name, constant in program.constants.items()
+    }
+    for port, array in zip(program.inputs, inputs, strict=True):
+        values[port.value.name] = array
+    for instr in program.instrs:
+        arrays = [values[name] for name in instr.args]
+        values[instr.result.name] = instr.op.evaluate(program.operands(instr), arrays)
+    return {name: array for name, array in values.items() if name not in program.constants}
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One planned instruction: run it on slots, then forget the values that end here."""
+
+    run: Callable[[Sequence[Array]], Array]
+    args: tuple[str, ...]
+    result: str
+    ends: tuple[str, ...]
+
+
+class Simulator:
+    """A program planned for speed; gives the same integers as ``reference``."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._steps = _plan(program)
+        sizes = [instr.result.size for instr in program.instrs]
+        sizes += [port.value.size for port in program.inputs]
+        # Working sets of a few megabytes: large enough for BLAS, small enough for the caches.
+        self._chunk = int(np.clip(2**21 // max(sizes), 1, 2048))
+
+    def run(
+        self, x: Tensors, *, raw: bool = False
+    ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
+        """Outputs for real inputs [N, ...] in the user's layout."""
+        return present_outputs(
+            self.program, self.run_mantissas(quantize_inputs(self.program, x)), raw
+        )
+
+    def run_mantissas(self, inputs: Sequence[Int64Array]) -> list[Int64Array]:
+        """Output mantissas (channels-last) for input mantissas, chunk by chunk."""
+        count = len(inputs[0])
+        outputs = [
+            np.empty((count, *self.program.value(port.value).shape), np.int64)
+            for port in self.program.outputs
+        ]
+        for start in range(0, count, self._chunk):
+            piece = slice(start, start + self._chunk)
+            for output, part in zip(
+                outputs, self._run_chunk([array[piece] for array in inputs]), strict=True
+            ):
+                output[piece] = part
+        return outputs
+
+    def _run_chunk(self, inputs: Sequence[Int64Array]) -> list[Array]:
+        slots: dict[str, Array] = {}
+        for port, array in zip(self.program.inputs, inputs, strict=True):
+            # A copy even where the type fits: operations may reuse their argument's memory.
+            slots[port.value.name] = array.astype(
+                carrier_for(largest(port.value.lo, port.value.hi))
+            )
+        for step in self._steps:
+            slots[step.result] = step.run([slots[name] for name in step.args])
+            for name in step.ends:
+                del slots[name]
+        return [slots[port.value] for port in self.program.outputs]
+
+
+def _plan(program: Program) -> list[_Step]:
+    last_use: dict[str, int] = {}
+    for position, instr in enumerate(program.instrs):
+        for name in instr.args:
+            last_use[name] = position
+    kept = {port.value for port in program.outputs}
+    owner = _storage_owners(program)
+    steps = []
+    for position, instr in enumerate(program.instrs):
+        computed = tuple(name for name in instr.args if name not in program.constants)
+        ends = tuple(
+            name
+            for name in dict.fromkeys(computed)
+            if last_use[name] == position and name not in kept
+        )
+        # An argument's memory may be reused if it ends here and no other name shows it.
+        free = {
+            name
+            for name in ends
+            if computed.count(name) == 1
+            and not any(
+                other != name
+                and owner[other] == owner[name]
+                and (other in kept or last_use.get(other, -1) > position)
+                for other in owner
+            )
+        }
+        run = RULES[instr.op.name](_view(program, instr, free))
+        steps.append(_Step(run, computed, instr.result.name, ends))
+    return steps
+
+
+def _storage_owners(program: Program) -> Mapping[str, str]:
+    """For every value, the value whose memory it may share (views: reshape, transpose, shift)."""
+    owner = {port.value.name: port.value.name for port in program.inputs}
+    for instr in program.instrs:
+        shares = instr.op.name in ("reshape", "transpose", "shift")
+        owner[instr.result.name] = owner[instr.args[0]] if shares else instr.result.name
+    return owner
+
+
+def _view(program: Program, instr: Instr, free: set[str]) -> Plan:
+    return Plan(
+        op=instr.op,
+        operands=tuple(program.operands(instr)),
+        result=instr.result,
+        free=tuple(name in free for name in instr.args),
+    )
+
+
+def simulate(
+    program: Program, x: Tensors, *, raw: bool = False
+) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
+    """What the hardware computes for x, bit for bit.
+
+    x: real values [N, ...] in the user's layout, a sequence of arrays for several inputs; they are
+    rounded and saturated into the input's format first. Returns float64 values, or int64
+    mantissas where raw; a tuple where the model has several outputs. Raises DataError for
+    inputs that do not fit the program.
+    """
+    return Simulator(program).run(x, raw=raw)

@@ -1,0 +1,237 @@
+"""Hypothesis strategies for formats and one-instruction programs, shared by all layers of tests.
+
+``PROGRAMS`` has one strategy for every operation in fxloom.ops.OPS; a test asserts that none is
+missing, so a new operation is enrolled in every matrix or the suite fails.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fxloom import ops
+from fxloom.errors import VerifyError
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.program import Program, ProgramBuilder, Value
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+roundings = st.sampled_from(Rounding)
+overflows = st.sampled_from(Overflow)
+
+
+@st.composite
+def formats(draw: DrawFn, max_width: int = 18, spread: int = 6) -> FixedPoint:
+    """A format whose binary point may lie outside the mantissa by up to spread bits."""
+    width = draw(st.integers(1, max_width))
+    integer = draw(st.integers(-spread, width + spread))
+    return FixedPoint(width, integer, draw(st.booleans()))
+
+
+def random_mantissas(kind: FixedPoint, shape: tuple[int, ...], seed: int) -> np.ndarray[Any, Any]:
+    """Mantissas over the whole range of a format, its ends and zero always among them."""
+    rng = np.random.default_rng(seed)
+    data = rng.integers(kind.lo, kind.hi, size=shape, endpoint=True, dtype=np.int64)
+    flat = data.reshape(-1)
+    corners = [kind.lo, kind.hi, 0, kind.hi // 2 + 1 if kind.hi > 1 else kind.hi]
+    count = min(len(corners), flat.size // 2)
+    flat[rng.permutation(flat.size)[:count]] = corners[:count]
+    return data
+
+
+def _constant(draw: DrawFn, builder: ProgramBuilder, shape: tuple[int, ...], width: int) -> Value:
+    kind = draw(formats(width))
+    data = random_mantissas(kind, shape, draw(st.integers(0, 2**32 - 1)))
+    if draw(st.integers(0, 9)) == 0:
+        data[...] = 0
+    return builder.constant("w", data, kind)
+
+
+def _input(
+    draw: DrawFn, builder: ProgramBuilder, shape: tuple[int, ...], width: int, name: str = "x"
+) -> Value:
+    return builder.input(name, shape, draw(formats(width)))
+
+
+def _finish(
+    draw: DrawFn, builder: ProgramBuilder, value: Value, requantized: bool = True
+) -> Program:
+    """Half of the programs end in a Requantize, as real ones do."""
+    if requantized and draw(st.booleans()):
+        to = draw(formats(14))
+        op = ops.Requantize(to, draw(roundings), draw(overflows))
+        with contextlib.suppress(VerifyError):  # binary points too far apart: leave it exact
+            value = builder.emit(op, [value], "requantize")
+    builder.output(value, "y")
+    return builder.build()
+
+
+_small = st.integers(1, 5)
+
+
+@st.composite
+def _matmul(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    leading = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
+    inner, outer = draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    x = _input(draw, b, (*leading, inner), width)
+    w = _constant(draw, b, (inner, outer), width)
+    return _finish(draw, b, b.emit(ops.MatMul(), [x, w], "matmul"))
+
+
+@st.composite
+def _conv(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    groups = draw(st.integers(1, 3))
+    channels, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    pads = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
+    dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = [draw(st.integers(max(1, e - sum(p)), 6)) for e, p in zip(extent, pads, strict=True)]
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    x = _input(draw, b, (size[0], size[1], channels * groups), width)
+    w = _constant(draw, b, (*kernel, channels, outputs * groups), width)
+    op = ops.Conv(stride, (pads[0], pads[1]), dilation, groups)
+    return _finish(draw, b, b.emit(op, [x, w], "conv"))
+
+
+def _pair(op: Callable[[], ops.Op]) -> Callable[[int], SearchStrategy[Program]]:
+    @st.composite
+    def programs(draw: DrawFn, width: int) -> Program:
+        b = ProgramBuilder()
+        shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+        # Every broadcast that numpy knows: lengths of one and missing leading axes.
+        other = tuple(1 if draw(st.integers(0, 3)) == 0 else n for n in shape)
+        other = other[draw(st.integers(0, len(other) - 1)) :]
+        x = _input(draw, b, shape, width)
+        match draw(st.sampled_from(["constant", "input", "self"])):
+            case "constant":
+                y = _constant(draw, b, other, width)
+            case "input":
+                y = _input(draw, b, other, width, "z")
+            case _:
+                y = x
+        args = [x, y] if draw(st.booleans()) else [y, x]
+        return _finish(draw, b, b.emit(op(), args, "pair"))
+
+    return programs
+
+
+@st.composite
+def _shift(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    x = _input(draw, b, (draw(_small),), width)
+    return _finish(draw, b, b.emit(ops.Shift(draw(st.integers(-6, 6))), [x], "shift"))
+
+
+@st.composite
+def _pool(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in kernel)
+    size = [draw(st.integers(max(1, k - sum(p)), 6)) for k, p in zip(kernel, pads, strict=True)]
+    x = _input(draw, b, (size[0], size[1], draw(st.integers(1, 3))), width)
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    kind = draw(st.sampled_from(["sum", "max"]))
+    return _finish(draw, b, b.emit(ops.Pool(kind, kernel, stride, (pads[0], pads[1])), [x], "pool"))
+
+
+@st.composite
+def _reduce_sum(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+    axes = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    x = _input(draw, b, shape, width)
+    return _finish(draw, b, b.emit(ops.ReduceSum(tuple(sorted(axes))), [x], "reduce_sum"))
+
+
+@st.composite
+def _reshape(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    a, c, d = draw(_small), draw(_small), draw(_small)
+    shape = draw(st.sampled_from([(a * c * d,), (a, c * d), (d, c, a), (1, a * d, c)]))
+    x = _input(draw, b, (a, c, d), width)
+    return _finish(draw, b, b.emit(ops.Reshape(shape), [x], "reshape"))
+
+
+@st.composite
+def _transpose(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=4)))
+    axes = tuple(draw(st.permutations(range(len(shape)))))
+    x = _input(draw, b, shape, width)
+    return _finish(draw, b, b.emit(ops.Transpose(axes), [x], "transpose"))
+
+
+@st.composite
+def _concat(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = draw(st.lists(_small, min_size=1, max_size=3))
+    axis = draw(st.integers(0, len(shape) - 1))
+    parts = []
+    for index in range(draw(st.integers(1, 4))):
+        part = [*shape[:axis], draw(_small), *shape[axis + 1 :]]
+        constant = index > 0 and draw(st.integers(0, 3)) == 0
+        parts.append(
+            _constant(draw, b, tuple(part), width)
+            if constant
+            else _input(draw, b, tuple(part), width, f"x{index}")
+        )
+    return _finish(draw, b, b.emit(ops.Concat(axis), parts, "concat"))
+
+
+@st.composite
+def _pad(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+    pads = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in shape)
+    x = _input(draw, b, shape, width)
+    return _finish(draw, b, b.emit(ops.Pad(pads), [x], "pad"))
+
+
+@st.composite
+def _requantize(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    x = _input(draw, b, (16,), width)
+    op = ops.Requantize(draw(formats(width)), draw(roundings), draw(overflows))
+    return _finish(draw, b, b.emit(op, [x], "requantize"), requantized=False)
+
+
+@st.composite
+def _divide(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    x = _input(draw, b, (3, 4), width)
+    shape = draw(st.sampled_from([(1,), (3, 1), (4,), (3, 4)]))
+    divisors = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).integers(1, 50, shape)
+    d = b.constant("d", divisors, FixedPoint.holding(1, 49, 0))
+    op = ops.Divide(draw(formats(width)), draw(roundings), draw(overflows))
+    return _finish(draw, b, b.emit(op, [x, d], "divide"), requantized=False)
+
+
+PROGRAMS: dict[str, Callable[[int], SearchStrategy[Program]]] = {
+    "matmul": _matmul,
+    "conv": _conv,
+    "add": _pair(ops.Add),
+    "sub": _pair(ops.Sub),
+    "mul": _pair(ops.Mul),
+    "max": _pair(ops.Max),
+    "min": _pair(ops.Min),
+    "shift": _shift,
+    "pool": _pool,
+    "reduce_sum": _reduce_sum,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "concat": _concat,
+    "pad": _pad,
+    "requantize": _requantize,
+    "divide": _divide,
+}
+
+
+def random_inputs(program: Program, count: int, seed: int) -> list[np.ndarray[Any, Any]]:
+    """Mantissas for every input over its whole range, ends included."""
+    return [
+        random_mantissas(port.value.type, (count, *port.value.shape), seed + index)
+        for index, port in enumerate(program.inputs)
+    ]

@@ -1,0 +1,54 @@
+"""Every operation: definition and fast path against exact rational arithmetic, bounds respected."""
+
+import numpy as np
+import pytest
+from fxloom.backends.carriers import RULES
+from fxloom.backends.simulator import Simulator, reference, trace_all
+from fxloom.ops import OPS
+from fxloom.program import Program
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.oracle import MEANING, as_fractions, run_exactly
+from tests.strategies import PROGRAMS, random_inputs
+
+
+def test_every_operation_is_enrolled() -> None:
+    assert set(OPS) == set(PROGRAMS) == set(MEANING) == set(RULES)
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("width", [6, 16, 22])
+def test_definition_and_fast_path_equal_exact_arithmetic(name: str, width: int) -> None:
+    @given(PROGRAMS[name](width), st.integers(0, 2**32 - 1))
+    def check(program: Program, seed: int) -> None:
+        program.verify()
+        inputs = random_inputs(program, 3, seed)
+        values = trace_all(program, inputs)
+        exact = run_exactly(program, [array[1] for array in inputs])
+        for instr in program.instrs:
+            result = instr.result
+            computed = values[result.name]
+            assert computed.shape == (3, *result.shape)
+            assert result.lo <= computed.min()
+            assert computed.max() <= result.hi
+            got = as_fractions(computed[1], result.type.fraction)
+            assert (got == exact[result.name]).all()
+        fast = Simulator(program).run_mantissas(inputs)
+        for a, b in zip(fast, reference(program, inputs), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    check()
+
+
+@pytest.mark.parametrize("name", ["matmul", "conv", "add", "mul", "pool", "reduce_sum"])
+def test_wide_operands_leave_floats_and_stay_exact(name: str) -> None:
+    @given(PROGRAMS[name](28), st.integers(0, 2**32 - 1))
+    def check(program: Program, seed: int) -> None:
+        inputs = random_inputs(program, 2, seed)
+        for a, b in zip(
+            Simulator(program).run_mantissas(inputs), reference(program, inputs), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+    check()
