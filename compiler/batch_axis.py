@@ -18,9 +18,10 @@ from operator import getitem
 from typing import Any
 
 import torch
-from fxloom.graph import BATCH, describe, infer, shape_problem
 from torch import Tensor, fx
 from torch.fx.node import Node
+
+from fxloom.graph import BATCH, describe, infer, shape_problem
 
 aten = torch.ops.aten
 
@@ -38,7 +39,7 @@ BatchAxis = int | Merged | None
 Rule = Callable[[Node], BatchAxis]
 
 
-class Mixed(Exception):  # noqa: N818 - a verdict between rule and track, never seen outside
+class Mixed(Exception):
     """The op mixes samples; the text says how."""
 
 

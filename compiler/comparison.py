@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from fxloom.errors import CaptureError
 from torch import Tensor, fx
+
+from fxloom.errors import CaptureError
 
 # Largest deviation relative to the largest output: another summation order is within it.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}

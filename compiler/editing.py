@@ -14,7 +14,8 @@ from fxloom.graph import infer
 def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
     """A graph with the same nodes, metadata and tensors (shared, not copied)."""
     graph = fx.Graph()
-    output = graph.graph_copy(module.graph, val_map := {})
+    val_map: dict[Node, Node] = {}
+    output = graph.graph_copy(module.graph, val_map)
     graph.output(output)
     for node, copied in val_map.items():
         copied.meta = dict(node.meta)
@@ -51,6 +52,19 @@ def _lookup(module: nn.Module, name: str) -> object:
         if owner is None:
             return None
     return owner
+
+
+def release_tensor(module: fx.GraphModule, node: Node) -> str:
+    """The name of a get_attr node's tensor, made free for another if this node is the only reader.
+
+    The caller replaces the node next.
+    """
+    name = str(node.target)
+    readers = [n for n in module.graph.nodes if n.op == "get_attr" and n.target == node.target]
+    if len(readers) == 1 and len(node.users) == 1:
+        *path, leaf = name.split(".")
+        delattr(module.get_submodule(".".join(path)), leaf)
+    return name
 
 
 def tensor_node(module: fx.GraphModule, before: Node, name: str, tensor: Tensor) -> Node:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fxloom.errors import CaptureError
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import Node
+
+from fxloom.errors import CaptureError
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 

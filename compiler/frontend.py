@@ -11,6 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.node import Node
+
 from fxloom.batch_axis import track
 from fxloom.comparison import compare
 from fxloom.errors import CaptureError, UnsupportedLayer
@@ -18,11 +24,6 @@ from fxloom.exporting import export, parameters_of, quiet, source_line, untouche
 from fxloom.graph import BATCH, aten, describe, input_specs, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.fx.node import Node
 
 Supported = Callable[[Node], str | None]
 _DTYPES = (torch.float32, torch.float64)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fxloom.errors import CaptureError, UnsupportedLayer
 from torch import Tensor, fx
 from torch.fx.node import Argument, Node, Target, map_aggregate
+
+from fxloom.errors import CaptureError, UnsupportedLayer
 
 aten = torch.ops.aten
 
@@ -34,6 +35,11 @@ def origin(node: Node) -> str:
     if not isinstance(name, str) or not name:
         raise AssertionError(f"node {node.name} ({node.target}) has no origin: use insert_like")
     return name
+
+
+def arguments(node: Node) -> tuple[Any, ...]:
+    """A node's positional arguments; their types are what ATen's schema says."""
+    return node.args
 
 
 def insert_like(

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+
 from fxloom import ops
 from fxloom.batch_axis import sample_shape
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
-from fxloom.graph import constant, describe, origin
+from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
-from torch import Tensor, fx
-from torch.fx.node import Node
 
 aten = torch.ops.aten
 
@@ -89,6 +90,7 @@ class Lowering:
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems: list[str] = []
+        self.literals: dict[float, Value] = {}
 
     def run(self) -> Program:
         """Lower every node; all problems are gathered before they are raised."""
@@ -136,7 +138,7 @@ class Lowering:
     def _call(self, node: Node) -> Lowered | Quantized:
         if node in self.known:  # the requantize of an input
             return self.known[node]
-        if node.target is REQUANTIZE and node.args[0].op == "get_attr":  # type: ignore[union-attr]
+        if node.target is REQUANTIZE and arguments(node)[0].op == "get_attr":
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
         if rule is None:
@@ -145,7 +147,7 @@ class Lowering:
         return rule(self, node)
 
     def _weight(self, node: Node) -> Quantized:
-        source = node.args[0]
+        source = arguments(node)[0]
         assert isinstance(source, Node)
         to, rounding, overflow = requantize_format(node)
         values = constant(self.module, source.target).detach().cpu().numpy()
@@ -170,7 +172,7 @@ class Lowering:
 
     def tensor(self, node: Node, position: int) -> Lowered:
         """The computed argument at a position."""
-        argument = node.args[position]
+        argument = arguments(node)[position]
         lowered = self.known.get(argument) if isinstance(argument, Node) else None
         if isinstance(lowered, Lowered):
             return lowered
@@ -180,7 +182,7 @@ class Lowering:
 
     def weight(self, node: Node, position: int) -> Quantized:
         """The constant argument at a position, which must have a format."""
-        argument = node.args[position]
+        argument = arguments(node)[position]
         quantized = self.known.get(argument) if isinstance(argument, Node) else None
         if isinstance(quantized, Quantized):
             return quantized
@@ -210,8 +212,10 @@ class Lowering:
                 f"the number {number} needs {mantissa.bit_length()} bits. Run the quantize pass, "
                 "which rounds it"
             )
-        kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
-        return self.constant(name, np.array(mantissa), kind)
+        if number not in self.literals:
+            kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
+            self.literals[number] = self.constant(name, np.array([mantissa]), kind)
+        return self.literals[number]
 
     def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
         """The same tensor in the user's order where it was flattened in another."""
@@ -255,9 +259,9 @@ class Lowering:
 
 def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
     """Format and modes of a requantize or divide node."""
-    width, integer, signed, rounding, overflow = node.args[-5:]
+    width, integer, signed, rounding, overflow = arguments(node)[-5:]
     return (
-        FixedPoint(width, integer, signed),  # type: ignore[arg-type]
+        FixedPoint(width, integer, signed),
         Rounding(rounding),
         Overflow(overflow),
     )
@@ -305,7 +309,7 @@ def _linear(lowering: Lowering, node: Node) -> Lowered:
 
 
 def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
-    if node.args[2] is None:
+    if arguments(node)[2] is None:
         return product
     bias = lowering.weight(node, 2)
     offset = lowering.constant(bias.name, bias.data, bias.type)
@@ -314,7 +318,7 @@ def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
 
 @lowers(aten.convolution.default)
 def _convolution(lowering: Lowering, node: Node) -> Lowered:
-    stride, padding, dilation, transposed, _, groups = node.args[3:]
+    stride, padding, dilation, transposed, _, groups = arguments(node)[3:]
     if transposed:
         raise NotLowered("transposed convolution has no lowering yet")
     image = lowering.image(node)
@@ -322,8 +326,8 @@ def _convolution(lowering: Lowering, node: Node) -> Lowered:
     if weight.data.ndim != 4:
         raise NotLowered(f"only 2-D convolution has a lowering, got {weight.data.ndim - 2}-D")
     kernel = lowering.constant(weight.name, weight.data.transpose(2, 3, 1, 0), weight.type)
-    height, width = padding  # type: ignore[misc]
-    op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)  # type: ignore[has-type, arg-type]
+    height, width = padding
+    op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)
     product = lowering.emit(op, [image, kernel], node)
     return Lowered(_biased(lowering, node, product), (1, 2, 0))
 
@@ -346,28 +350,28 @@ def _relu(lowering: Lowering, node: Node) -> Lowered:
 @lowers(aten.clamp.default)
 def _clamp(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    low, high = node.args[1:3]
+    low, high = arguments(node)[1:3]
     value = x.value
     if low is not None:
-        value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low")], node)  # type: ignore[arg-type]
+        value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low")], node)
     if high is not None:
-        value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high")], node)  # type: ignore[arg-type]
+        value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high")], node)
     return replace(x, value=value)
 
 
 @lowers(aten.leaky_relu.default)
 def _leaky_relu(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    slope = node.args[1]
-    scaled = lowering.emit(ops.Mul(), [x.value, lowering.literal(slope, "slope")], node)  # type: ignore[arg-type]
+    slope = arguments(node)[1]
+    scaled = lowering.emit(ops.Mul(), [x.value, lowering.literal(slope, "slope")], node)
     # Up to a slope of one the function is the larger of x and slope * x, beyond it the smaller.
-    pick: Op = ops.Max() if slope <= 1 else ops.Min()  # type: ignore[operator]
+    pick: Op = ops.Max() if slope <= 1 else ops.Min()
     return replace(x, value=lowering.emit(pick, [x.value, scaled], node))
 
 
 def _merge(op: Op) -> Rule:
     def rule(lowering: Lowering, node: Node) -> Lowered:
-        first, second = node.args[:2]
+        first, second = arguments(node)[:2]
         if node.kwargs:
             raise NotLowered(f"arguments {dict(node.kwargs)} have no lowering")
         computed = [
@@ -378,7 +382,7 @@ def _merge(op: Op) -> Rule:
             return _merge_computed(lowering, node, op)
         position = 0 if computed[0] else 1
         x = lowering.tensor(node, position)
-        other = node.args[1 - position]
+        other = arguments(node)[1 - position]
         if isinstance(other, int | float):
             if isinstance(op, ops.Mul) and _is_power_of_two(float(other)):
                 bits = int(np.log2(float(other)))
@@ -443,7 +447,7 @@ def _requantize(lowering: Lowering, node: Node) -> Lowered:
 @lowers(DIVIDE)
 def _divide(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
-    divisor = node.args[1]
+    divisor = arguments(node)[1]
     assert isinstance(divisor, Node)
     values = constant_of(constant(lowering.module, divisor.target))
     rank = len(x.layout)
@@ -465,9 +469,9 @@ def _divide(lowering: Lowering, node: Node) -> Lowered:
 
 def _pooled(lowering: Lowering, node: Node, kind: str, ceil_mode: bool) -> Lowered:
     image = lowering.image(node)
-    kernel = _pair(node.args[1])
-    stride = _pair(node.args[2]) if node.args[2] else kernel
-    padding = _pair(node.args[3])
+    kernel = _pair(arguments(node)[1])
+    stride = _pair(arguments(node)[2]) if arguments(node)[2] else kernel
+    padding = _pair(arguments(node)[3])
     pads = tuple(
         pool_padding(n, k, s, p, ceil_mode)
         for n, k, s, p in zip(image.shape, kernel, stride, padding, strict=False)
@@ -495,25 +499,25 @@ def pool_padding(
 
 @lowers(aten.max_pool2d.default)
 def _max_pool(lowering: Lowering, node: Node) -> Lowered:
-    if tuple(node.args[4]) != (1, 1):  # type: ignore[arg-type]
-        raise NotLowered(f"dilation {node.args[4]} of a max pool has no lowering yet")
-    return _pooled(lowering, node, "max", bool(node.args[5]))
+    if tuple(arguments(node)[4]) != (1, 1):
+        raise NotLowered(f"dilation {arguments(node)[4]} of a max pool has no lowering yet")
+    return _pooled(lowering, node, "max", bool(arguments(node)[5]))
 
 
 @lowers(aten.avg_pool2d.default)
 def _sum_pool(lowering: Lowering, node: Node) -> Lowered:
-    if node.args[6] != 1:
+    if arguments(node)[6] != 1:
         raise NotLowered("an average has no fixed-point format. Run the quantize pass before lower")
-    return _pooled(lowering, node, "sum", bool(node.args[4]))
+    return _pooled(lowering, node, "sum", bool(arguments(node)[4]))
 
 
 @lowers(aten.sum.dim_IntList)
 def _sum(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
-    source, dims, keep = node.args[:3]
+    source, dims, keep = arguments(node)[:3]
     assert isinstance(source, Node)
     batch = source.meta["batch_axis"]
-    user_axes = [dim - (dim > batch) for dim in dims]  # type: ignore[union-attr]
+    user_axes = [dim - (dim > batch) for dim in dims]
     axes = tuple(sorted(x.layout.index(axis) for axis in user_axes))
     value = lowering.emit(ops.ReduceSum(axes), [x.value], node)
     if keep:
@@ -527,7 +531,7 @@ def _sum(lowering: Lowering, node: Node) -> Lowered:
 # Shapes
 
 
-@lowers(aten.view.default)
+@lowers(aten.reshape.default, aten.view.default)
 def _view(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
     shape = sample_shape(node)
@@ -546,22 +550,22 @@ def _view(lowering: Lowering, node: Node) -> Lowered:
 
 @lowers(aten.permute.default)
 def _permute(lowering: Lowering, node: Node) -> Lowered:
-    source, dims = node.args
+    source, dims = arguments(node)
     assert isinstance(source, Node)
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
     batch = source.meta["batch_axis"]
     # new[i] = old[dims[i]]: no value moves, only the bookkeeping of axes.
-    order = [dim - (dim > batch) for dim in dims if dim != batch]  # type: ignore[union-attr]
+    order = [dim - (dim > batch) for dim in dims if dim != batch]
     layout = tuple(order.index(axis) for axis in x.layout)
     return Lowered(x.value, layout)
 
 
 @lowers(aten.cat.default)
 def _cat(lowering: Lowering, node: Node) -> Lowered:
-    tensors, dim = node.args
+    tensors, dim = arguments(node)
     parts: list[Lowered | Quantized] = []
-    for part in tensors:  # type: ignore[union-attr]
-        lowered = lowering.known.get(part)  # type: ignore[arg-type]
+    for part in tensors:
+        lowered = lowering.known.get(part)
         if lowered is None:
             raise NotLowered(f"{part} has no fixed-point format. Run the quantize pass")
         parts.append(
@@ -569,7 +573,7 @@ def _cat(lowering: Lowering, node: Node) -> Lowered:
         )
     first = next(part for part in parts if isinstance(part, Lowered))
     batch = node.meta["batch_axis"]
-    axis = first.layout.index(dim - (dim > batch))  # type: ignore[operator]
+    axis = first.layout.index(dim - (dim > batch))
     values = [
         lowering.in_layout(part, first.layout, node)
         if isinstance(part, Lowered)
@@ -581,17 +585,17 @@ def _cat(lowering: Lowering, node: Node) -> Lowered:
 
 @lowers(aten.constant_pad_nd.default)
 def _pad(lowering: Lowering, node: Node) -> Lowered:
-    source, amounts, fill = node.args[:3]
+    source, amounts, fill = arguments(node)[:3]
     assert isinstance(source, Node)
     if fill != 0:
         raise NotLowered(f"padding with {fill} has no lowering yet, only with 0")
-    if min(amounts) < 0:  # type: ignore[type-var, arg-type]
+    if min(amounts) < 0:
         raise NotLowered("negative padding (cropping) has no lowering yet")
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
     rank = source.meta["val"].dim()
     pairs = [(0, 0)] * rank
-    for index in range(len(amounts) // 2):  # type: ignore[arg-type]
-        pairs[rank - 1 - index] = (amounts[2 * index], amounts[2 * index + 1])  # type: ignore[index]
+    for index in range(len(amounts) // 2):
+        pairs[rank - 1 - index] = (amounts[2 * index], amounts[2 * index + 1])
     del pairs[source.meta["batch_axis"]]
     op = ops.Pad(tuple(pairs[axis] for axis in x.layout))
     return replace(x, value=lowering.emit(op, [x.value], node))

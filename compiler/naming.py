@@ -1,9 +1,10 @@
 """Constants folded into parameters, and every compute node named after the user's layer."""
 
 import torch
-from fxloom.graph import op_name
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
+
+from fxloom.graph import op_name
 
 State = dict[str, Tensor]
 

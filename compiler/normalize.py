@@ -16,9 +16,10 @@ from operator import getitem
 from typing import Any
 
 import torch
-from fxloom.graph import insert_like
 from torch import fx
 from torch.fx.node import Argument, Node
+
+from fxloom.graph import insert_like
 
 aten = torch.ops.aten
 Rule = Callable[[fx.Graph, Node], Node | None]

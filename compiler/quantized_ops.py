@@ -9,8 +9,9 @@ needs tensors on any device, and tests compare the two on every mode.
 from typing import Any
 
 import torch
-from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from torch import Tensor
+
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 
 
 def _round(scaled: Tensor, rounding: Rounding) -> Tensor:

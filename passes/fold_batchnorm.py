@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from fxloom.editing import broadcastable, copy_graph, finish, float64, tensor_node
-from fxloom.graph import constant, insert_like, origin, refresh_shapes
-from fxloom.recipe import PassResult
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.node import Node
+
+from fxloom.editing import broadcastable, copy_graph, finish, float64, release_tensor, tensor_node
+from fxloom.graph import arguments, constant, insert_like, origin, refresh_shapes
+from fxloom.recipe import PassResult
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -38,7 +39,7 @@ class FoldBatchnorm:
             if node.target is not aten.batch_norm.default:
                 continue
             scale, shift = _scale_and_shift(result, node)
-            layer = node.args[0]
+            layer = arguments(node)[0]
             if layer.target in LAYERS and len(layer.users) == 1 and _has_own_weights(layer):
                 _fold(result, layer, scale, shift)
                 node.replace_all_uses_with(layer)
@@ -56,12 +57,12 @@ class FoldBatchnorm:
 def _scale_and_shift(module: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
     """Scale and shift of every channel, float64."""
     gamma, beta, mean, var = (
-        None if arg is None else float64(constant(module, arg.target))  # type: ignore[union-attr]
-        for arg in node.args[1:5]
+        None if arg is None else float64(constant(module, arg.target))
+        for arg in arguments(node)[1:5]
     )
     assert mean is not None
     assert var is not None
-    scale = 1 / torch.sqrt(var + node.args[7])
+    scale = 1 / torch.sqrt(var + arguments(node)[7])
     if gamma is not None:
         scale = scale * gamma
     shift = -mean * scale
@@ -73,12 +74,13 @@ def _scale_and_shift(module: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
 def _has_own_weights(layer: Node) -> bool:
     """Whether weight and bias are tensors of the model rather than computed."""
     return all(
-        arg is None or (isinstance(arg, Node) and arg.op == "get_attr") for arg in layer.args[1:3]
+        arg is None or (isinstance(arg, Node) and arg.op == "get_attr")
+        for arg in arguments(layer)[1:3]
     )
 
 
 def _fold(module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> None:
-    weight_node, bias_node = layer.args[1:3]
+    weight_node, bias_node = arguments(layer)[1:3]
     assert isinstance(weight_node, Node)
     weight = constant(module, weight_node.target)
     # Output channels are the first axis of a weight, for linear and (untransposed) convolution.
@@ -87,14 +89,17 @@ def _fold(module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> Non
     bias = shift
     if isinstance(bias_node, Node):
         bias = float64(constant(module, bias_node.target)) * scale + shift
-    name = str(weight_node.target)
+    name = release_tensor(module, weight_node)
     layer.update_arg(1, tensor_node(module, layer, name, folded))
-    bias_name = str(bias_node.target) if isinstance(bias_node, Node) else f"{origin(layer)}.bias"
-    layer.update_arg(2, tensor_node(module, layer, bias_name, bias.to(weight.dtype)))
+    if isinstance(bias_node, Node):
+        name = release_tensor(module, bias_node)
+    else:
+        name = f"{origin(layer)}.bias"
+    layer.update_arg(2, tensor_node(module, layer, name, bias.to(weight.dtype)))
 
 
 def _as_affine(module: GraphModule, node: Node, scale: Tensor, shift: Tensor) -> None:
-    x = node.args[0]
+    x = arguments(node)[0]
     assert isinstance(x, Node)
     dtype = x.meta["val"].dtype
     s = tensor_node(

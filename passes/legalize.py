@@ -12,13 +12,14 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from fxloom.editing import copy_graph, finish, tensor_node
-from fxloom.errors import UnsupportedLayer
-from fxloom.graph import describe, insert_like, origin, refresh_shapes
-from fxloom.recipe import PassResult
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.node import Node
+
+from fxloom.editing import copy_graph, finish, tensor_node
+from fxloom.errors import UnsupportedLayer
+from fxloom.graph import arguments, constant, describe, insert_like, origin, refresh_shapes
+from fxloom.recipe import PassResult
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -61,7 +62,7 @@ class Legalize:
         return PassResult(result, True, {"rewritten": rewritten})
 
 
-class NotLegal(Exception):  # noqa: N818 - gathered by the pass, never seen outside
+class NotLegal(Exception):
     """Why a node cannot be written in primitives."""
 
 
@@ -79,7 +80,7 @@ def _divided(module: GraphModule, like: Node, total: Node, divisor: int) -> Node
 
 
 def _average_pool(module: GraphModule, node: Node) -> Node | None:
-    x, kernel, stride, padding, ceil_mode, count_padding, divisor = node.args
+    x, kernel, stride, padding, ceil_mode, count_padding, divisor = arguments(node)
     if divisor == 1:
         return None  # already a sum
     assert isinstance(x, Node)
@@ -87,13 +88,13 @@ def _average_pool(module: GraphModule, node: Node) -> Node | None:
         module, node, aten.avg_pool2d.default, (x, kernel, stride, padding, ceil_mode, True, 1)
     )
     if divisor is not None:
-        if divisor < 0:  # type: ignore[operator]
+        if divisor < 0:
             raise NotLegal(f"divisor_override={divisor} must be positive")
-        return _divided(module, node, total, int(divisor))  # type: ignore[arg-type]
+        return _divided(module, node, total, int(divisor))
     divisors = _pool_divisors(x, kernel, stride, padding, ceil_mode, count_padding)
-    distinct = divisors.unique()
-    if len(distinct) == 1:
-        return _divided(module, node, total, int(distinct))
+    low, high = (int(n) for n in torch.aminmax(divisors))
+    if low == high:
+        return _divided(module, node, total, low)
     counts = tensor_node(module, total, f"{origin(node)}.counts", divisors)
     return _insert(module, node, aten.div.Tensor, (total, counts))
 
@@ -108,48 +109,58 @@ def _pool_divisors(x: Node, *attributes: Any) -> Tensor:
 
 
 def _adaptive_average_pool(module: GraphModule, node: Node) -> Node:
-    x, outputs = node.args
+    x, outputs = arguments(node)
     assert isinstance(x, Node)
     sizes = x.meta["val"].shape[-2:]
     kernel = []
-    for size, count in zip(sizes, outputs, strict=True):  # type: ignore[arg-type]
-        if count == 0 or size % count:  # type: ignore[operator]
+    for size, count in zip(sizes, outputs, strict=True):
+        if count == 0 or size % count:
             raise NotLegal(
                 f"adaptive pooling of {size} positions to {count} has windows of unequal size. "
                 f"Choose an output that divides {size}"
             )
-        kernel.append(size // count)  # type: ignore[operator]
+        kernel.append(size // count)
     args = (x, kernel, kernel, [0, 0], False, True, 1)
     total = _insert(module, node, aten.avg_pool2d.default, args)
     return _divided(module, node, total, prod(kernel))
 
 
 def _mean(module: GraphModule, node: Node) -> Node:
-    x, dims, keep, *rest = node.args
+    x, dims, keep, *rest = arguments(node)
     assert isinstance(x, Node)
     if node.kwargs or any(rest):
         raise NotLegal("a mean with dtype= has no exact form. Leave the dtype out")
     shape = x.meta["val"].shape
     total = _insert(module, node, aten.sum.dim_IntList, (x, dims, keep))
-    return _divided(module, node, total, prod(shape[dim] for dim in dims))  # type: ignore[union-attr]
+    return _divided(module, node, total, prod(shape[dim] for dim in dims))
 
 
 def _division(module: GraphModule, node: Node) -> Node | None:
-    x, divisor = node.args[:2]
+    x, divisor = arguments(node)[:2]
     if isinstance(divisor, Node):
-        if divisor.op != "get_attr":
-            raise NotLegal("division by a computed tensor has no lowering yet")
-        return None
+        return _division_by_tensor(module, node, divisor)
     if not divisor:
         raise NotLegal("division by zero")
-    number = float(divisor)  # type: ignore[arg-type]
+    number = float(divisor)
     if number.is_integer() and number > 0:
         return None if int(number) & (int(number) - 1) else _scaled(module, node, 1.0 / number)
     return _scaled(module, node, 1.0 / number)
 
 
+def _division_by_tensor(module: GraphModule, node: Node, divisor: Node) -> Node | None:
+    if divisor.op != "get_attr":
+        raise NotLegal("division by a computed tensor has no lowering yet")
+    values = constant(module, divisor.target).detach()
+    if (values == 0).any():
+        raise NotLegal(f"{divisor.target} holds a zero divisor")
+    if (values > 0).all() and (values == values.round()).all():
+        return None
+    inverse = tensor_node(module, node, f"{divisor.target}.inverse", 1 / values)
+    return _insert(module, node, aten.mul.Tensor, (arguments(node)[0], inverse))
+
+
 def _scaled(module: GraphModule, node: Node, factor: float) -> Node:
-    return _insert(module, node, aten.mul.Tensor, (node.args[0], factor))
+    return _insert(module, node, aten.mul.Tensor, (arguments(node)[0], factor))
 
 
 REWRITES: dict[Any, Rewrite] = {
