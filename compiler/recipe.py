@@ -185,7 +185,7 @@ def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:
     result.graph.graph.lint()
     result.graph.recompile()
     support.refresh_shapes(result.graph)
-    support.lint_origins(result.graph)
+    support.lint_origins(result.graph.graph)
     return result
 
 

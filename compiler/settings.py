@@ -109,7 +109,7 @@ def convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 
 
 def unknown(name: str, known: Iterable[str], kind: str) -> str:
-    """'NAME: unknown KIND. Did you mean ...? Known: ...'"""
+    """'NAME: unknown KIND. Did you mean ...? Allowed: ...'"""
     names = list(known)
     listed = ", ".join(names) if names else "none"
     return f"{name}: unknown {kind}.{did_you_mean(name, names)} Allowed: {listed}"

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
-from torch.fx import GraphModule, symbolic_trace
+from torch.fx import Graph, GraphModule, symbolic_trace
 
 import fxloom.passes as passes_package
 from fxloom.data import Data
@@ -73,10 +73,16 @@ REGISTRY = {cls.name: f"{__name__}:{cls.__name__}" for cls in (Scale, Calibrate,
 def graph_module(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for the checks of fxloom.graph; returns which were called."""
     calls: list[str] = []
-    fake = SimpleNamespace(
-        refresh_shapes=lambda graph: calls.append("refresh_shapes"),
-        lint_origins=lambda graph: calls.append("lint_origins"),
-    )
+
+    def refresh_shapes(graph_module: GraphModule) -> None:
+        assert isinstance(graph_module, GraphModule)
+        calls.append("refresh_shapes")
+
+    def lint_origins(graph: Graph) -> None:
+        assert isinstance(graph, Graph)
+        calls.append("lint_origins")
+
+    fake = SimpleNamespace(refresh_shapes=refresh_shapes, lint_origins=lint_origins)
     monkeypatch.setitem(sys.modules, "fxloom.graph", fake)
     monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(**globals()))
     return calls
