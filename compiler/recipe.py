@@ -135,6 +135,15 @@ class Recipe:
         """
         return "\n".join(_write_pass(number, step) for number, step in enumerate(self.passes, 1))
 
+    def require_data(self, data: Data | None) -> None:
+        """Raise RecipeError where a pass cannot work without data and there is none."""
+        for number, step in enumerate(self.passes, 1):
+            if data is None and getattr(step, "needs_data", False):
+                raise RecipeError(
+                    f"pass {number} ({step.name}): required data, got none. "
+                    "Give data= (--data on the command line): an .npz or file.py:factory"
+                )
+
     def run(
         self,
         graph: GraphModule,
@@ -148,12 +157,7 @@ class Recipe:
         every pass. Raises RecipeError where data is missing; errors of a pass carry a note
         with its place.
         """
-        for number, step in enumerate(self.passes, 1):
-            if data is None and getattr(step, "needs_data", False):
-                raise RecipeError(
-                    f"pass {number} ({step.name}): required data, got none. "
-                    "Give data= (--data on the command line): an .npz or file.py:factory"
-                )
+        self.require_data(data)
         steps, seconds = [], []
         after = figures(graph)
         for number, step in enumerate(self.passes, 1):

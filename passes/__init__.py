@@ -6,10 +6,17 @@ if __name__ != "fxloom.passes":
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxloom.errors import RecipeError
 from fxloom.settings import unknown
+
+if TYPE_CHECKING:
+    from fxloom.passes.fold_batchnorm import FoldBatchnorm
+    from fxloom.passes.legalize import Legalize
+    from fxloom.passes.quantize import Quantize
+
+__all__ = ["REGISTRY", "FoldBatchnorm", "Legalize", "Quantize", "get", "names"]
 
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
@@ -33,3 +40,12 @@ def get(name: str, registry: Mapping[str, str] = REGISTRY) -> type[Any]:
     module, _, attribute = registry[name].partition(":")
     found: type[Any] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def __getattr__(name: str) -> object:
+    """The classes of the passes, `fxloom.passes.Quantize`, loaded on first use."""
+    for location in REGISTRY.values():
+        module, _, attribute = location.partition(":")
+        if attribute == name:
+            return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

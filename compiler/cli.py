@@ -1,0 +1,456 @@
+"""The command line. The only module that prints.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 good, 1 `check`
+found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n stopped by signal n.
+"""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from fxloom.errors import FxloomError
+from fxloom.signals import terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from fxloom.checking import CheckResult
+    from fxloom.demo import DemoResult
+
+MISMATCH, INPUT_FAULT, OWN_FAULT = 1, 2, 70
+
+EXAMPLES = """
+Examples, for a file net.py in which make() returns the model and data() returns x, y:
+
+  fxloom compile net.py:make --data net.py:data -o build/
+
+  fxloom check build/
+
+  fxloom report build/ --html report.html
+"""
+
+COMPILE_EXAMPLES = """
+Examples:
+
+  fxloom compile net.py:make --data net.py:data
+
+  fxloom compile net.py:make --data digits.npz --recipe recipe.toml --target xczu9eg -o build/
+
+A recipe is a list of passes (`fxloom list passes` shows their keys):
+
+  [[pass]]
+
+  name = "quantize"
+
+  weights = 8
+
+  activations = 8
+
+A target (`fxloom list targets` shows the parts) is a part's name, or a file with
+
+  part = "xczu9eg"
+
+  clock_ns = 5.0
+"""
+
+
+class _Commands(TyperGroup):
+    """All commands, with one place that turns exceptions into messages and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with _faults_reported():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="fxloom",
+    cls=_Commands,
+    help="Compile PyTorch models to bit-exact FPGA projects.\n" + EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The console script `fxloom`."""
+    try:
+        with terminate_as_interrupt():
+            app()
+    except KeyboardInterrupt as stop:  # before or after a command
+        raise SystemExit(_interrupted(stop)) from None
+
+
+@contextmanager
+def _faults_reported() -> Iterator[None]:
+    try:
+        yield
+    except FxloomError as fault:
+        notes = "".join(f"\n({note})" for note in getattr(fault, "__notes__", []))
+        _complain(f"{fault}{notes}")
+        raise typer.Exit(INPUT_FAULT) from None
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(_interrupted(stop)) from None
+    except (typer.Exit, typer.Abort, typer.TyperException):
+        raise
+    except OSError as fault:
+        if fault.errno == errno.EPIPE:  # `fxloom list ops | head`
+            _close_output()
+            raise typer.Exit(128 + signal.SIGPIPE) from None
+        _own_fault()
+    except Exception:
+        _own_fault()
+
+
+def _own_fault() -> NoReturn:
+    traceback.print_exc()
+    _complain("this is a fault of fxloom, not of its input: please report it with the text above")
+    raise typer.Exit(OWN_FAULT)
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    name = str(stop) or "SIGINT"
+    _complain(f"stopped by {name}; no build was written")
+    return 128 + getattr(signal, name, signal.SIGINT)
+
+
+def _complain(text: str) -> None:
+    """An error message, without colours unless a person reads it."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text("error: ", style="bold red") + Text(text))
+
+
+def _close_output() -> None:
+    """Nobody reads any more: keep the interpreter from flushing into a closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A function that is told what begins: a spinner for people, lines for files."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda text: console.print(Text(f"{text} ..."))
+        return
+    with Status("", console=console) as status:
+        yield lambda text: status.update(Text(text))
+
+
+def _print(*renderables: Any) -> None:
+    """To standard output; not cut to a width unless a person reads it."""
+    wide = None if sys.stdout.isatty() else 240
+    console = Console(highlight=False, width=wide)
+    for each in renderables:
+        console.print(each)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """The first column to the left, all others that hold numbers to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        cells = [row[number].replace(",", "").replace("%", "") for row in rows]
+        is_number = all(cell[:1].isdigit() for cell in cells if cell) and any(cells)
+        table.add_column(name, justify="right" if number and is_number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import fxloom
+
+        typer.echo(f"fxloom {fxloom.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("compile", epilog=COMPILE_EXAMPLES)
+def compile_(
+    model: Annotated[
+        str, typer.Argument(help="FILE.py:FUNCTION, a function that returns the torch.nn.Module.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="An .npz with x_train (and y_train, x_test, y_test), or FILE.py:FUNCTION that "
+            "returns (x, y), (x_train, y_train, x_test, y_test) or torch data sets."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file of passes. Default: quantize to 8 bits.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="A part's name, or a TOML file. Default: xc7z020 at 5 ns.")
+    ] = None,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The build directory; an earlier build is replaced.")
+    ] = "build",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of one sample, as 1,28,28, where there is no data. One an input."),
+    ] = None,
+) -> None:
+    """Compile a model into an FPGA project with its exact program and a report."""
+    shapes = [_shape(text) for text in shape or []]
+    with _progress() as tell:
+        tell("load")
+        import torch
+
+        from fxloom.compilation import compile
+        from fxloom.data import Data
+        from fxloom.errors import CaptureError
+        from fxloom.model_file import load_model
+        from fxloom.recipe import Recipe
+        from fxloom.target import Target
+
+        # The cheap faults first: nobody should wait for data to learn of a typing error.
+        passes = None if recipe is None else Recipe.load(recipe)
+        goal = None if target is None else Target.load(target)
+        loaded = load_model(model)
+        samples = None if data is None else Data.load(data)
+        if samples is None and not shapes:
+            raise CaptureError(
+                "required example inputs: give --data, or --shape such as --shape 1,28,28"
+            )
+        examples = tuple(torch.zeros(2, *each) for each in shapes)
+        if samples is not None:
+            first = samples.example(2)
+            examples = first if isinstance(first, tuple) else (first,)
+        build = compile(loaded, examples, passes, goal, samples, out, tell)
+    typer.echo(build.report.to_text())
+    typer.echo(f"build:   {out}\nproject: {build.project.directory}\nnext:    fxloom check {out}")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise FxloomError(f"--shape {text}: required positive sizes, such as 1,28,28")
+    return sizes
+
+
+@app.command("check", epilog="Example:\n\n  fxloom check build/ --samples 1000")
+def check_(
+    build: Annotated[str, typer.Argument(help="A build directory.")],
+    samples: Annotated[
+        int, typer.Option(help="Random inputs within the calibrated range, and as many beyond it.")
+    ] = 100,
+) -> None:
+    """Compare the simulator with the C simulation, integer by integer (needs g++).
+
+    Exits with 1 at a difference and names the first.
+    """
+    if samples < 0:
+        raise FxloomError(f"--samples {samples}: required 0 or more")
+    with _progress() as tell:
+        tell("load")
+        from fxloom.checking import check
+        from fxloom.compilation import open_build
+
+        opened = open_build(build)
+        tell("C simulation (the first one compiles the C++)")
+        result = check(opened, samples, lambda kind, done, total: tell(f"{kind}: {done}/{total}"))
+    _print(_check_table(result))
+    if result.first is not None:
+        typer.echo(f"first difference: {result.first}")
+        raise typer.Exit(MISMATCH)
+    typer.echo("simulator and C simulation agree on every integer")
+
+
+def _check_table(result: "CheckResult") -> Table:
+    rows = [
+        [each.inputs, *(f"{n:,}" for n in (each.samples, each.values, each.distinct)),
+         f"{each.mismatches:,}"]
+        for each in result.comparisons
+    ]  # fmt: skip
+    return _table(["inputs", "samples", "integers", "distinct", "mismatches"], rows)
+
+
+@app.command("report", epilog="Example:\n\n  fxloom report build/ --html report.html")
+def report_(
+    build: Annotated[str, typer.Argument(help="A build directory.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+) -> None:
+    """Show what a build costs and how exact it is, layer by layer."""
+    from fxloom.manifest import read_manifest
+    from fxloom.report import Report
+
+    read_manifest(build, verify_files=True)
+    report = Report.load(Path(build) / "report.json")
+    if html is not None:
+        try:
+            html.write_text(report.to_html(), encoding="utf-8")
+        except OSError as fault:
+            raise FxloomError(f"{html}: cannot be written: {fault.strerror}") from None
+    if json:
+        typer.echo(report.to_json(), nl=False)
+    elif html is None:
+        typer.echo(report.to_text(), nl=False)
+
+
+class What(StrEnum):
+    """What can be listed."""
+
+    OPS = "ops"
+    PASSES = "passes"
+    BACKENDS = "backends"
+    TARGETS = "targets"
+
+
+@app.command("list", epilog="Example:\n\n  fxloom list passes")
+def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
+    """List what fxloom knows: ops, passes, backends or targets."""
+    {
+        What.OPS: _list_ops,
+        What.PASSES: _list_passes,
+        What.BACKENDS: _list_backends,
+        What.TARGETS: _list_targets,
+    }[what]()
+
+
+def _list_ops() -> None:
+    from fxloom import backends
+    from fxloom.ops import OPS
+    from fxloom.support import compiled_names
+
+    found = {name: backends.get(name).unsupported for name in backends.names()}
+    rows = [
+        [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
+        for op in sorted(OPS)
+    ]
+    _print(
+        _table(["ATen op", "how"], [list(pair) for pair in compiled_names().items()]),
+        Text(),
+        _table(["program op", "simulator", *found], rows),
+    )
+
+
+def _list_passes() -> None:
+    from dataclasses import MISSING, fields
+    from enum import EnumType
+    from inspect import getdoc
+    from typing import get_type_hints
+
+    from fxloom import passes
+
+    for name in passes.names():
+        cls = passes.get(name)
+        hints = get_type_hints(cls)
+        rows = []
+        for key in fields(cls):
+            factory = key.default_factory
+            default = key.default if factory is MISSING else factory()
+            shown = "required" if default is MISSING else "" if default is None else str(default)
+            kind = hints[key.name]
+            modes = " | ".join(kind) if isinstance(kind, EnumType) else str(key.type)
+            rows.append([f"  {key.name}", modes, shown])
+        _print(Text(name, style="bold"), Text(f"  {(getdoc(cls) or '').splitlines()[0]}"))
+        if rows:
+            _print(_table(["  key", "type", "default"], rows))
+        _print(Text())
+
+
+def _list_backends() -> None:
+    from fxloom import backends
+
+    rows = [["simulator", "NumPy, exact, in this process"]]
+    for name in backends.names():
+        doc = type(backends.get(name)).__doc__ or ""
+        rows.append([name, doc.splitlines()[0]])
+    _print(_table(["backend", "what it is"], rows))
+
+
+def _list_targets() -> None:
+    from fxloom.target import Target
+
+    rows = []
+    for name in Target.names():
+        part = Target(part=name).device
+        numbers = (part.lut, part.ff, part.dsp, part.bram18, part.uram)
+        rows.append([name, part.full_name, *(f"{n:,}" for n in numbers)])
+    _print(_table(["part", "full name", "LUT", "FF", "DSP", "BRAM18", "URAM"], rows))
+
+
+@app.command("demo", epilog="Example:\n\n  fxloom demo --out /tmp/demo")
+def demo_(
+    out: Annotated[str, typer.Option(help="Where the two builds go.")] = "fxloom-demo",
+    seed: Annotated[int, typer.Option(help="Seed of split, weights and training.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Train a tenth as long.")] = False,
+) -> None:
+    """Train two small networks on handwritten digits, compile both, compare every integer."""
+    with _progress() as tell:
+        tell("load")
+        from fxloom.demo import run_demo
+
+        results = list(run_demo(out, seed, quick, tell))
+    _print(_demo_table(results))
+    for result in results:
+        if result.mismatches is None:
+            typer.echo(f"{result.name}: no C simulation: {result.reason}")
+    if any(result.mismatches for result in results):
+        raise typer.Exit(MISMATCH)
+
+
+def _demo_table(results: Sequence["DemoResult"]) -> Table:
+    columns = ["", *(result.name for result in results)]
+    reports = [result.build.report for result in results]
+    accuracies = [report.accuracy for report in reports]
+    totals = [report.total for report in reports]
+    rows = [
+        ["float accuracy", *(_percent(a.float_accuracy if a else None) for a in accuracies)],
+        ["fixed accuracy", *(_percent(a.fixed_accuracy if a else None) for a in accuracies)],
+        ["simulator / C simulation", *map(_mismatches, results)],
+        ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
+        ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
+        ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
+        ["DSP, by rule", *(f"{t.dsp} ({t.dsp_percent}% of {r.part})" for t, r in
+                           zip(totals, reports, strict=True))],
+        ["cycles, estimated", *(str(total.latency) for total in totals)],
+        ["project", *(str(result.build.project.directory) for result in results)],
+    ]  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{100 * share:.2f}%"
+
+
+def _mismatches(result: "DemoResult") -> str:
+    if result.mismatches is None:
+        return "not run"
+    return f"{result.mismatches} mismatches, {result.images} images"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""All of fxloom in one call: from a model to a build directory, and back from there.
+
+    capture -> recipe -> lower -> measure -> emit -> estimate -> one directory, whole or not at all
+
+Nothing in a build directory depends on when or where it was made.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from fxloom import backends
+from fxloom.accuracy import layer_errors, measure
+from fxloom.builddir import BuildDir
+from fxloom.data import Data
+from fxloom.errors import FxloomError, VerifyError
+from fxloom.estimation import estimate
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.manifest import read_manifest
+from fxloom.program import Program
+from fxloom.program_file import load_program, save_program
+from fxloom.recipe import Recipe, RecipeResult, count_parameters
+from fxloom.report import PassReport, Report
+from fxloom.support import supported
+from fxloom.target import Target
+
+PROGRAM = "program.fxloom"
+RECIPE = "recipe.toml"
+TARGET = "target.toml"
+REPORT = "report.json"
+SAMPLES = "samples.safetensors"
+PROJECT = "hls"
+BACKEND = "hls4ml"
+
+SAVED_SAMPLES = 32
+"""How many of the user's samples go into the project's testbench and are kept for `check`."""
+
+_TOOLS = ("fxloom", "torch", "numpy", "hls4ml")
+
+Progress = Callable[[str], None]
+Values = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What lies in a build directory. samples: the user's, in their layout, one array an input."""
+
+    path: Path
+    program: Program
+    recipe: Recipe
+    target: Target
+    report: Report
+    samples: tuple[npt.NDArray[np.float32], ...]
+    project: backends.Build
+
+    def simulate(self, x: Any, *, raw: bool = False) -> Values | tuple[Values, ...]:
+        """What the hardware computes for real inputs [N, ...], bit for bit; no tool needed."""
+        from fxloom.backends.simulator import simulate
+
+        return simulate(self.program, x, raw=raw)
+
+    def run(
+        self,
+        x: Any,
+        raw: bool = False,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> Values | tuple[Values, ...]:
+        """The same by the C simulation of the generated C++. Raises ToolError without g++."""
+        return self.project.run(x, raw, progress=progress, timeout_s=timeout_s)
+
+
+def compile(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    recipe: Recipe | str | Path | None = None,
+    target: Target | str | Path | None = None,
+    data: object = None,
+    out: str | Path = "build",
+    progress: Progress | None = None,
+) -> Compilation:
+    """Compile a model into a build directory, which appears whole or not at all.
+
+    example_inputs: what the model is called with; by default the first samples of data. recipe:
+    passes, or a TOML file; by default Quantize(). target: a Target, a TOML file or a part's name.
+    data: whatever Data.of takes. progress: told what begins. Raises an FxloomError for whatever
+    is wrong with one of these; then nothing on disk has changed.
+    """
+    tell = progress or (lambda text: None)
+    samples = Data.of(data)
+    passes = _recipe(recipe)
+    goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
+    passes.require_data(samples)
+    if example_inputs is None:
+        if samples is None:
+            raise FxloomError("compile: required example inputs or data, got neither")
+        example_inputs = samples.example(2)
+    manifest: dict[str, Any] = {}
+    with BuildDir(out, manifest) as folder:
+        tell("capture")
+        graph = capture(model, example_inputs, supported=supported)
+        result = passes.run(graph, samples, lambda text: tell(f"pass {text}"))
+        tell("lower")
+        program = lower(result.graph)
+        report = estimate(program, goal)
+        tell("compare with the float model")
+        report = _with_measurements(report, program, graph, result, samples)
+        tell("write the project")
+        kept = _saved_samples(samples)
+        backend = backends.get(BACKEND)
+        backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
+        save_program(program, folder / PROGRAM)
+        _write(folder / RECIPE, passes.to_toml())
+        _write(folder / TARGET, goal.to_toml())
+        _write(folder / REPORT, report.to_json())
+        if kept:
+            names = [port.value.name for port in program.inputs]
+            save_file(dict(zip(names, kept, strict=True)), folder / SAMPLES)
+        manifest |= {
+            "backend": BACKEND,
+            "program": program.digest(),
+            "versions": tool_versions(),
+        }
+        tell("put it in place")
+    path = Path(out)
+    project = backend.open(path / PROJECT, program)
+    return Compilation(path, program, passes, goal, report, kept, project)
+
+
+def open_build(path: str | Path) -> Compilation:
+    """What `compile` wrote earlier, every file compared with its manifest.
+
+    Raises FxloomError where the directory is not a build, is damaged or was edited.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder, verify_files=True)
+    try:
+        program = load_program(folder / PROGRAM)
+    except VerifyError as fault:
+        raise FxloomError(f"{folder}: {fault}") from None
+    if manifest.get("program") != program.digest():
+        raise FxloomError(f"{folder}: its program is not the one that its manifest names")
+    return Compilation(
+        path=folder,
+        program=program,
+        recipe=Recipe.load(folder / RECIPE),
+        target=Target.load(folder / TARGET),
+        report=Report.load(folder / REPORT),
+        samples=_load_samples(folder, program),
+        project=backends.get(str(manifest.get("backend"))).open(folder / PROJECT, program),
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what determines the bytes of a build."""
+    found = {"python": platform.python_version()}
+    for name in _TOOLS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _recipe(recipe: Recipe | str | Path | None) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return Recipe.load(recipe)
+    from fxloom.passes.quantize import Quantize
+
+    return Recipe([Quantize()])
+
+
+def _with_measurements(
+    report: Report, program: Program, graph: GraphModule, result: RecipeResult, data: Data | None
+) -> Report:
+    steps = tuple(
+        PassReport(step.name, step.modified, _plain(step.summary), step.before, step.after)
+        for step in result.steps
+    )
+    float_bits = 32 * count_parameters(graph)["parameters"]
+    report = replace(report, passes=steps, float_bits=float_bits)
+    if data is None:
+        return replace(report, notes=("no data: the error against the float model is not known",))
+    errors = layer_errors(result.graph, graph, data)
+    layers = tuple(replace(each, float_error=errors.get(each.name)) for each in report.layers)
+    return replace(report, layers=layers, accuracy=measure(program, graph, data))
+
+
+def _plain(summary: Mapping[str, object]) -> dict[str, Any]:
+    """A summary as JSON holds it, so that a report read back is equal."""
+    plain: dict[str, Any] = json.loads(json.dumps(summary, default=str))
+    return plain
+
+
+def _saved_samples(data: Data | None) -> tuple[npt.NDArray[np.float32], ...]:
+    if data is None:
+        return ()
+    x = next(data.batches("test" if data.has("test") else "train", SAVED_SAMPLES))
+    tensors = x if isinstance(x, tuple) else (x,)
+    return tuple(np.ascontiguousarray(tensor.numpy()) for tensor in tensors)
+
+
+def _load_samples(folder: Path, program: Program) -> tuple[npt.NDArray[np.float32], ...]:
+    file = folder / SAMPLES
+    if not file.exists():
+        return ()
+    try:
+        arrays = load_file(file)
+        return tuple(arrays[port.value.name] for port in program.inputs)
+    except (OSError, KeyError, SafetensorError) as fault:
+        raise FxloomError(f"{file}: cannot be read: {fault}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,370 @@
+"""Estimates of what a program costs on a target, without a vendor's tool.
+
+Rules that reproduced other people's syntheses row by row, a fit where there is no rule, and "?"
+where there is neither. An estimate never decides what is computed.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import NamedTuple
+
+import numpy as np
+
+from fxloom.errors import TargetError
+from fxloom.fixed_point import IntArray
+from fxloom.ops import Add, Concat, Conv, Divide, MatMul, Mul, Pool, ReduceSum, Sub
+from fxloom.program import Instr, Program
+from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
+from fxloom.target import LayerSettings, Target
+
+HARD_DIGITS = 3
+"""A constant with fewer non-zero signed digits becomes one addition or none, not a multiplier."""
+
+DENSE_CYCLES = (1, -2, 1)
+"""Cycles beyond the depth of the adder tree, and the interval around it: benchmarks/fit_latency."""
+
+ELEMENTWISE_CYCLES = (0, 1)
+"""Fewest and most cycles of 33 synthesised ReLU layers."""
+
+_CSYNTH = "C synthesis, before logic synthesis"
+RULE_1 = (
+    "rule: dense, Latency: distinct hard weights per input, capped by the multiplier limit; exact "
+    f"on 57 of 57 8-bit dense layers of others ({_CSYNTH})"
+)
+RULE_1_CONV = (
+    "rule: convolution, Latency: the dense rule on the kernel as a matrix, one pixel at a time, as "
+    "hls4ml's partition loop has it; not yet compared with a synthesis of a convolution"
+)
+RULE_1_KERNEL = (
+    "rule: kernels of fxloom's own: the dense rule on their constants, one position at a time; not "
+    "yet compared with a synthesis"
+)
+RULE_2 = (
+    f"rule: dense, Resource: inputs x outputs / reuse from 8-bit weights up, 0 up to 4 ({_CSYNTH})"
+)
+NO_MULTIPLIER = "rule: no multiplication"
+NO_RULE = "unknown: no rule is known yet for these operations"
+FIT_LATENCY = (
+    f"fitted: Latency strategy: depth of the adder tree + {DENSE_CYCLES[0]}, fitted on 9 dense "
+    "layers; rough, and it knows nothing of the clock"
+)
+FIT_CONV = "fitted: one pixel per cycle, then as a dense layer of the Latency strategy"
+FIT_POOL = (
+    "fitted: pools and sums: one window per cycle, then an adder tree as deep as a dense layer's; "
+    "not yet compared with a synthesis"
+)
+FIT_ELEMENTWISE = "fitted: elementwise: 0 or 1 cycle, as 33 synthesised ReLU layers"
+RULE_REUSE = (
+    "fitted: Latency strategy, reuse > 1: about min(reuse, hard weights / limit + 4), within 4"
+)
+RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
+WIRES = "rule: wires only"
+
+_WIRING = ("reshape", "transpose", "concat", "shift", "pad")
+_ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul")
+_WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat)
+_ACCUMULATING = (MatMul, Conv, Add, Sub, Mul, Pool, ReduceSum)
+
+
+def csd_digits(weights: IntArray) -> IntArray:
+    """Non-zero digits of the canonical signed digit (non-adjacent) form of every weight.
+
+    NAF(n) has a digit wherever n and 3n differ in binary. Source: Reitwiesner 1960. weights: any
+    shape, magnitudes below 2**61.
+    """
+    magnitude = np.abs(weights.astype(np.int64))
+    differing = magnitude ^ (3 * magnitude)
+    octets = np.ascontiguousarray(differing)[..., None].view(np.uint8)
+    counts: IntArray = np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)
+    return counts
+
+
+def hard_multiplications(matrix: IntArray) -> int:
+    """Over the rows (inputs) of a weight matrix, the number of distinct weights that need a
+    multiplier: w and -w are two, a weight twice in a row is one.
+    """
+    total = 0
+    rows = max(1, (1 << 20) // max(matrix.shape[1], 1))
+    for start in range(0, matrix.shape[0], rows):
+        ordered = np.sort(matrix[start : start + rows], axis=1)
+        first = np.ones(ordered.shape, dtype=bool)
+        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        total += int((first & (csd_digits(ordered) >= HARD_DIGITS)).sum())
+    return total
+
+
+def multiplier_limit(size: int, zeros: int, reuse: int) -> int:
+    """How many multipliers hls4ml allows a dense layer with this many weights."""
+    return ceil(size / reuse) - zeros // reuse
+
+
+def latency_dsp(hard: int, size: int, zeros: int, reuse: int) -> int:
+    """DSP blocks of a dense layer with the Latency strategy (rule 1)."""
+    return min(hard, multiplier_limit(size, zeros, reuse))
+
+
+def closest_reuse(n_in: int, n_out: int, wanted: int) -> int:
+    """The reuse factor that hls4ml makes of a wanted one for the Resource strategy."""
+    valid = _valid_reuse(n_in, n_out)
+    position = bisect_left(valid, wanted)
+    if position == 0:
+        return valid[0]
+    if position == len(valid):
+        return valid[-1]
+    before, after = valid[position - 1], valid[position]
+    return after if after - wanted < wanted - before else before
+
+
+def _valid_reuse(n_in: int, n_out: int) -> list[int]:
+    """Divisors of n_in * n_out that are multiples of n_in, or below it and keep whole outputs.
+
+    As in hls4ml 1.3, backends/fpga/fpga_backend.py, _validate_reuse_factor.
+    """
+    size = n_in * n_out
+    small = [n for n in range(1, int(size**0.5) + 1) if size % n == 0]
+    divisors = sorted({*small, *(size // n for n in small)})
+    return [
+        reuse
+        for reuse in divisors
+        if (reuse >= n_in and reuse % n_in == 0) or (reuse < n_in and size // reuse % n_out == 0)
+    ]
+
+
+def adder_tree_depth(n_in: int) -> int:
+    """Levels of a binary tree of adders over n_in products and a bias."""
+    return n_in.bit_length()
+
+
+class _Cost(NamedTuple):
+    """Figures of one instruction."""
+
+    dsp: Figure
+    latency: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """The constant matrix of an instruction, and at how many positions it is applied."""
+
+    weights: IntArray
+    positions: int
+    is_dense: bool
+    source: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n_in, n_out = self.weights.shape
+        return n_in, n_out
+
+    @property
+    def macs(self) -> int:
+        return self.positions * self.weights.size
+
+
+def estimate(program: Program, target: Target) -> Report:
+    """Counts, DSP blocks and latency of every layer and of the whole.
+
+    Raises TargetError for a pattern in target.layers that names no layer.
+    """
+    groups: dict[str, list[Instr]] = {}
+    for instr in program.instrs:
+        groups.setdefault(instr.origin, []).append(instr)
+    missing = target.unmatched(groups)
+    if missing:
+        raise TargetError(
+            f"layers: no layer is named {', '.join(missing)}. Layers: {', '.join(groups)}"
+        )
+    layers, counted = [], set[str]()
+    for name, instrs in groups.items():
+        layers.append(_layer(program, name, instrs, target.resolve(name), counted))
+    return Report(
+        part=target.device.name,
+        clock_ns=target.clock_ns,
+        layers=tuple(layers),
+        total=_total(layers, target),
+        program=program.digest(),
+    )
+
+
+def _layer(
+    program: Program,
+    name: str,
+    instrs: Sequence[Instr],
+    settings: LayerSettings,
+    counted: set[str],
+) -> LayerReport:
+    """counted: constants of layers before this one; a shared one counts once."""
+    used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
+    constants = [program.constants[arg] for arg in used if arg not in counted]
+    counted.update(used)
+    summed = [i.result.type for i in instrs if isinstance(i.op, _ACCUMULATING)]
+    costs = [_cost(program, instr, settings) for instr in instrs]
+    return LayerReport(
+        name=name,
+        ops=tuple(instr.op.name for instr in instrs),
+        shape=instrs[-1].result.shape,
+        result=str(instrs[-1].result.type),
+        weights=tuple(str(program.value(arg).type) for arg in used),
+        accumulator=str(max(summed, key=lambda kind: kind.width)) if summed else None,
+        weight_count=sum(constant.value.size for constant in constants),
+        nonzero=sum(int(np.count_nonzero(constant.data)) for constant in constants),
+        stored_bits=sum(c.value.size * c.value.type.width for c in constants),
+        macs=sum(_macs(program, instr) for instr in instrs),
+        dsp=_sum([cost.dsp for cost in costs], "DSP"),
+        latency=_sum([cost.latency for cost in costs], "cycles"),
+    )
+
+
+def _weights_of(program: Program, instr: Instr) -> list[str]:
+    """The constants of an instruction that are weights, not numbers such as the zero of a ReLU."""
+    if not isinstance(instr.op, _WEIGHTED):
+        return []
+    constants = [arg for arg in instr.args if arg in program.constants]
+    is_matrix = isinstance(instr.op, MatMul | Conv)
+    return [arg for arg in constants if is_matrix or program.value(arg).size > 1]
+
+
+def _matrix(program: Program, instr: Instr) -> _Matrix | None:
+    if not isinstance(instr.op, MatMul | Conv):
+        return None
+    weight = program.constants[instr.args[1]].data
+    if isinstance(instr.op, MatMul):
+        positions = prod(instr.result.shape[:-1])
+        return _Matrix(
+            weight, positions, positions == 1, RULE_1 if positions == 1 else RULE_1_KERNEL
+        )
+    positions, groups = prod(instr.result.shape[:2]), instr.op.groups
+    depthwise = groups > 1 and weight.shape[2] == 1 and weight.shape[3] == groups
+    # One row an input of the unrolled product: kernel position and input channel.
+    rows = weight.reshape(*weight.shape[:3], groups, weight.shape[3] // groups)
+    matrix = rows.transpose(0, 1, 3, 2, 4).reshape(-1, weight.shape[3] // groups)
+    hls4ml = groups == 1 or depthwise
+    return _Matrix(matrix, positions, False, RULE_1_CONV if hls4ml else RULE_1_KERNEL)
+
+
+def _macs(program: Program, instr: Instr) -> int:
+    matrix = _matrix(program, instr)
+    if matrix is not None:
+        return matrix.macs
+    return instr.result.size if isinstance(instr.op, Mul) else 0
+
+
+def _cost(program: Program, instr: Instr, settings: LayerSettings) -> _Cost:
+    matrix = _matrix(program, instr)
+    if matrix is not None:
+        width = program.value(instr.args[1]).type.width
+        if settings.strategy == "resource":
+            return _resource(matrix, width, settings.reuse)
+        return _latency(matrix, settings.reuse)
+    name = instr.op.name
+    if name in _WIRING:
+        return _Cost(_none("DSP"), Figure(0, "cycles", "rule", WIRES))
+    dsp = _none("DSP")
+    if isinstance(instr.op, Mul):
+        constant = [program.constants[arg] for arg in instr.args if arg in program.constants]
+        dsp = Figure(None, "DSP", "unknown", NO_RULE)
+        if constant:
+            spread = np.broadcast_to(constant[0].data, instr.result.shape)
+            hard = int((csd_digits(spread) >= HARD_DIGITS).sum())
+            dsp = Figure(hard, "DSP", "rule", RULE_1_KERNEL)
+    elif isinstance(instr.op, Divide):
+        dsp = Figure(None, "DSP", "unknown", NO_RULE)
+    if name in _ELEMENTWISE:
+        low, high = ELEMENTWISE_CYCLES
+        return _Cost(dsp, Figure(high, "cycles", "fitted", FIT_ELEMENTWISE, low, high))
+    if isinstance(instr.op, Pool):
+        return _Cost(dsp, _tree(prod(instr.op.kernel), prod(instr.result.shape[:2]), 1, FIT_POOL))
+    if isinstance(instr.op, ReduceSum):
+        added = program.value(instr.args[0]).size // instr.result.size
+        return _Cost(dsp, _tree(added, 1, 1, FIT_POOL))
+    return _Cost(dsp, Figure(None, "cycles", "unknown", NO_RULE))
+
+
+def _tree(inputs: int, positions: int, reuse: int, source: str) -> Figure:
+    """One position a cycle; the last one starts positions - 1 cycles after the first."""
+    constant, below, above = DENSE_CYCLES
+    cycles = adder_tree_depth(inputs) + constant + (positions - 1) * reuse
+    return Figure(cycles, "cycles", "fitted", source, max(cycles + below, 1), cycles + above)
+
+
+def _latency(matrix: _Matrix, reuse: int) -> _Cost:
+    zeros = int(matrix.weights.size - np.count_nonzero(matrix.weights))
+    hard = hard_multiplications(matrix.weights)
+    dsp = Figure(latency_dsp(hard, matrix.weights.size, zeros, reuse), "DSP", "rule", matrix.source)
+    source = FIT_LATENCY if matrix.is_dense else FIT_CONV
+    latency = _tree(matrix.shape[0], matrix.positions, reuse, source)
+    if reuse > 1:
+        limit = max(multiplier_limit(matrix.weights.size, zeros, reuse), 1)
+        interval = min(reuse, ceil(hard / limit) + 4)
+        busy = interval * matrix.positions - 1
+        if latency.value is not None and busy > latency.value:
+            latency = Figure(busy, "cycles", "fitted", RULE_REUSE, max(busy - 4, 0), busy + 4)
+    return _Cost(dsp, latency)
+
+
+def _resource(matrix: _Matrix, width: int, wanted: int) -> _Cost:
+    n_in, n_out = matrix.shape
+    reuse = closest_reuse(n_in, n_out, wanted)
+    most = n_in * n_out // reuse
+    if width >= 8:
+        dsp = Figure(most, "DSP", "rule", RULE_2)
+    elif width <= 4:
+        dsp = Figure(0, "DSP", "rule", RULE_2)
+    else:
+        dsp = Figure(most, "DSP", "rule", f"{RULE_2}; in between unknown", 0, most)
+    if reuse == 1 or not matrix.is_dense:
+        return _Cost(dsp, Figure(None, "cycles", "unknown", NO_RULE))
+    return _Cost(dsp, Figure(reuse + 1, "cycles", "rule", RULE_RESOURCE, reuse, reuse + 1))
+
+
+def _none(unit: str) -> Figure:
+    return Figure(0, unit, "rule", NO_MULTIPLIER)
+
+
+def _sum(figures: Sequence[Figure], unit: str) -> Figure:
+    """The sum; unknown where all that matter are, else the known part as a lower bound."""
+    known = [f for f in figures if f.value is not None]
+    unknown = len(known) < len(figures)
+    counting = [f for f in known if f.value or f.high]
+    if unknown and not counting:
+        return next(f for f in figures if f.value is None)
+    value = sum(f.value or 0 for f in known)
+    low = sum((f.value if f.low is None else f.low) or 0 for f in known)
+    high = sum((f.value if f.high is None else f.high) or 0 for f in known)
+    ranged = any(f.low is not None for f in known)
+    provenance = "fitted" if any(f.provenance == "fitted" for f in known) else "rule"
+    sources = list(dict.fromkeys(f.source for f in counting)) or [figures[0].source]
+    source = SEPARATOR.join(sources)
+    if unknown:
+        source = SEPARATOR.join(
+            [*sources, "unknown: parts of a layer have no rule, so these are at least"]
+        )
+    first = Figure(value, unit, "fitted" if provenance == "fitted" else "rule", source)
+    return replace(first, low=low, high=high) if ranged else first
+
+
+def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
+    dsp = _sum([layer.dsp for layer in layers], "DSP")
+    latency = _sum([layer.latency for layer in layers], "cycles")
+    device = target.device
+    unknown = [layer.name for layer in layers if layer.latency.value is None]
+    latency = replace(
+        latency,
+        source="sum over the layers"
+        + (f"; at least, without {', '.join(unknown)}" if unknown else ""),
+    )
+    dsp = replace(dsp, source="sum over the layers")
+    percent = None if dsp.value is None else round(100 * dsp.value / device.dsp, 1)
+    return Totals(
+        weight_count=sum(layer.weight_count for layer in layers),
+        nonzero=sum(layer.nonzero for layer in layers),
+        stored_bits=sum(layer.stored_bits for layer in layers),
+        macs=sum(layer.macs for layer in layers),
+        dsp=dsp,
+        dsp_percent=Figure(
+            percent, "%", dsp.provenance, f"of {device.dsp} DSP blocks of {device.name}"
+        ),
+        latency=latency,
+    )

@@ -1,0 +1,35 @@
+"""The model that a command line names."""
+
+from pathlib import Path
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxloom.errors import CaptureError
+from fxloom.userfile import is_factory_spec, load_factory
+
+_LATER = {".pt2": "an exported PyTorch program", ".keras": "Keras", ".h5": "Keras"}
+
+
+def load_model(spec: str) -> nn.Module | ExportedProgram:
+    """What the function of FILE.py:FUNCTION returns. Raises CaptureError for anything else."""
+    if is_factory_spec(spec):
+        model = load_factory(spec, CaptureError)
+        if not isinstance(model, nn.Module | ExportedProgram):
+            raise CaptureError(
+                f"{spec}: required a torch.nn.Module, the function returned an object of type "
+                f"{type(model).__name__}"
+            )
+        return model
+    suffix = Path(spec).suffix.lower()
+    if suffix in (".py", *_LATER) and not Path(spec).exists():
+        raise CaptureError(f"{spec}: no such file")
+    if suffix in _LATER:
+        raise CaptureError(
+            f"{spec}: {_LATER[suffix]} files are not supported yet. "
+            "Give FILE.py:FUNCTION, a function that returns the torch.nn.Module"
+        )
+    raise CaptureError(
+        f"{spec}: required FILE.py:FUNCTION, the name of a function in a Python file that returns "
+        "a torch.nn.Module"
+    )

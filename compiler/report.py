@@ -1,0 +1,299 @@
+"""What a compilation costs and how exact it is: figures with unit and origin, layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from fxloom.errors import FxloomError
+
+FORMAT = "fxloom-report"
+VERSION = 1
+
+SEPARATOR = " | "
+"""Between the sources of a figure that is a sum."""
+
+Provenance = Literal["counted", "rule", "fitted", "measured", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number that is not simply counted in the program.
+
+    value: None where no rule is known. low, high: where it is not certain. provenance: a rule
+    that holds exactly on others' syntheses, a fit with its leave-one-out interval, a measurement.
+    source: which rule or fit, and its limits.
+    """
+
+    value: int | float | None
+    unit: str
+    provenance: Provenance
+    source: str
+    low: int | float | None = None
+    high: int | float | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "?"
+        text = f"{self.value:g}"
+        certain = self.low == self.value == self.high or self.low is None
+        return text if certain else f"{text} ({self.low:g} to {self.high:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One layer of the user's model.
+
+    result, weights, accumulator: formats; accumulator is the widest exact result before rounding.
+    weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
+    width. macs: multiply-adds by weights and between computed values, of one sample.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    shape: tuple[int, ...]
+    result: str
+    weights: tuple[str, ...]
+    accumulator: str | None
+    weight_count: int
+    nonzero: int
+    stored_bits: int
+    macs: int
+    dsp: Figure
+    latency: Figure
+    float_error: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over all layers, and the device they have to fit in."""
+
+    weight_count: int
+    nonzero: int
+    stored_bits: int
+    macs: int
+    dsp: Figure
+    dsp_percent: Figure
+    latency: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """One pass of the recipe: what it did, and figures of the graph before and after."""
+
+    name: str
+    modified: bool
+    summary: Mapping[str, Any]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The program against the float model on the user's data.
+
+    Errors are of the outputs, in the model's own units. float_accuracy, fixed_accuracy: the share
+    of samples whose largest output is the label, where there are labels.
+    """
+
+    split: str
+    samples: int
+    max_error: float
+    mean_error: float
+    largest_output: float
+    float_accuracy: float | None = None
+    fixed_accuracy: float | None = None
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Figures of a program on a target; passes and accuracy where it was compiled with data.
+
+    float_bits: what the weights and biases of the float model take, at 32 bits each.
+    """
+
+    part: str
+    clock_ns: float
+    layers: tuple[LayerReport, ...]
+    total: Totals
+    program: str
+    float_bits: int | None = None
+    passes: tuple[PassReport, ...] = ()
+    accuracy: Accuracy | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> str:
+        """All of it, stable; `from_json` reads it back as an equal report."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps(document, indent=1, ensure_ascii=False, default=list) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "report") -> Report:
+        """A report again. Raises FxloomError where it is damaged or from a newer fxloom."""
+        try:
+            document = json.loads(text)
+            kind, version = document.pop("format"), document.pop("version")
+            if kind != FORMAT or version != VERSION:
+                raise FxloomError(
+                    f"{source}: required {FORMAT} version {VERSION}, got {kind!r} {version!r}"
+                )
+            return TypeAdapter(cls).validate_python(document)
+        except (ValueError, KeyError, AttributeError, RecursionError, ValidationError) as fault:
+            first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+            raise FxloomError(f"{source}: damaged: {first}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """The report of a file."""
+        try:
+            return cls.from_json(Path(path).read_bytes(), str(path))
+        except OSError as fault:
+            raise FxloomError(f"{path}: cannot be read: {fault.strerror}") from None
+
+    def to_text(self) -> str:
+        """A table for people, and below it where each kind of figure comes from."""
+        rows = [HEADER, *(_cells(layer) for layer in self.layers), self._total_cells()]
+        lines = _aligned(rows)
+        lines.insert(-1, "-" * max(len(line) for line in lines))
+        return "\n".join([self.title, "", *lines, "", *self._remarks(), ""])
+
+    def to_html(self) -> str:
+        """One page that needs nothing else."""
+        head = "".join(f"<th>{escape(text)}</th>" for text in HEADER)
+        body = "\n".join(
+            f'<tr title="{escape(_hint(layer))}">{_html_cells(_cells(layer))}</tr>'
+            for layer in self.layers
+        )
+        foot = _html_cells(self._total_cells())
+        remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self._remarks())
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f"<title>{escape(self.title)}</title>\n<style>{_CSS}</style></head>\n"
+            f"<body><h1>{escape(self.title)}</h1>\n<table><thead><tr>{head}</tr></thead>\n"
+            f"<tbody>{body}</tbody>\n<tfoot><tr>{foot}</tr></tfoot></table>\n"
+            f"{remarks}</body></html>\n"
+        )
+
+    @property
+    def title(self) -> str:
+        """What the report is about, in a line."""
+        return f"fxloom report: {self.part} at {self.clock_ns:g} ns, program {self.program[:12]}"
+
+    @property
+    def compression(self) -> float | None:
+        """How many times fewer bits the weights take than as 32-bit floats."""
+        if self.float_bits is None or not self.total.stored_bits:
+            return None
+        return self.float_bits / self.total.stored_bits
+
+    def _total_cells(self) -> list[str]:
+        total = self.total
+        counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
+        dsp = f"{total.dsp} = {total.dsp_percent}%" if total.dsp.value is not None else "?"
+        return ["total", "", "", "", *(f"{n:,}" for n in counts), dsp, str(total.latency), ""]
+
+    def _remarks(self) -> Iterator[str]:
+        if self.accuracy is not None:
+            yield from _accuracy_lines(self.accuracy)
+        if self.compression is not None:
+            yield (
+                f"weights and biases: {self.float_bits:,} bits as 32-bit floats, "
+                f"{self.total.stored_bits:,} now ({self.compression:.2f} times fewer)"
+            )
+        for step in self.passes:
+            changed = [
+                f"{key} {before:,} -> {step.after[key]:,}"
+                for key, before in step.before.items()
+                if key in step.after and before != step.after[key]
+            ]
+            yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
+        if (self.total.dsp_percent.value or 0) > 100:
+            yield (
+                f"DSP: more than {self.part} has. The vendor's tool can build multipliers from "
+                "LUTs instead; else choose a larger part or fewer bits"
+            )
+        figures = [f for layer in self.layers for f in (layer.dsp, layer.latency)]
+        sources = dict.fromkeys(
+            (f.unit, source)
+            for f in figures
+            for source in f.source.split(SEPARATOR)
+            if f.value != 0 or f.high
+        )
+        for unit, source in sources:
+            yield f"{unit}: {source}"
+        yield from self.notes
+
+
+HEADER = [
+    "layer",
+    "result",
+    "weights",
+    "accumulator",
+    "count",
+    "non-zero",
+    "bits",
+    "MACs",
+    "DSP",
+    "cycles",
+    "float error",
+]
+_CSS = (
+    "body{font:15px/1.5 sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
+    "th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
+    "th:first-child,td:first-child{text-align:left}tfoot td{font-weight:bold}"
+)
+
+
+def _cells(layer: LayerReport) -> list[str]:
+    counts = [layer.weight_count, layer.nonzero, layer.stored_bits, layer.macs]
+    return [
+        layer.name,
+        layer.result,
+        " ".join(layer.weights),
+        layer.accumulator or "",
+        *(f"{n:,}" if n else "" for n in counts),
+        str(layer.dsp),
+        str(layer.latency),
+        "" if layer.float_error is None else f"{layer.float_error.value:.2g}",
+    ]
+
+
+def _hint(layer: LayerReport) -> str:
+    shape = " x ".join(str(n) for n in layer.shape)
+    return f"{', '.join(layer.ops)}: {shape}"
+
+
+def _html_cells(cells: Sequence[str]) -> str:
+    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _accuracy_lines(accuracy: Accuracy) -> Iterator[str]:
+    yield (
+        f"output error against the float model on {accuracy.samples} {accuracy.split} samples: "
+        f"at most {accuracy.max_error:.3g}, mean {accuracy.mean_error:.3g} "
+        f"(largest float output {accuracy.largest_output:.3g}) [measured]"
+    )
+    if accuracy.float_accuracy is not None and accuracy.fixed_accuracy is not None:
+        yield (
+            f"accuracy: float {100 * accuracy.float_accuracy:.2f}%, "
+            f"fixed point {100 * accuracy.fixed_accuracy:.2f}% [measured]"
+        )
