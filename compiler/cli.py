@@ -93,6 +93,9 @@ def main() -> None:
             app()
     except KeyboardInterrupt as stop:  # before or after a command
         raise SystemExit(_interrupted(stop)) from None
+    finally:
+        # All is done, and whoever presses Ctrl-C while torch unloads should see no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -124,7 +127,7 @@ def _own_fault() -> NoReturn:
 
 def _interrupted(stop: KeyboardInterrupt) -> int:
     name = str(stop) or "SIGINT"
-    _complain(f"stopped by {name}; no build was written")
+    _complain(f"stopped by {name}; nothing half-written is left")
     return 128 + getattr(signal, name, signal.SIGINT)
 
 

@@ -27,17 +27,18 @@ from torch.fx import GraphModule
 from fxloom import backends
 from fxloom.accuracy import layer_errors, measure
 from fxloom.builddir import BuildDir
-from fxloom.data import Data
-from fxloom.errors import FxloomError, VerifyError
+from fxloom.data import Data, SplitName
+from fxloom.errors import CaptureError, DataError, FxloomError, UnsupportedLayer, VerifyError
 from fxloom.estimation import estimate
 from fxloom.frontend import capture
+from fxloom.graph import check_inputs
 from fxloom.lowering import lower
 from fxloom.manifest import read_manifest
 from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
-from fxloom.support import supported
+from fxloom.support import supported, supported_note
 from fxloom.target import Target
 
 PROGRAM = "program.fxloom"
@@ -115,7 +116,12 @@ def compile(
     manifest: dict[str, Any] = {}
     with BuildDir(out, manifest) as folder:
         tell("capture")
-        graph = capture(model, example_inputs, supported=supported)
+        try:
+            graph = capture(model, example_inputs, supported=supported)
+        except UnsupportedLayer as fault:
+            fault.add_note(supported_note())
+            raise
+        _require_fitting(graph, samples)
         result = passes.run(graph, samples, lambda text: tell(f"pass {text}"))
         tell("lower")
         program = lower(result.graph)
@@ -175,6 +181,18 @@ def tool_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _require_fitting(graph: GraphModule, data: Data | None) -> None:
+    """Raise DataError where the samples of a split are not what the model takes."""
+    splits: tuple[SplitName, ...] = ("train", "test")
+    for split in splits:
+        if data is None or not data.has(split):
+            continue
+        try:
+            check_inputs(graph, next(data.batches(split, 1)))
+        except CaptureError as fault:
+            raise DataError(f"x_{split}: {fault}") from None
 
 
 def _recipe(recipe: Recipe | str | Path | None) -> Recipe:

@@ -1,6 +1,7 @@
 """The demonstration: two small networks for scikit-learn's digits, trained, compiled, compared."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,22 @@ def train(network: Network, data: Data, seed: int = 0, epochs: int | None = None
 
     AdamW with a cosine schedule. The random state of the caller is left alone.
     """
+    with _one_thread():
+        return _train(network, data, seed, epochs)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order on every machine; networks this small are faster for it, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(network: Network, data: Data, seed: int, epochs: int | None) -> nn.Module:
     count = network.epochs if epochs is None else epochs
     x, y = data.example(10**6), data.labels()
     assert isinstance(x, Tensor)

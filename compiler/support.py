@@ -26,5 +26,10 @@ def supported(node: Node) -> str | None:
     """Why a node of a captured graph cannot be compiled, or None."""
     if node.target in compiled_ops():
         return None
+    return "cannot be compiled yet. Replace it by supported operations"
+
+
+def supported_note() -> str:
+    """All of them in a line, to stand once below a list of problems."""
     names = ", ".join(name.removeprefix("aten.") for name in compiled_names())
-    return f"cannot be compiled. Supported: {names}"
+    return f"supported: {names}"

@@ -1,0 +1,136 @@
+"""The command line where nothing is wrong, or where `check` finds a difference."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import fxloom
+from fxloom import cli, compilation
+from tests.e2e.conftest import snapshot
+
+
+def run(*line: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.app, list(line))
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_check_compares_saved_and_random_inputs_and_changes_nothing(pristine: Path) -> None:
+    before = snapshot(pristine)
+    text = run("check", str(pristine), "--samples", "20")
+    rows = {line[:13].strip(): line[13:].split() for line in text.splitlines()[1:5]}
+    assert {name: (row[0], row[-1]) for name, row in rows.items()} == {
+        "saved": ("16", "0"),
+        "corners": ("5", "0"),
+        "random": ("20", "0"),
+        "beyond range": ("20", "0"),
+    }
+    assert "agree on every integer" in text
+    assert snapshot(pristine) == before
+
+
+def test_check_names_the_first_difference(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: compilation.Compilation, x: object, *, raw: bool = False) -> object:
+        result = fxloom.simulate(self.program, x, raw=raw)
+        result[3, 2] += 5
+        result[3, 3] += 1
+        return result
+
+    monkeypatch.setattr(compilation.Compilation, "simulate", wrong)
+    text = run("check", str(pristine), "--samples", "5", code=1)
+    assert "first difference: saved sample 3: output output[2] (layer head): simulator " in text
+    simulated, hardware = text.rpartition("simulator ")[2].split(", C simulation ")
+    assert int(simulated) - int(hardware) == 5
+
+
+def test_report_in_its_three_forms(pristine: Path, tmp_path: Path) -> None:
+    report = fxloom.Report.load(pristine / "report.json")
+    assert run("report", str(pristine)) == report.to_text()
+    assert json.loads(run("report", str(pristine), "--json"))["format"] == "fxloom-report"
+    assert run("report", str(pristine), "--html", str(tmp_path / "page.html")) == ""
+    assert (tmp_path / "page.html").read_text() == report.to_html()
+
+
+def test_compile_prints_the_report_and_where_the_project_lies(net: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "build")
+    text = run("compile", f"{net}/net.py:make", "--data", f"{net}/net.py:data", "-o", out)
+    assert text.startswith("fxloom report: xc7z020 at 5 ns")
+    assert f"project: {out}/hls" in text
+
+
+def test_lists_name_what_there_is() -> None:
+    ops = run("list", "ops")
+    assert "aten.convolution" in ops
+    assert "requantize" in ops
+    passes = run("list", "passes")
+    assert "Post-training fixed point." in passes
+    assert "TRN | TRN_ZERO | RND" in passes
+    assert "hls4ml" in run("list", "backends")
+    assert "xczu9eg-ffvb1156-2-e" in run("list", "targets")
+
+
+@pytest.mark.parametrize("verb", ["compile", "check", "report", "list", "demo"])
+def test_help_teaches_by_example(verb: str) -> None:
+    assert "Example" in run(verb, "--help")
+
+
+def test_version_and_overview() -> None:
+    assert run("--version") == f"fxloom {fxloom.__version__}\n"
+    assert "fxloom compile net.py:make" in run("--help")
+
+
+def test_a_fault_of_our_own_shows_where_it_is(
+    pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **keywords: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("fxloom.report.Report.load", broken)
+    result = CliRunner().invoke(cli.app, ["report", str(pristine)])
+    assert result.exit_code == 70
+    assert "Traceback" in result.stderr
+    assert "please report it" in result.stderr
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    code = (
+        "import sys, fxloom, fxloom.cli; heavy = {'torch', 'hls4ml', 'numpy'} & set(sys.modules); "
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_reader_that_leaves_early_is_no_fault(pristine: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [sys.executable, "-m", "fxloom.cli", "list", "targets"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert process.stderr == ""
+
+
+def test_demo_compiles_both_networks_exactly(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    text = run("demo", "--quick", "--out", str(tmp_path / "demo"))
+    assert text.count("0 mismatches, 540 images") == 2
+    for name in ("mlp", "cnn"):
+        report = fxloom.open_build(tmp_path / "demo" / name).report
+        assert report.accuracy is not None
+        assert report.accuracy.samples == 540
+
+
+def test_demo_without_a_compiler_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = run("demo", "--quick", "--out", str(tmp_path / "demo"))
+    assert "not run" in text
+    assert "mlp: no C simulation: g++ is not installed" in text

@@ -1,0 +1,134 @@
+"""From a model to a build directory and back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxloom
+from fxloom.passes import Quantize
+from tests.e2e.conftest import compile_net, snapshot
+
+
+def model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(64, 6, generator=generator)
+    return x, torch.randint(0, 3, (64,), generator=generator)
+
+
+def test_two_compilations_in_different_places_are_the_same_bytes(
+    net: Path, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("deeper") / "elsewhere" / "another name"
+    compile_net(net, out)
+    first, second = snapshot(pristine), snapshot(tmp_path / out)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_no_path_of_this_machine_is_in_a_build(net: Path, pristine: Path) -> None:
+    places = [str(pristine), str(net), str(Path.home()), str(Path(fxloom.__file__).parent)]
+    for path in pristine.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [place for place in places if place.encode() in content], path
+
+
+def test_build_directory_carries_what_it_was_made_from(pristine: Path) -> None:
+    assert {path.name for path in pristine.iterdir()} == {
+        "fxloom.json",
+        "hls",
+        "program.fxloom",
+        "recipe.toml",
+        "report.json",
+        "samples.safetensors",
+        "target.toml",
+    }
+
+
+def test_open_build_gives_back_what_compile_returned(tmp_path: Path) -> None:
+    recipe, target = fxloom.Recipe([Quantize(weights=6)]), fxloom.Target(part="xczu7ev")
+    made = fxloom.compile(model(), None, recipe, target, data(), tmp_path / "build")
+    opened = fxloom.open_build(tmp_path / "build")
+    assert opened.program.digest() == made.program.digest()
+    assert (opened.recipe, opened.target, opened.report) == (recipe, target, made.report)
+    assert np.array_equal(opened.samples[0], made.samples[0])
+
+
+def test_compiled_program_is_the_quantized_graph(tmp_path: Path) -> None:
+    x, y = data()
+    recipe = fxloom.Recipe([Quantize()])
+    build = fxloom.compile(model(), x[:2], recipe, data=(x, y), out=tmp_path / "build")
+    quantized = recipe.run(fxloom.capture(model(), x[:2]), fxloom.Data(x, y)).graph
+    wild = x * 8
+    exact = fxloom.exact_forward(quantized, wild).numpy()
+    assert np.array_equal(build.simulate(wild.numpy()), exact)
+
+
+def test_progress_names_every_stage(tmp_path: Path) -> None:
+    stages: list[str] = []
+    fxloom.compile(model(), data=data(), out=tmp_path / "build", progress=stages.append)
+    assert stages == [
+        "capture",
+        "pass 1/1 quantize",
+        "lower",
+        "compare with the float model",
+        "write the project",
+        "put it in place",
+    ]
+
+
+def test_report_measures_every_rounded_layer_against_the_float_model(tmp_path: Path) -> None:
+    build = fxloom.compile(model(), data=data(), out=tmp_path / "build")
+    errors = {layer.name: layer.float_error for layer in build.report.layers}
+    assert list(errors) == ["0", "1", "2"]
+    assert errors["0"] is None  # not rounded: its accumulator is exact
+    for name in ("1", "2"):
+        figure = errors[name]
+        assert figure is not None
+        assert figure.value is not None
+        assert 0 < figure.value < 0.05
+
+
+def test_wider_formats_bring_the_program_closer_to_the_float_model(tmp_path: Path) -> None:
+    errors = []
+    for bits in (4, 8, 16):
+        recipe = fxloom.Recipe([Quantize(weights=bits, activations=bits, outputs=24)])
+        build = fxloom.compile(model(), None, recipe, data=data(), out=tmp_path / "build")
+        assert build.report.accuracy is not None
+        errors.append(build.report.accuracy.mean_error)
+    assert errors[0] > 4 * errors[1] > 100 * errors[2]
+
+
+def test_compile_leaves_the_model_alone(tmp_path: Path) -> None:
+    own = model().train()
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    fxloom.compile(own, data=data(), out=tmp_path / "build")
+    assert own.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in own.state_dict().items())
+
+
+def test_unmatched_layer_of_a_target_is_named(tmp_path: Path) -> None:
+    target = fxloom.Target(layers={"fc*": {"reuse": 2}})
+    with pytest.raises(fxloom.TargetError, match=r"no layer is named fc\*. Layers: 0, 1, 2"):
+        fxloom.compile(model(), data=data(), target=target, out=tmp_path / "build")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_example_inputs_nor_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(fxloom.RecipeError, match=r"quantize.*required data"):
+        fxloom.compile(model(), torch.zeros(1, 6), out=tmp_path / "build")
+    with pytest.raises(fxloom.FxloomError, match="example inputs or data"):
+        fxloom.compile(
+            model(),
+            recipe=fxloom.Recipe([fxloom.passes.Legalize()]),
+            out=tmp_path / "build",
+        )
