@@ -5,7 +5,7 @@ where there is neither. An estimate never decides what is computed.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 
 from fxloom.errors import TargetError
 from fxloom.fixed_point import IntArray
-from fxloom.ops import Add, Concat, Conv, Divide, MatMul, Mul, Pool, ReduceSum, Sub
+from fxloom.ops import Add, Concat, Conv, Divide, MatMul, Mul, Pool, ReduceSum, Requantize, Sub
 from fxloom.program import Instr, Program
 from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
 from fxloom.target import LayerSettings, Target
@@ -144,6 +144,12 @@ class _Cost(NamedTuple):
     latency: Figure
 
 
+_FREE = _Cost(
+    Figure(0, "DSP", "rule", NO_MULTIPLIER),
+    Figure(0, "cycles", "rule", "rule: bias and rounding are part of the layer before them"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Matrix:
     """The constant matrix of an instruction, and at how many positions it is applied."""
@@ -200,7 +206,13 @@ def _layer(
     constants = [program.constants[arg] for arg in used if arg not in counted]
     counted.update(used)
     summed = [i.result.type for i in instrs if isinstance(i.op, _ACCUMULATING)]
-    costs = [_cost(program, instr, settings) for instr in instrs]
+    has_matrix = any(_matrix(program, instr) is not None for instr in instrs)
+    costs = [
+        _FREE
+        if has_matrix and _belongs_to_matrix(program, instr)
+        else _cost(program, instr, settings)
+        for instr in instrs
+    ]
     return LayerReport(
         name=name,
         ops=tuple(instr.op.name for instr in instrs),
@@ -215,6 +227,12 @@ def _layer(
         dsp=_sum([cost.dsp for cost in costs], "DSP"),
         latency=_sum([cost.latency for cost in costs], "cycles"),
     )
+
+
+def _belongs_to_matrix(program: Program, instr: Instr) -> bool:
+    """Whether hls4ml's layer does it in passing: the bias in the adder tree, rounding in a cast."""
+    is_bias = isinstance(instr.op, Add) and any(a in program.constants for a in instr.args)
+    return is_bias or isinstance(instr.op, Requantize)
 
 
 def _weights_of(program: Program, instr: Instr) -> list[str]:
@@ -345,17 +363,16 @@ def _sum(figures: Sequence[Figure], unit: str) -> Figure:
     return replace(first, low=low, high=high) if ranged else first
 
 
+def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
+    open_ended = [name for name, f in figures.items() if f.value is None or "unknown:" in f.source]
+    without = f"; at least, for {', '.join(open_ended)} is not all known" if open_ended else ""
+    return replace(_sum(list(figures.values()), unit), source=f"sum over the layers{without}")
+
+
 def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
-    dsp = _sum([layer.dsp for layer in layers], "DSP")
-    latency = _sum([layer.latency for layer in layers], "cycles")
+    dsp = _grand_total({layer.name: layer.dsp for layer in layers}, "DSP")
+    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
     device = target.device
-    unknown = [layer.name for layer in layers if layer.latency.value is None]
-    latency = replace(
-        latency,
-        source="sum over the layers"
-        + (f"; at least, without {', '.join(unknown)}" if unknown else ""),
-    )
-    dsp = replace(dsp, source="sum over the layers")
     percent = None if dsp.value is None else round(100 * dsp.value / device.dsp, 1)
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),

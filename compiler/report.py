@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from fxloom.errors import FxloomError
 
@@ -145,7 +145,7 @@ class Report:
                     f"{source}: required {FORMAT} version {VERSION}, got {kind!r} {version!r}"
                 )
             return TypeAdapter(cls).validate_python(document)
-        except (ValueError, KeyError, AttributeError, RecursionError, ValidationError) as fault:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
             first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
             raise FxloomError(f"{source}: damaged: {first}") from None
 
@@ -214,6 +214,9 @@ class Report:
                 if key in step.after and before != step.after[key]
             ]
             yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
+        for figure in (self.total.dsp, self.total.latency):
+            if "at least" in figure.source:
+                yield f"total {figure.unit}: {figure.source}"
         if (self.total.dsp_percent.value or 0) > 100:
             yield (
                 f"DSP: more than {self.part} has. The vendor's tool can build multipliers from "

@@ -1,9 +1,12 @@
-"""Test configuration: hypothesis profiles and one thread for reproducible speed."""
+"""Test configuration: hypothesis profiles, golden files, one thread for reproducible speed."""
 
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.golden import Golden
 
 torch.set_num_threads(1)
 
@@ -16,3 +19,15 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write golden files instead of comparing"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares text with a file of tests/golden."""
+    return Golden(update=bool(request.config.getoption("--update-golden")))

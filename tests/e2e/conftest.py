@@ -1,7 +1,6 @@
 """A user's files and a build of them, made once."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +76,6 @@ def pristine(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def build(pristine: Path, tmp_path: Path) -> Iterator[Path]:
+def build(pristine: Path, tmp_path: Path) -> Path:
     """A build of net.py of the test's own."""
-    yield Path(shutil.copytree(pristine, tmp_path / "build"))
+    return Path(shutil.copytree(pristine, tmp_path / "build"))

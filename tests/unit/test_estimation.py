@@ -1,0 +1,248 @@
+"""Rules of the estimator: against their definitions, hls4ml's own code and others' syntheses."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxloom.errors import TargetError
+from fxloom.estimation import (
+    DENSE_CYCLES,
+    adder_tree_depth,
+    closest_reuse,
+    csd_digits,
+    estimate,
+    hard_multiplications,
+    latency_dsp,
+)
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.ops import Add, Conv, Divide, MatMul, Max, Mul, Pool, Requantize, Shift
+from fxloom.program import Program, ProgramBuilder
+from fxloom.report import LayerReport
+from fxloom.target import Target
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT.parent / "shared" / "calibration" / "mlp_layers_csynth.csv"
+needs_table = pytest.mark.skipif(not TABLE.exists(), reason="needs ../shared/calibration")
+
+INT8 = FixedPoint(8, 8)
+
+
+def naf(number: int) -> list[int]:
+    """Digits of the non-adjacent form, lowest first, by its textbook algorithm."""
+    digits = []
+    while number:
+        digit = 2 - number % 4 if number % 2 else 0
+        digits.append(digit)
+        number = (number - digit) // 2
+    return digits
+
+
+@given(st.lists(st.integers(-(2**60), 2**60), min_size=1, max_size=20))
+def test_csd_digits_count_the_non_adjacent_form(numbers: list[int]) -> None:
+    counted = csd_digits(np.array(numbers))
+    assert counted.tolist() == [sum(1 for digit in naf(n) if digit) for n in numbers]
+
+
+def test_constants_of_few_digits_need_no_multiplier() -> None:
+    easy = [0, 1, -1, 2, 3, 5, 6, 7, 9, 15, 31, -33, 63, 65, 96, 127]
+    assert csd_digits(np.array(easy)).max() == 2
+    hard = [11, 13, 19, 21, 23, 25, -11, 45, 105]
+    assert csd_digits(np.array(hard)).min() == 3
+
+
+@given(st.data())
+def test_hard_multiplications_are_distinct_signed_integers_per_input(data: st.DataObject) -> None:
+    rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    flat = data.draw(
+        st.lists(st.integers(-128, 127), min_size=rows * columns, max_size=rows * columns)
+    )
+    matrix = np.array(flat, np.int8).reshape(rows, columns)
+    naive = sum(
+        len({w for w in row if sum(1 for digit in naf(w) if digit) >= 3})
+        for row in matrix.astype(int).tolist()
+    )
+    assert hard_multiplications(matrix) == naive
+
+
+def test_multiplications_are_shared_between_equal_weights_but_not_opposite_ones() -> None:
+    assert hard_multiplications(np.array([[11, 11, 11, 2]])) == 1
+    assert hard_multiplications(np.array([[11, -11, 0, 0]])) == 2
+    assert hard_multiplications(np.array([[11], [11]])) == 2
+
+
+@needs_table
+def test_dsp_rule_reproduces_every_dense_layer_of_the_table() -> None:
+    compared = 0
+    with TABLE.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["op"] != "dense" or not row["config"].startswith("DSP"):
+                continue
+            size = int(row["n_in"]) * int(row["n_out"])
+            hard, zeros = int(row["hard_distinct_per_input"]), int(row["n_zeros"])
+            assert latency_dsp(hard, size, zeros, int(row["rf"])) == int(row["hls_DSP"]), row
+            compared += 1
+    assert compared == 27
+
+
+@needs_table
+def test_committed_latency_constant_is_the_fitted_one() -> None:
+    location = importlib.util.spec_from_file_location(
+        "fit_latency", ROOT / "benchmarks" / "fit_latency.py"
+    )
+    assert location is not None
+    assert location.loader is not None
+    script = importlib.util.module_from_spec(location)
+    location.loader.exec_module(script)
+    constant, low, high = script.fit(script.residuals(TABLE))
+    assert DENSE_CYCLES[0] == constant
+    assert DENSE_CYCLES[1] <= low
+    assert DENSE_CYCLES[2] >= high
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(16, 64), (10, 5), (27, 8), (64, 10), (7, 1)])
+def test_reuse_factors_are_legalised_as_hls4ml_does(n_in: int, n_out: int) -> None:
+    backends = pytest.importorskip("hls4ml.backends")
+    vitis = backends.get_backend("Vitis")
+    valid = vitis.get_valid_reuse_factors(n_in, n_out)
+    for wanted in range(1, n_in * n_out + 5):
+        expected = vitis.get_closest_reuse_factor(valid, wanted)
+        assert closest_reuse(n_in, n_out, wanted) == expected, wanted
+
+
+def test_adder_tree_depth_counts_the_bias() -> None:
+    assert [adder_tree_depth(n) for n in (1, 2, 3, 4, 7, 8, 64)] == [1, 2, 2, 3, 3, 4, 7]
+
+
+def dense(weights: np.ndarray[tuple[int, int], np.dtype[np.int64]], width: int = 8) -> Program:
+    builder = ProgramBuilder()
+    x = builder.input("x", (weights.shape[0],), INT8)
+    w = builder.constant("fc.weight", weights, FixedPoint(width, width))
+    b = builder.constant("fc.bias", np.arange(weights.shape[1]) + 1, INT8)
+    y = builder.emit(MatMul(), [x, w], "fc")
+    y = builder.emit(Add(), [y, b], "fc")
+    zero = builder.constant("zero", np.array([0]), FixedPoint(1, 1, False))
+    y = builder.emit(Max(), [y, zero], "act")
+    y = builder.emit(Requantize(INT8, Rounding.RND, Overflow.SAT), [y], "act")
+    builder.output(y, "y")
+    return builder.build()
+
+
+def layers(program: Program, target: Target | None = None) -> dict[str, LayerReport]:
+    report = estimate(program, target or Target())
+    return {layer.name: layer for layer in report.layers}
+
+
+def test_weights_bits_and_multiply_adds_are_counted() -> None:
+    found = layers(dense(np.array([[11, 0, 3], [11, 11, -45]])))
+    fc, act = found["fc"], found["act"]
+    assert (fc.weight_count, fc.nonzero, fc.stored_bits, fc.macs) == (9, 8, 72, 6)
+    assert (fc.dsp.value, fc.dsp.provenance) == (3, "rule")
+    assert fc.weights == ("fixed<8,8>", "fixed<8,8>")
+    assert fc.accumulator == fc.result == "fixed<14,14>"
+    assert (act.weight_count, act.stored_bits, act.macs, act.dsp.value) == (0, 0, 0, 0)
+    assert act.result == "fixed<8,8>"
+
+
+def test_totals_are_sums_and_shares_of_the_part() -> None:
+    generator = np.random.default_rng(0)
+    program = dense(generator.integers(-128, 128, (16, 8)))
+    report = estimate(program, Target(part="xc7z020"))
+    dsp = sum(layer.dsp.value or 0 for layer in report.layers)
+    assert report.total.dsp.value == dsp > 0
+    assert report.total.dsp_percent.value == round(100 * dsp / 220, 1)
+    assert report.total.stored_bits == (16 * 8 + 8) * 8
+    latency = report.total.latency
+    assert latency.provenance == "fitted"
+    assert latency.low is not None
+    assert latency.value is not None
+    assert latency.high is not None
+    assert latency.low < latency.value <= latency.high
+
+
+def test_reuse_limits_the_multipliers_of_the_latency_strategy() -> None:
+    weights = np.random.default_rng(0).integers(-128, 128, (16, 8))
+    hard = hard_multiplications(weights)
+    found = layers(dense(weights), Target(reuse=4))["fc"]
+    zeros = int((weights == 0).sum())
+    assert found.dsp.value == latency_dsp(hard, 128, zeros, 4) < hard
+
+
+@pytest.mark.parametrize(("width", "low", "value"), [(8, None, 8), (6, 0, 8), (4, None, 0)])
+def test_resource_strategy_divides_by_the_reuse_factor(
+    width: int, low: int | None, value: int
+) -> None:
+    weights = np.random.default_rng(0).integers(-8, 8, (16, 8))
+    target = Target(layers={"fc": {"strategy": "resource", "reuse": 17}})
+    found = layers(dense(weights, width), target)["fc"]
+    assert (found.dsp.value, found.dsp.low) == (value, low)  # reuse 17 becomes 16
+    assert (found.latency.value, found.latency.low) == (17, 16)
+
+
+def test_a_pattern_that_names_no_layer_is_refused() -> None:
+    with pytest.raises(TargetError, match=r"no layer is named conv\*. Layers: fc, act"):
+        estimate(dense(np.array([[1]])), Target(layers={"conv*": {"reuse": 2}}))
+
+
+def image_program(groups: int) -> Program:
+    builder = ProgramBuilder()
+    x = builder.input("x", (6, 6, 4), INT8)
+    kernel = np.random.default_rng(1).integers(-128, 128, (3, 3, 4 // groups, 8))
+    w = builder.constant("conv.weight", kernel, INT8)
+    y = builder.emit(Conv(padding=((1, 1), (1, 1)), groups=groups), [x, w], "conv")
+    y = builder.emit(Pool("sum", (3, 3), (3, 3)), [y], "pool")
+    nine = builder.constant("nine", np.array([9]), FixedPoint(4, 4, False))
+    y = builder.emit(Divide(INT8, Rounding.RND, Overflow.SAT), [y, nine], "pool")
+    builder.output(y, "y")
+    return builder.build()
+
+
+def test_convolution_counts_the_kernel_matrix_once_and_work_for_every_pixel() -> None:
+    program = image_program(groups=1)
+    kernel = program.constants["conv.weight"].data
+    conv = layers(program)["conv"]
+    assert conv.dsp.value == hard_multiplications(kernel.reshape(36, 8))
+    assert conv.macs == 36 * 36 * 8
+    assert conv.latency.value is not None
+    assert 36 <= conv.latency.value <= 36 + 10
+
+
+def test_grouped_convolution_shares_no_input_between_groups() -> None:
+    program = image_program(groups=4)
+    kernel = program.constants["conv.weight"].data
+    conv = layers(program)["conv"]
+    rows = [
+        kernel[i, j, 0, 2 * g : 2 * g + 2] for i in range(3) for j in range(3) for g in range(4)
+    ]
+    assert conv.dsp.value == hard_multiplications(np.array(rows))
+    assert conv.macs == 36 * 9 * 8
+
+
+def test_what_has_no_rule_is_unknown_and_said_to_be() -> None:
+    report = estimate(image_program(1), Target())
+    pool = report.layers[1]
+    assert pool.dsp.value is None
+    assert pool.dsp.provenance == "unknown"
+    assert "at least" in report.total.dsp.source
+    assert " ? " in report.to_text()
+
+
+def test_shared_constants_count_once_and_constant_factors_like_weights() -> None:
+    builder = ProgramBuilder()
+    x = builder.input("x", (4,), INT8)
+    w = builder.constant("tied", np.diag([11, 1, 1, 1]), INT8)
+    y = builder.emit(MatMul(), [x, w], "first")
+    y = builder.emit(Requantize(INT8), [y], "first")
+    y = builder.emit(MatMul(), [y, w], "second")
+    slope = builder.constant("slope", np.array([11]), INT8)
+    y = builder.emit(Mul(), [y, slope], "scale")
+    y = builder.emit(Shift(2), [y], "scale")
+    builder.output(y, "y")
+    found = layers(builder.build())
+    assert (found["first"].weight_count, found["second"].weight_count) == (16, 0)
+    assert (found["second"].dsp.value, found["second"].macs) == (1, 16)
+    assert (found["scale"].dsp.value, found["scale"].macs, found["scale"].weight_count) == (4, 4, 0)

@@ -1,0 +1,115 @@
+"""Reports: their three forms, and reading them back."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from fxloom.errors import FxloomError
+from fxloom.estimation import estimate
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.ops import Add, MatMul, Max, Requantize
+from fxloom.program import ProgramBuilder
+from fxloom.report import Accuracy, Figure, PassReport, Report
+from fxloom.target import Target
+from tests.golden import Golden
+
+
+@pytest.fixture
+def report() -> Report:
+    """A small program's, with all that a compilation adds."""
+    builder = ProgramBuilder()
+    x = builder.input("x", (3,), FixedPoint(8, 1, False))
+    w = builder.constant("fc.weight", np.array([[11, 0], [11, -11], [2, 45]]), FixedPoint(8, 1))
+    b = builder.constant("fc.bias", np.array([100, -7]), FixedPoint(8, -6))
+    y = builder.emit(Add(), [builder.emit(MatMul(), [x, w], "fc<b>"), b], "fc<b>")
+    zero = builder.constant("zero", np.array([0]), FixedPoint(1, 1, False))
+    y = builder.emit(Max(), [y, zero], "relu")
+    y = builder.emit(Requantize(FixedPoint(8, 1, False), Rounding.RND, Overflow.SAT), [y], "relu")
+    builder.output(y, "y")
+    found = estimate(builder.build(), Target(part="xczu7ev", clock_ns=4.0))
+    error = Figure(0.0123, "of the value's root mean square", "measured", "3 samples")
+    steps = (PassReport("quantize", True, {"n": [1]}, {"parameters": 9}, {"parameters": 8}),)
+    return replace(
+        found,
+        layers=(found.layers[0], replace(found.layers[1], float_error=error)),
+        float_bits=9 * 32,
+        passes=steps,
+        accuracy=Accuracy("test", 3, 0.01, 0.002, 1.5, 1.0, 2 / 3),
+        notes=("a note",),
+    )
+
+
+def test_report_read_back_is_equal(report: Report) -> None:
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_text_is_as_agreed(report: Report, golden: Golden) -> None:
+    golden.check("report.txt", report.to_text())
+
+
+def test_every_figure_in_json_has_unit_provenance_and_source(report: Report) -> None:
+    document = json.loads(report.to_json())
+    figures = [layer[key] for layer in document["layers"] for key in ("dsp", "latency")]
+    figures += [document["total"][key] for key in ("dsp", "dsp_percent", "latency")]
+    for figure in figures:
+        assert figure["unit"]
+        assert figure["source"]
+        assert figure["provenance"] in ("rule", "fitted", "measured", "unknown")
+        if figure["provenance"] == "fitted":
+            assert figure["low"] <= figure["value"] <= figure["high"]
+
+
+def test_page_needs_nothing_else_and_escapes_names(report: Report) -> None:
+    class Page(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.opened: list[str] = []
+            self.links: list[str] = []
+            self.text = ""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.opened.append(tag)
+            self.links += [str(value) for name, value in attrs if name in ("src", "href")]
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    page = Page()
+    page.feed(report.to_html())
+    assert page.links == []
+    assert "b" not in page.opened
+    assert "script" not in page.opened
+    assert "fc<b>" in page.text
+    assert page.opened.count("tr") == 4
+
+
+def test_a_design_too_large_for_its_part_is_said_to_be(report: Report) -> None:
+    percent = replace(report.total.dsp_percent, value=101.0)
+    crowded = replace(report, total=replace(report.total, dsp_percent=percent))
+    assert "more than xczu7ev has" in crowded.to_text()
+    assert "more than" not in report.to_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "fxloom-report", "version": 1}',
+        '{"format": "fxloom-report", "version": 2}',
+        '{"format": "other", "version": 1}',
+    ],
+)
+def test_a_damaged_report_is_refused(text: str) -> None:
+    with pytest.raises(FxloomError, match=r"^r\.json: "):
+        Report.from_json(text, "r.json")
+
+
+def test_an_unknown_key_is_refused(report: Report) -> None:
+    document = json.loads(report.to_json()) | {"extra": 1}
+    with pytest.raises(FxloomError, match="damaged"):
+        Report.from_json(json.dumps(document))
