@@ -71,9 +71,7 @@ class Hls4mlBuild:
         sizes = [value.size for value in values]
         flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
-        return [
-            part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)
-        ]
+        return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 def load_build(

@@ -72,9 +72,7 @@ def build_driver(directory: Path, top: str, cache: Path | None = None) -> Path:
     if not (directory / "firmware" / f"{top}.cpp").is_file() or not (directory / PORTS).is_file():
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
     compiler = find_compiler()
-    key = _key(
-        directory, [template(DRIVER)], [_compiler_version(compiler), *FLAGS, top]
-    )
+    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *FLAGS, top])
     folder = (cache or cache_directory()) / key
     executable = folder / "driver"
     if executable.is_file():

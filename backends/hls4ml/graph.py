@@ -122,7 +122,7 @@ def _record(layer: Layer) -> dict[str, Any]:
     record: dict[str, Any] = {"class_name": layer.kind, "name": layer.name}
     if layer.kind == "InputLayer":
         return record | {"input_shape": list(layer.shape)}
-    record |= {"inputs": list(layer.inputs)} | layer.attributes
+    record |= {"inputs": list(layer.inputs), **layer.attributes}
     if layer.kernel is not None:
         return record | {
             "shape": layer.shape,
@@ -145,7 +145,7 @@ def _precisions(layer: Layer) -> dict[str, Any]:
     return precisions
 
 
-def build_graph(plan: Plan, project: str, namespace: str | None, out: str) -> Any:
+def build_graph(plan: Plan, project: str, out: str) -> Any:
     """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
     _register()
     config = {
@@ -153,7 +153,7 @@ def build_graph(plan: Plan, project: str, namespace: str | None, out: str) -> An
         "ProjectName": project,
         "Backend": "Vitis",
         "IOType": "io_parallel",
-        "WriterConfig": {"Namespace": namespace, "WriteWeightsTxt": False, "WriteTar": False},
+        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
             "Flows": [FLOW],
             "Model": {

@@ -244,7 +244,8 @@ class _Planner:
                 break
             follower = self.user[last.name]
             biases = len(chain) == 1 and self._bias(follower, last) is not None
-            if not biases and not isinstance(follower.op, Requantize):
+            requantizes = isinstance(follower.op, Requantize) and _header_is_exact(follower.op)
+            if not biases and not requantizes:
                 break
             chain.append(follower)
         return chain
@@ -304,6 +305,15 @@ class _Planner:
             accum=exact.type,
             attributes=attributes,
         )
+
+
+def _header_is_exact(op: Requantize) -> bool:
+    """Whether a conversion by the ap_fixed headers is what op declares.
+
+    The one exception known: symmetric saturation into one signed bit, whose range is zero alone;
+    the headers let -1 through.
+    """
+    return not (op.to.width == 1 and op.to.signed and op.overflow is Overflow.SAT_SYM)
 
 
 def _narrow(value: Value) -> bool:

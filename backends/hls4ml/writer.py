@@ -56,7 +56,7 @@ def _decimals(held: Weights) -> list[str]:
     return words
 
 
-def _weight_text(held: Weights, type_name: str, namespace: str | None) -> str:
+def _weight_text(held: Weights, type_name: str) -> str:
     count = held.mantissas.size
     integers = _wrapped([str(m) for m in held.mantissas.reshape(-1).tolist()])
     builtin = _builtin(held.mantissas)
@@ -75,9 +75,7 @@ def _weight_text(held: Weights, type_name: str, namespace: str | None) -> str:
             f"static {type_name} {name}[{count}] = {_wrapped(_decimals(held))};\n"
             "#endif\n"
         )
-    if namespace is not None:
-        body = f"namespace {namespace} {{\n{body}}}\n"
-    guard = f"{(namespace or 'fxloom').upper()}_{held.name.upper()}_H_"
+    guard = f"FXLOOM_{held.name.upper()}_H_"
     shape = " x ".join(str(n) for n in held.mantissas.shape)
     return (
         f"// shape {shape}, format {held.kind}\n#ifndef {guard}\n#define {guard}\n"
@@ -96,7 +94,7 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         self, var: Any, odir: str, namespace: str | None = None, write_txt_file: bool = True
     ) -> None:
         """Write one weight header from the plan's integers."""
-        text = _weight_text(self._held[var.name], var.type.name, namespace)
+        text = _weight_text(self._held[var.name], var.type.name)
         (Path(odir) / "firmware" / "weights" / f"{var.name}.h").write_text(text, encoding="ascii")
 
     def write_build_script(self, model: Any) -> None:
