@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
 from fxloom.errors import FxloomError
-from fxloom.fixed_point import FixedPoint
 
 
 @contextlib.contextmanager
@@ -113,10 +112,6 @@ def _precision(kind: ValueType) -> Any:
     )
 
 
-def _plain(kind: FixedPoint) -> Any:
-    return _precision(ValueType(kind))
-
-
 def _record(layer: Layer) -> dict[str, Any]:
     """A layer as from_layer_list wants it."""
     record: dict[str, Any] = {"class_name": layer.kind, "name": layer.name}
@@ -140,8 +135,8 @@ def _record(layer: Layer) -> dict[str, Any]:
 def _precisions(layer: Layer) -> dict[str, Any]:
     precisions = {"result": _precision(layer.type)}
     if layer.accum is not None:
-        precisions["accum"] = _plain(layer.accum)
-        precisions |= {key: _plain(held.kind) for key, held in layer.weights.items()}
+        precisions["accum"] = _precision(layer.accum)
+        precisions |= {key: _precision(ValueType(held.kind)) for key, held in layer.weights.items()}
     return precisions
 
 
@@ -228,7 +223,7 @@ def _facts(layer: Layer) -> dict[str, Any]:
         "array": layer.array,
         "size": layer.size,
         "type": layer.type.cpp,
-        "accumulator": None if layer.accum is None else ValueType(layer.accum).cpp,
+        "accumulator": None if layer.accum is None else layer.accum.cpp,
         "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
         "product": None if layer.accum is None else True,
     }

@@ -64,10 +64,11 @@ def _weight_text(held: Weights, type_name: str) -> str:
         body = f"static const {builtin} {held.name}[{count}] = {integers};\n"
     else:
         # Thousands of constructor calls take a compiler long, and rounding decimals at start-up
-        # would be one more thing to trust: simulation sets the mantissas themselves.
+        # would be one more thing to trust: simulation sets the mantissas themselves. With
+        # FXLOOM_LITERALS it takes what synthesis takes, so that a test can compare the two.
         name = held.name
         body = (
-            "#ifndef __SYNTHESIS__\n"
+            "#if !defined(__SYNTHESIS__) && !defined(FXLOOM_LITERALS)\n"
             f"static const {builtin} {name}_mantissas[{count}] = {integers};\n"
             f"static {type_name} {name}[{count}];\n"
             f"static const fxloom::set_weights {name}_set({name}, {name}_mantissas, {count});\n"
