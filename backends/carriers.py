@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
+
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
 from fxloom.ops import (
     Concat,
@@ -29,7 +31,6 @@ from fxloom.ops import (
 )
 from fxloom.ops import Divide as DivideOp
 from fxloom.program import Value
-from torch.nn import functional
 
 Array = npt.NDArray[Any]
 Run = Callable[[Sequence[Array]], Array]

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.errors import VerifyError
 
 IntArray = npt.NDArray[np.integer]

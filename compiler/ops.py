@@ -16,6 +16,8 @@ from math import prod
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import (
     FixedPoint,
@@ -28,7 +30,6 @@ from fxloom.fixed_point import (
     round_quotient,
     shift_left,
 )
-from numpy.lib.stride_tricks import sliding_window_view
 
 Shape = tuple[int, ...]
 T = TypeVar("T")

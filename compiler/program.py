@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Op, Operand, Shape

@@ -7,6 +7,7 @@ from math import floor
 from typing import Any
 
 import numpy as np
+
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.program import Instr, Program
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
 from fxloom import ops
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.program import Program, ProgramBuilder, Value
-from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy
 
 roundings = st.sampled_from(Rounding)
 overflows = st.sampled_from(Overflow)

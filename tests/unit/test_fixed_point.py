@@ -5,6 +5,9 @@ from math import floor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import (
     FixedPoint,
@@ -14,9 +17,6 @@ from fxloom.fixed_point import (
     requantize,
     to_values,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.oracle import fit_exactly, round_exactly
 from tests.strategies import formats, overflows, roundings
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fxloom.backends.carriers import RULES
 from fxloom.backends.simulator import Simulator, reference, trace_all
 from fxloom.ops import OPS
 from fxloom.program import Program
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.oracle import MEANING, as_fractions, run_exactly
 from tests.strategies import PROGRAMS, random_inputs
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
 from fxloom import ops
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
 from fxloom.program import Program, ProgramBuilder
 from fxloom.program_file import load_program, save_program
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save_file
-
 from tests.strategies import PROGRAMS
 
 

@@ -1,0 +1,57 @@
+# `make demo` and `make test` do all there is to do on a machine with Python 3.11 and g++.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TYPES  := $(VENV)/typecheck
+
+# One thread each: the tests run in parallel, and sums come out in the same order everywhere.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# It would put other packages before those of .venv.
+unexport PYTHONPATH
+
+.PHONY: help demo test lint check clean
+
+help:
+	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
+	@echo 'make test   run all tests'
+	@echo 'make lint   style (ruff)'
+	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
+	@echo 'make clean  remove .venv and all that was made'
+	@echo 'PYTHON=...  the Python to use: 3.11 or 3.12'
+
+demo: $(STAMP)
+	$(BIN)/fxloom demo
+
+# worksteal: the conformance tests take seconds each, the others milliseconds.
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot see the package mapping of an editable installation, so it reads the built wheel.
+# build/lib would put files into the wheel that are long deleted.
+check: lint
+	rm -rf $(TYPES) build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(TYPES)/dist .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(TYPES)/lib $(TYPES)/dist/*.whl
+	MYPYPATH=$(TYPES)/lib $(BIN)/mypy --strict -p fxloom
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'No Python found: install Python 3.11 or give PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
+	  "fxloom needs Python 3.11 or 3.12; $(PYTHON) is %d.%d. Give another: make PYTHON=..." % v)'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing into $(VENV): some minutes the first time'
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

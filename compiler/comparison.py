@@ -1,0 +1,113 @@
+"""Proof by trial that a captured graph computes what the model computes, whatever the batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from fxloom.errors import CaptureError
+
+# Largest deviation relative to the largest output: another summation order is within it.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+_SAMPLES = 3
+
+
+def compare(
+    model: Callable[..., object],
+    graph_module: fx.GraphModule,
+    examples: Sequence[Tensor],
+    batch_axes: Sequence[int],
+) -> None:
+    """Raise CaptureError unless graph and model agree at batch sizes 1, 2 and 3.
+
+    Samples are the examples' first, varied with a fixed seed. Batch 1 is the first sample, batch 2
+    the other two, batch 3 all; the graph also computes each of the three alone.
+    """
+    inputs = vary(examples, batch_axes)
+
+    def batch(first: int, stop: int) -> list[Tensor]:
+        return [
+            tensor.narrow(axis, first, stop - first)
+            for tensor, axis in zip(inputs, batch_axes, strict=True)
+        ]
+
+    axes = [node.meta["batch_axis"] for node in output_nodes(graph_module)]
+    whole = flatten(graph_module(*batch(0, _SAMPLES)))
+    for first, stop in ((0, 1), (1, 3), (0, 3)):
+        size = stop - first
+        expected = flatten(model(*batch(first, stop)))
+        computed = whole if size == _SAMPLES else flatten(graph_module(*batch(first, stop)))
+        _require_equal(expected, computed, f"graph and model disagree at batch size {size}")
+        _require_slices(whole, computed, axes, first, size)
+    for sample in range(1, _SAMPLES):
+        alone = flatten(graph_module(*batch(sample, sample + 1)))
+        _require_slices(whole, alone, axes, sample, 1)
+
+
+def vary(examples: Sequence[Tensor], batch_axes: Sequence[int]) -> list[Tensor]:
+    """Three samples like each example's first: other values, the same signs and zeros.
+
+    An example without variation (all zeros, all ones) would hide faults: noise is added to it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    varied = []
+    for example, axis in zip(examples, batch_axes, strict=True):
+        sample = example.detach().narrow(axis, 0, 1)
+        tensor = sample.repeat_interleave(_SAMPLES, dim=axis)
+        noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+        constant = bool((sample == sample.flatten()[0]).all())
+        varied.append(tensor + noise if constant else tensor * (0.75 + 0.5 * noise))
+    return varied
+
+
+def flatten(outputs: object) -> list[Tensor]:
+    """The output tensors in order, for a model that returns one or a sequence."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    assert isinstance(outputs, (tuple, list))
+    return list(outputs)
+
+
+def output_nodes(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes whose values the graph returns, in order; one may occur twice."""
+    returned = graph_module.graph.output_node().args[0]
+    nodes = returned if isinstance(returned, (tuple, list)) else (returned,)
+    return [node for node in nodes if isinstance(node, fx.Node)]
+
+
+def _require_slices(
+    whole: Sequence[Tensor], part: Sequence[Tensor], axes: Sequence[int], first: int, size: int
+) -> None:
+    slices = [tensor.narrow(axis, first, size) for tensor, axis in zip(whole, axes, strict=True)]
+    _require_equal(slices, part, "a sample's result depends on the other samples of its batch")
+
+
+def _require_equal(expected: Sequence[Tensor], computed: Sequence[Tensor], what: str) -> None:
+    if len(expected) != len(computed):
+        raise CaptureError(f"{what}: {len(expected)} outputs against {len(computed)}")
+    for index, (want, got) in enumerate(zip(expected, computed, strict=True)):
+        where = f"{what}, output {index}"
+        if want.shape != got.shape or want.dtype != got.dtype:
+            raise CaptureError(
+                f"{where}: {list(want.shape)} of {want.dtype} against "
+                f"{list(got.shape)} of {got.dtype}"
+            )
+        if want.numel() == 0 or torch.equal(want, got):
+            continue
+        error, bound = _deviation(want, got)
+        if not error <= bound:
+            raise CaptureError(
+                f"{where}: largest difference {error:.3g}, at most {bound:.3g} allowed. "
+                "The model may depend on the batch size, on randomness or on state that it keeps."
+            )
+
+
+def _deviation(want: Tensor, got: Tensor) -> tuple[float, float]:
+    """Largest difference and the allowed one; equal infinities and NaNs differ by nothing."""
+    tolerance = _TOLERANCE.get(want.dtype, 0.0)
+    want, got = want.detach().double(), got.detach().double()
+    same = (want == got) | (want.isnan() & got.isnan())
+    difference = torch.where(same, 0.0, (want - got).abs()).nan_to_num(nan=float("inf"))
+    finite = want[want.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    return float(difference.max()), tolerance * scale

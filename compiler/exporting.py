@@ -1,0 +1,142 @@
+"""torch.export, leaving the user's model untouched and cutting its errors to the essential line."""
+
+import contextlib
+import inspect
+import linecache
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.node import Node
+
+from fxloom.errors import CaptureError
+
+_TORCH = str(Path(inspect.getfile(torch)).parent)
+
+
+def export(
+    model: nn.Module, examples: Sequence[Tensor], batch_axes: Sequence[int]
+) -> ExportedProgram:
+    """Export in eval mode with the batch dimension dynamic. Call it inside `untouched(model)`."""
+    batch = Dim("batch")
+    shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    pairs = []
+    for example, axis in zip(examples, batch_axes, strict=True):
+        # two samples: torch.export takes a size of 1 for a constant
+        pair = example.detach().narrow(axis, 0, 1).repeat_interleave(2, dim=axis)
+        shapes[pair] = {axis: batch}
+        pairs.append(pair)
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            return torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise CaptureError(_explain(model, pairs, error)) from error
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put every module into eval mode; on exit restore all attributes and buffers of `model`.
+
+    `training` is set on each module rather than by `eval()`, which a model may have overridden
+    with something that changes weights.
+    """
+    modules = list(model.modules())
+    saved = [{name: _shallow(value) for name, value in vars(module).items()} for module in modules]
+    buffers = [(tensor, tensor.clone(), tensor._version) for tensor in model.buffers()]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, saved, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+        with torch.no_grad():
+            for tensor, value, version in buffers:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+def _shallow(value: object) -> object:
+    """A copy where the value is a plain container, which forward might change in place."""
+    return value.copy() if isinstance(value, (dict, list, set)) else value
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by qualified name."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence torch's warnings and logs about tracing: what matters is in the exception."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def source_line(node: Node) -> str:
+    """ ", line 12 of net.py: `x = x.item()`" for the user's line behind a node, "" if unknown."""
+    lines = str(node.meta.get("stack_trace") or "").splitlines()
+    for position in range(len(lines) - 1, -1, -1):
+        head = lines[position].strip()
+        if head.startswith("File ") and _TORCH not in head:
+            file, line = head.split('"')[1], head.split("line ")[1].split(",")[0]
+            return _location(file, int(line))
+    return ""
+
+
+def _location(file: str, line: int) -> str:
+    return f", line {line} of {Path(file).name}: `{linecache.getline(file, line).strip()}`"
+
+
+def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
+    """One line for an export failure; the model's own error where it fails without export, too."""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return f"data-dependent control flow{_user_frame(error)}. Write it with torch.where."
+    try:
+        with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
+            model(*inputs)
+    except Exception as own:
+        return f"the model fails on the example inputs{_user_frame(own)}: {_last_line(own)}"
+    text = str(error)
+    if "specialized it to be a constant" in text or "Constraints violated" in text:
+        return (
+            "the model works for one batch size only"
+            f"{_user_frame(error)}: {_first_line(error)} "
+            "Use -1 or x.shape[0] where a literal batch size stands."
+        )
+    return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
+
+
+def _user_frame(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    ours = str(Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((_TORCH, ours, "<")):
+            return _location(frame.filename, frame.lineno or 0)
+    return ""
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    essential = [line for line in lines if "specialized it" in line] or lines
+    return essential[0].split(" If you're using")[0] if essential else type(error).__name__

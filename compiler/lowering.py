@@ -1,0 +1,601 @@
+"""Lowering: from a quantized graph to a Program.
+
+One small function per ATen op, registered with ``@lowers``. Layout is decided here: images become
+channels-last, and every tensor remembers how its axes were permuted, so that a transpose is emitted
+only where the order of the values really matters (and not even then where it can be folded into
+the next layer's weights).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+
+from fxloom import ops
+from fxloom.batch_axis import sample_shape
+from fxloom.errors import UnsupportedLayer
+from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
+from fxloom.graph import arguments, constant, describe, origin
+from fxloom.ops import Op, Shape
+from fxloom.program import Program, ProgramBuilder, Value
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+
+aten = torch.ops.aten
+
+MAX_LITERAL_BITS = 32
+"""Longest literal number: 6 and 0.25 pass, a float 0.1 (53 bits) is one that quantize missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A tensor of one sample in the program.
+
+    value == user_tensor.transpose(layout). Where flattened is given, the user's tensor is flat and
+    value is the flattening, in the program's own order, of a tensor of that shape and layout.
+    """
+
+    value: Value
+    layout: tuple[int, ...]
+    flattened: Shape | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """Constant mantissas in a format, shaped as the user's tensor."""
+
+    name: str
+    data: IntArray
+    type: FixedPoint
+
+
+class NotLowered(Exception):
+    """Why a node has no lowering; the text follows the layer's name."""
+
+
+Argument = Any
+Rule = Callable[["Lowering", Node], Lowered]
+LOWERINGS: dict[Any, Rule] = {}
+
+
+def lowers(*targets: Any) -> Callable[[Rule], Rule]:
+    """Register the lowering of one or more ATen ops."""
+
+    def register(rule: Rule) -> Rule:
+        LOWERINGS.update(dict.fromkeys(targets, rule))
+        return rule
+
+    return register
+
+
+def lower(graph: fx.GraphModule) -> Program:
+    """The integer program of a quantized graph.
+
+    Raises UnsupportedLayer, listing every layer that has no exact lowering, among them those
+    that carry no fixed-point format because the graph was not quantized.
+    """
+    return Lowering(graph).run()
+
+
+class Lowering:
+    """State of one lowering: the builder and what each node became."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.module = graph
+        self.builder = ProgramBuilder()
+        self.known: dict[Node, Lowered | Quantized] = {}
+        self.problems: list[str] = []
+        self.literals: dict[float, Value] = {}
+
+    def run(self) -> Program:
+        """Lower every node; all problems are gathered before they are raised."""
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node)
+            elif node.op == "call_function" and self._ready(node):
+                try:
+                    self.known[node] = self._call(node)
+                except NotLowered as reason:
+                    self.problems.append(f"{describe(node)}: {reason}")
+        if self.problems:
+            raise UnsupportedLayer(self.problems)
+        self._outputs(self.module.graph.output_node())
+        return self.builder.build()
+
+    def _ready(self, node: Node) -> bool:
+        """Whether all computed arguments were lowered: one problem is reported once."""
+        return all(
+            arg in self.known or arg.op in ("get_attr", "placeholder")
+            for arg in node.all_input_nodes
+        )
+
+    def _placeholder(self, node: Node) -> None:
+        users = [user for user in node.users if user.target is REQUANTIZE]
+        if len(users) != 1 or len(node.users) != 1:
+            self.problems.append(
+                f"input {node.target}: it has no fixed-point format. "
+                "Run the quantize pass before lower."
+            )
+            return
+        to, rounding, overflow = requantize_format(users[0])
+        user = sample_shape(node)
+        layout = (1, 2, 0) if len(user) == 3 else tuple(range(len(user)))
+        value = self.builder.input(
+            str(node.target),
+            tuple(user[axis] for axis in layout),
+            to,
+            axes=layout,
+            rounding=rounding,
+            overflow=overflow,
+        )
+        self.known[users[0]] = Lowered(value, layout)
+
+    def _call(self, node: Node) -> Lowered | Quantized:
+        if node in self.known:  # the requantize of an input
+            return self.known[node]
+        if node.target is REQUANTIZE and arguments(node)[0].op == "get_attr":
+            return self._weight(node)
+        rule = LOWERINGS.get(node.target)
+        if rule is None:
+            supported = ", ".join(sorted({str(op).split(".")[1] for op in LOWERINGS}))
+            raise NotLowered(f"no lowering. Supported: {supported}")
+        return rule(self, node)
+
+    def _weight(self, node: Node) -> Quantized:
+        source = arguments(node)[0]
+        assert isinstance(source, Node)
+        to, rounding, overflow = requantize_format(node)
+        values = constant(self.module, source.target).detach().cpu().numpy()
+        # Mantissas are kept in the narrowest integers at once: no second copy of the model.
+        data = quantize_in_chunks(values, to, rounding, overflow)
+        return Quantized(str(source.target), data, to)
+
+    def _outputs(self, output: Node) -> None:
+        results = output.args[0]
+        nodes = list(results) if isinstance(results, tuple | list) else [results]
+        for index, node in enumerate(nodes):
+            name = "output" if len(nodes) == 1 else f"output_{index}"
+            assert isinstance(node, Node)
+            lowered = self.known.get(node)
+            if not isinstance(lowered, Lowered):
+                raise UnsupportedLayer([f"{name}: it does not depend on any input"])
+            plain = self.unflatten(lowered, name)
+            axes = tuple(int(a) for a in np.argsort(plain.layout))
+            self.builder.output(plain.value, name, axes)
+
+    # What rules use
+
+    def tensor(self, node: Node, position: int) -> Lowered:
+        """The computed argument at a position."""
+        argument = arguments(node)[position]
+        lowered = self.known.get(argument) if isinstance(argument, Node) else None
+        if isinstance(lowered, Lowered):
+            return lowered
+        if isinstance(argument, Node) and argument.op == "placeholder":
+            raise NotLowered("its input has no fixed-point format. Run the quantize pass")
+        raise NotLowered(f"argument {position} must be computed from an input, got {argument}")
+
+    def weight(self, node: Node, position: int) -> Quantized:
+        """The constant argument at a position, which must have a format."""
+        argument = arguments(node)[position]
+        quantized = self.known.get(argument) if isinstance(argument, Node) else None
+        if isinstance(quantized, Quantized):
+            return quantized
+        if isinstance(argument, Node) and argument.op == "get_attr":
+            raise NotLowered(
+                f"{argument.target} has no fixed-point format. Run the quantize pass before lower"
+            )
+        raise NotLowered(f"argument {position} must be a constant weight, got {argument}")
+
+    def emit(self, op: Op, args: Sequence[Value], node: Node) -> Value:
+        """Add an instruction named and attributed after the node's layer."""
+        return self.builder.emit(op, args, origin(node))
+
+    def constant(self, name: str, data: IntArray, kind: FixedPoint) -> Value:
+        """Add a constant."""
+        return self.builder.constant(name, data, kind)
+
+    def literal(self, number: float, name: str) -> Value:
+        """A number of the graph as a scalar constant, exact."""
+        exact = Fraction(number)
+        fraction = exact.denominator.bit_length() - 1
+        mantissa = exact.numerator
+        while mantissa and mantissa % 2 == 0:
+            mantissa, fraction = mantissa // 2, fraction - 1
+        if mantissa.bit_length() > MAX_LITERAL_BITS:
+            raise NotLowered(
+                f"the number {number} needs {mantissa.bit_length()} bits. Run the quantize pass, "
+                "which rounds it"
+            )
+        if number not in self.literals:
+            kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
+            self.literals[number] = self.constant(name, np.array([mantissa]), kind)
+        return self.literals[number]
+
+    def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
+        """The same tensor in the user's order where it was flattened in another."""
+        if lowered.flattened is None:
+            return lowered
+        flat = lowered.value.shape
+        value = self.builder.emit(ops.Reshape(lowered.flattened), [lowered.value], layer)
+        value = self._permuted(value, lowered.layout, tuple(range(len(value.shape))), layer)
+        value = self.builder.emit(ops.Reshape(flat), [value], layer)
+        return Lowered(value, (0,))
+
+    def in_layout(self, lowered: Lowered, layout: tuple[int, ...], node: Node) -> Value:
+        """The tensor's value with its axes in a given order; a transpose only if needed."""
+        plain = self.unflatten(lowered, origin(node))
+        return self._permuted(plain.value, plain.layout, layout, origin(node))
+
+    def _permuted(
+        self, value: Value, have: tuple[int, ...], want: tuple[int, ...], layer: str
+    ) -> Value:
+        if have == want:
+            return value
+        axes = tuple(have.index(axis) for axis in want)
+        moved = [axis for axis in axes if value.shape[axis] != 1]
+        if moved == sorted(moved):  # only axes of length one move
+            shape = tuple(value.shape[axis] for axis in axes)
+            if shape == value.shape:
+                return value
+            return self.builder.emit(ops.Reshape(shape), [value], layer)
+        return self.builder.emit(ops.Transpose(axes), [value], layer)
+
+    def image(self, node: Node, position: int = 0) -> Value:
+        """A channels-last image [H, W, C]."""
+        lowered = self.tensor(node, position)
+        if len(lowered.value.shape) != 3:
+            raise NotLowered(
+                f"needs an image [batch, channels, height, width], got "
+                f"{len(lowered.value.shape) + 1} dimensions"
+            )
+        return self.in_layout(lowered, (1, 2, 0), node)
+
+
+def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
+    """Format and modes of a requantize or divide node."""
+    width, integer, signed, rounding, overflow = arguments(node)[-5:]
+    return (
+        FixedPoint(width, integer, signed),
+        Rounding(rounding),
+        Overflow(overflow),
+    )
+
+
+def quantize_in_chunks(
+    values: np.ndarray[Any, Any], to: FixedPoint, rounding: Rounding, overflow: Overflow
+) -> IntArray:
+    """quantize_values for large tensors: float64 temporaries of a piece at a time."""
+    dtype = np.dtype(f"i{next(n for n in (1, 2, 4, 8) if to.width + (not to.signed) <= 8 * n)}")
+    flat = np.ascontiguousarray(values).reshape(-1)
+    result = np.empty(flat.size, dtype)
+    for start in range(0, flat.size, 1 << 20):
+        piece = slice(start, start + (1 << 20))
+        result[piece] = quantize_values(flat[piece], to, rounding, overflow)
+    return result.reshape(values.shape)
+
+
+def constant_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor's values as an array."""
+    array: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+# Layers with weights
+
+
+@lowers(aten.linear.default)
+def _linear(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    weight = lowering.weight(node, 1)
+    matrix = weight.data.T
+    if x.flattened is not None:
+        # Read the weights in the order in which the values lie instead of moving the values.
+        order = np.arange(prod(x.flattened)).reshape(
+            tuple(x.flattened[x.layout.index(axis)] for axis in range(len(x.layout)))
+        )
+        matrix = matrix[order.transpose(x.layout).reshape(-1)]
+        value = x.value
+    else:
+        value = lowering.in_layout(x, tuple(range(len(x.layout))), node)
+    kernel = lowering.constant(weight.name, matrix, weight.type)
+    product = lowering.emit(ops.MatMul(), [value, kernel], node)
+    return Lowered(_biased(lowering, node, product), tuple(range(len(product.shape))))
+
+
+def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
+    if arguments(node)[2] is None:
+        return product
+    bias = lowering.weight(node, 2)
+    offset = lowering.constant(bias.name, bias.data, bias.type)
+    return lowering.emit(ops.Add(), [product, offset], node)
+
+
+@lowers(aten.convolution.default)
+def _convolution(lowering: Lowering, node: Node) -> Lowered:
+    stride, padding, dilation, transposed, _, groups = arguments(node)[3:]
+    if transposed:
+        raise NotLowered("transposed convolution has no lowering yet")
+    image = lowering.image(node)
+    weight = lowering.weight(node, 1)
+    if weight.data.ndim != 4:
+        raise NotLowered(f"only 2-D convolution has a lowering, got {weight.data.ndim - 2}-D")
+    kernel = lowering.constant(weight.name, weight.data.transpose(2, 3, 1, 0), weight.type)
+    height, width = padding
+    op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)
+    product = lowering.emit(op, [image, kernel], node)
+    return Lowered(_biased(lowering, node, product), (1, 2, 0))
+
+
+def _pair(numbers: Any) -> tuple[int, int]:
+    first, second = numbers
+    return int(first), int(second)
+
+
+# Elementwise
+
+
+@lowers(aten.relu.default)
+def _relu(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    zero = lowering.literal(0.0, "zero")
+    return replace(x, value=lowering.emit(ops.Max(), [x.value, zero], node))
+
+
+@lowers(aten.clamp.default)
+def _clamp(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    low, high = arguments(node)[1:3]
+    value = x.value
+    if low is not None:
+        value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low")], node)
+    if high is not None:
+        value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high")], node)
+    return replace(x, value=value)
+
+
+@lowers(aten.leaky_relu.default)
+def _leaky_relu(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    slope = arguments(node)[1]
+    scaled = lowering.emit(ops.Mul(), [x.value, lowering.literal(slope, "slope")], node)
+    # Up to a slope of one the function is the larger of x and slope * x, beyond it the smaller.
+    pick: Op = ops.Max() if slope <= 1 else ops.Min()
+    return replace(x, value=lowering.emit(pick, [x.value, scaled], node))
+
+
+def _merge(op: Op) -> Rule:
+    def rule(lowering: Lowering, node: Node) -> Lowered:
+        first, second = arguments(node)[:2]
+        if node.kwargs:
+            raise NotLowered(f"arguments {dict(node.kwargs)} have no lowering")
+        computed = [
+            isinstance(arg, Node) and isinstance(lowering.known.get(arg), Lowered)
+            for arg in (first, second)
+        ]
+        if all(computed):
+            return _merge_computed(lowering, node, op)
+        position = 0 if computed[0] else 1
+        x = lowering.tensor(node, position)
+        other = arguments(node)[1 - position]
+        if isinstance(other, int | float):
+            if isinstance(op, ops.Mul) and _is_power_of_two(float(other)):
+                bits = int(np.log2(float(other)))
+                return replace(x, value=lowering.emit(ops.Shift(bits), [x.value], node))
+            y = lowering.literal(float(other), "number")
+        else:
+            x, y = _with_constant(lowering, node, x, 1 - position)
+        pair = [x.value, y] if position == 0 else [y, x.value]
+        return replace(x, value=lowering.emit(op, pair, node))
+
+    return rule
+
+
+def _is_power_of_two(number: float) -> bool:
+    return number > 0 and float(np.log2(number)).is_integer()
+
+
+def _merge_computed(lowering: Lowering, node: Node, op: Op) -> Lowered:
+    a, b = lowering.tensor(node, 0), lowering.tensor(node, 1)
+    if (a.layout, a.flattened) == (b.layout, b.flattened):
+        return replace(a, value=lowering.emit(op, [a.value, b.value], node))
+    if len(a.layout) == len(b.layout):
+        a = lowering.unflatten(a, origin(node))
+        pair = [a.value, lowering.in_layout(b, a.layout, node)]
+        return replace(a, value=lowering.emit(op, pair, node))
+    # Ranks differ: broadcasting aligns the user's last axes.
+    plain = [lowering.in_layout(x, tuple(range(len(x.layout))), node) for x in (a, b)]
+    value = lowering.emit(op, plain, node)
+    return Lowered(value, tuple(range(len(value.shape))))
+
+
+def _with_constant(
+    lowering: Lowering, node: Node, x: Lowered, position: int
+) -> tuple[Lowered, Value]:
+    """x and the constant argument, brought to x's layout."""
+    weight = lowering.weight(node, position)
+    x = lowering.unflatten(x, origin(node))
+    data, rank = weight.data, len(x.layout)
+    if data.ndim == rank + 1:
+        if data.shape[0] != 1:
+            raise NotLowered(f"{weight.name} of shape {data.shape} differs between samples")
+        data = data[0]
+    if data.ndim > rank:
+        raise NotLowered(f"{weight.name} of shape {data.shape} has more dimensions than its input")
+    data = data.reshape((1,) * (rank - data.ndim) + data.shape)
+    return x, lowering.constant(weight.name, data.transpose(x.layout), weight.type)
+
+
+LOWERINGS[aten.add.Tensor] = _merge(ops.Add())
+LOWERINGS[aten.sub.Tensor] = _merge(ops.Sub())
+LOWERINGS[aten.mul.Tensor] = _merge(ops.Mul())
+
+
+@lowers(REQUANTIZE)
+def _requantize(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    return replace(
+        x, value=lowering.emit(ops.Requantize(*requantize_format(node)), [x.value], node)
+    )
+
+
+@lowers(DIVIDE)
+def _divide(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
+    divisor = arguments(node)[1]
+    assert isinstance(divisor, Node)
+    values = constant_of(constant(lowering.module, divisor.target))
+    rank = len(x.layout)
+    data = values.reshape(
+        values.shape[values.ndim - rank :] if values.ndim > rank else values.shape
+    )
+    data = data.reshape((1,) * (rank - data.ndim) + data.shape).transpose(x.layout)
+    integers = data.astype(np.int64)
+    if (integers != data).any() or integers.min() < 1:
+        raise NotLowered("a divisor must be positive integers")
+    kind = FixedPoint.holding(0, int(integers.max()), 0)
+    d = lowering.constant(f"{origin(node)}.divisor", integers, kind)
+    op = ops.Divide(*requantize_format(node))
+    return replace(x, value=lowering.emit(op, [x.value, d], node))
+
+
+# Pools and reductions
+
+
+def _pooled(lowering: Lowering, node: Node, kind: str, ceil_mode: bool) -> Lowered:
+    image = lowering.image(node)
+    kernel = _pair(arguments(node)[1])
+    stride = _pair(arguments(node)[2]) if arguments(node)[2] else kernel
+    padding = _pair(arguments(node)[3])
+    pads = tuple(
+        pool_padding(n, k, s, p, ceil_mode)
+        for n, k, s, p in zip(image.shape, kernel, stride, padding, strict=False)
+    )
+    op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]))
+    return Lowered(lowering.emit(op, [image], node), (1, 2, 0))
+
+
+def pool_padding(
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool
+) -> tuple[int, int]:
+    """Padding before and after that gives PyTorch's windows.
+
+    With ceil_mode a last window may hang over the end, but must start inside the input or its left
+    padding (torch.nn.MaxPool2d). Without it, positions that no window reaches do not matter.
+    """
+    if not ceil_mode:
+        return padding, padding
+    count = -(-(size + 2 * padding - kernel) // stride) + 1
+    if (count - 1) * stride >= size + padding:
+        count -= 1
+    reach = (count - 1) * stride + kernel
+    return padding, max(reach - size - padding, 0)
+
+
+@lowers(aten.max_pool2d.default)
+def _max_pool(lowering: Lowering, node: Node) -> Lowered:
+    if tuple(arguments(node)[4]) != (1, 1):
+        raise NotLowered(f"dilation {arguments(node)[4]} of a max pool has no lowering yet")
+    return _pooled(lowering, node, "max", bool(arguments(node)[5]))
+
+
+@lowers(aten.avg_pool2d.default)
+def _sum_pool(lowering: Lowering, node: Node) -> Lowered:
+    if arguments(node)[6] != 1:
+        raise NotLowered("an average has no fixed-point format. Run the quantize pass before lower")
+    return _pooled(lowering, node, "sum", bool(arguments(node)[4]))
+
+
+@lowers(aten.sum.dim_IntList)
+def _sum(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
+    source, dims, keep = arguments(node)[:3]
+    assert isinstance(source, Node)
+    batch = source.meta["batch_axis"]
+    user_axes = [dim - (dim > batch) for dim in dims]
+    axes = tuple(sorted(x.layout.index(axis) for axis in user_axes))
+    value = lowering.emit(ops.ReduceSum(axes), [x.value], node)
+    if keep:
+        return Lowered(value, x.layout)
+    kept = [axis for axis in x.layout if axis not in user_axes]
+    layout = tuple(sorted(kept).index(axis) for axis in kept)
+    shape = tuple(n for position, n in enumerate(value.shape) if position not in axes)
+    return Lowered(lowering.emit(ops.Reshape(shape), [value], node), layout)
+
+
+# Shapes
+
+
+@lowers(aten.reshape.default, aten.view.default)
+def _view(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    shape = sample_shape(node)
+    identity = tuple(range(len(shape)))
+    if len(shape) == 1 and x.flattened is None and x.layout != tuple(range(len(x.layout))):
+        moved = [axis for axis in x.layout if x.value.shape[x.layout.index(axis)] != 1]
+        value = lowering.emit(ops.Reshape(shape), [x.value], node)
+        if moved == sorted(moved):
+            return Lowered(value, identity)
+        return Lowered(value, x.layout, flattened=x.value.shape)
+    value = lowering.in_layout(x, tuple(range(len(x.layout))), node)
+    if value.shape == shape:
+        return Lowered(value, identity)
+    return Lowered(lowering.emit(ops.Reshape(shape), [value], node), identity)
+
+
+@lowers(aten.permute.default)
+def _permute(lowering: Lowering, node: Node) -> Lowered:
+    source, dims = arguments(node)
+    assert isinstance(source, Node)
+    x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
+    batch = source.meta["batch_axis"]
+    # new[i] = old[dims[i]]: no value moves, only the bookkeeping of axes.
+    order = [dim - (dim > batch) for dim in dims if dim != batch]
+    layout = tuple(order.index(axis) for axis in x.layout)
+    return Lowered(x.value, layout)
+
+
+@lowers(aten.cat.default)
+def _cat(lowering: Lowering, node: Node) -> Lowered:
+    tensors, dim = arguments(node)
+    parts: list[Lowered | Quantized] = []
+    for part in tensors:
+        lowered = lowering.known.get(part)
+        if lowered is None:
+            raise NotLowered(f"{part} has no fixed-point format. Run the quantize pass")
+        parts.append(
+            lowering.unflatten(lowered, origin(node)) if isinstance(lowered, Lowered) else lowered
+        )
+    first = next(part for part in parts if isinstance(part, Lowered))
+    batch = node.meta["batch_axis"]
+    axis = first.layout.index(dim - (dim > batch))
+    values = [
+        lowering.in_layout(part, first.layout, node)
+        if isinstance(part, Lowered)
+        else lowering.constant(part.name, part.data[0].transpose(first.layout), part.type)
+        for part in parts
+    ]
+    return Lowered(lowering.emit(ops.Concat(axis), values, node), first.layout)
+
+
+@lowers(aten.constant_pad_nd.default)
+def _pad(lowering: Lowering, node: Node) -> Lowered:
+    source, amounts, fill = arguments(node)[:3]
+    assert isinstance(source, Node)
+    if fill != 0:
+        raise NotLowered(f"padding with {fill} has no lowering yet, only with 0")
+    if min(amounts) < 0:
+        raise NotLowered("negative padding (cropping) has no lowering yet")
+    x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
+    rank = source.meta["val"].dim()
+    pairs = [(0, 0)] * rank
+    for index in range(len(amounts) // 2):
+        pairs[rank - 1 - index] = (amounts[2 * index], amounts[2 * index + 1])
+    del pairs[source.meta["batch_axis"]]
+    op = ops.Pad(tuple(pairs[axis] for axis in x.layout))
+    return replace(x, value=lowering.emit(op, [x.value], node))

@@ -1,0 +1,225 @@
+"""Ordered passes: what one is, how TOML spells a list of them, and how the list runs.
+
+A pass is a frozen dataclass whose fields are its recipe keys. It returns a new graph and leaves
+its input as it was, so a recipe is data: it can be compared, written down and read back.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from fxloom.errors import FxloomError, RecipeError
+from fxloom.settings import build, parse_toml, read_text, toml_line, unknown
+
+if TYPE_CHECKING:  # torch takes seconds to import, and reading a recipe does not need it
+    from torch.fx import GraphModule
+
+    from fxloom.data import Data
+
+Figures = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What a pass returns.
+
+    graph: the rewritten graph; the input itself only where modified is False. summary: what the
+    pass did, for the report: names to numbers, text, and lists and tables of them.
+    """
+
+    graph: GraphModule
+    modified: bool
+    summary: dict[str, object]
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """A graph rewrite: a frozen dataclass whose fields are its keys in a recipe.
+
+    Its input keeps its nodes and the values of its tensors. A pass that cannot work without data
+    also has an attribute `needs_data`, true for it.
+    """
+
+    name: ClassVar[str]
+
+    def __call__(self, graph: GraphModule, data: Data | None = None) -> PassResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass that ran: its summary, and figures of the graph before and after it."""
+
+    name: str
+    modified: bool
+    summary: dict[str, object]
+    before: Figures
+    after: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeResult:
+    """The final graph and one step per pass.
+
+    seconds: wall time of each step; kept apart from the steps, since those are written to files
+    that must be the same on every machine.
+    """
+
+    graph: GraphModule
+    steps: tuple[Step, ...]
+    seconds: tuple[float, ...]
+
+
+def count_parameters(graph: GraphModule) -> Figures:
+    """How many parameters the graph has and how many are not zero; tied ones count once."""
+    distinct = {
+        (p.data_ptr(), p.storage_offset(), tuple(p.shape), p.stride()) if p.numel() else name: p
+        for name, p in graph.named_parameters()
+    }
+    return {
+        "parameters": sum(p.numel() for p in distinct.values()),
+        "nonzero": sum(int(p.count_nonzero()) for p in distinct.values()),
+    }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Passes in the order in which they run. At least one."""
+
+    passes: Sequence[Pass]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", tuple(self.passes))
+        if not self.passes:
+            raise RecipeError("no passes: a recipe needs at least one [[pass]] table")
+        for number, step in enumerate(self.passes, 1):
+            if isinstance(step, type) or not isinstance(step, Pass):
+                raise RecipeError(f"pass {number}: required a pass, got {step!r}")
+
+    @classmethod
+    def load(cls, path: str | Path, registry: Mapping[str, str] | None = None) -> Recipe:
+        """The recipe of a TOML file. Raises RecipeError listing all that is wrong in it."""
+        return cls.parse(read_text(path, RecipeError), str(path), registry)
+
+    @classmethod
+    def parse(
+        cls, text: str, source: str = "recipe", registry: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """The recipe of a TOML text; `source` begins each message."""
+        document = parse_toml(text, source, RecipeError)
+        problems = [unknown(key, ["pass"], "table") for key in document if key != "pass"]
+        tables = document.get("pass", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            problems.append("pass: required [[pass]] tables (two brackets), one for each pass")
+            tables = []
+        elif not tables:
+            problems.append("no passes: a recipe needs at least one [[pass]] table")
+        passes: list[Pass] = []
+        for number, table in enumerate(tables, 1):
+            step, wrong = _read_pass(number, table, registry)
+            problems += wrong
+            if step is not None:
+                passes.append(step)
+        if problems:
+            raise RecipeError("\n".join(f"{source}: {problem}" for problem in problems))
+        return cls(passes)
+
+    def to_toml(self) -> str:
+        """The recipe with every key of every pass; `parse` reads it back as an equal recipe.
+
+        TOML has no null, so a key whose value is None is left out; None must be its default.
+        """
+        return "\n".join(_write_pass(number, step) for number, step in enumerate(self.passes, 1))
+
+    def run(
+        self,
+        graph: GraphModule,
+        data: Data | None = None,
+        progress: Callable[[str], None] | None = None,
+        figures: Callable[[GraphModule], Figures] = count_parameters,
+    ) -> RecipeResult:
+        """The graph after all passes, each result checked before the next pass sees it.
+
+        progress: told what begins, as "2/3 quantize". figures: what is counted before and after
+        every pass. Raises RecipeError where data is missing; errors of a pass carry a note
+        with its place.
+        """
+        for number, step in enumerate(self.passes, 1):
+            if data is None and getattr(step, "needs_data", False):
+                raise RecipeError(
+                    f"pass {number} ({step.name}): required data, got none. "
+                    "Give data= (--data on the command line): an .npz or file.py:factory"
+                )
+        steps, seconds = [], []
+        after = figures(graph)
+        for number, step in enumerate(self.passes, 1):
+            if progress is not None:
+                progress(f"{number}/{len(self.passes)} {step.name}")
+            begin, before = perf_counter(), after
+            try:
+                result = _apply(step, graph, data)
+            except FxloomError as fault:
+                fault.add_note(f"in pass {number} ({step.name}) of the recipe")
+                raise
+            graph = result.graph
+            after = figures(graph) if result.modified else before
+            steps.append(Step(step.name, result.modified, result.summary, before, after))
+            seconds.append(perf_counter() - begin)
+        return RecipeResult(graph, tuple(steps), tuple(seconds))
+
+
+def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:
+    result = step(graph, data)
+    if not isinstance(result, PassResult):
+        raise RecipeError(f"required a PassResult, got {type(result).__name__}")
+    if not result.modified:
+        return result
+    if result.graph is graph:
+        raise RecipeError("changed its input; a pass must return a new graph")
+    # By name, because the graph module is heavy and reading a recipe must not load it.
+    support = importlib.import_module("fxloom.graph")
+    result.graph.graph.lint()
+    result.graph.recompile()
+    support.refresh_shapes(result.graph)
+    support.lint_origins(result.graph.graph)
+    return result
+
+
+def _read_pass(
+    number: int, table: Mapping[str, Any], registry: Mapping[str, str] | None
+) -> tuple[Pass | None, list[str]]:
+    from fxloom import passes
+
+    known = passes.REGISTRY if registry is None else registry
+    name = table.get("name")
+    if name is None:
+        return None, [f"pass {number}: name: required, but missing. Known: {', '.join(known)}"]
+    if not isinstance(name, str):
+        return None, [f"pass {number}: name: required text, got {name!r}"]
+    try:
+        cls = passes.get(name, known)
+    except RecipeError as fault:
+        return None, [f"pass {number}: {fault}"]
+    keys = {key: value for key, value in table.items() if key != "name"}
+    step, problems = build(cls, keys, further=["name"])
+    return step, [f"pass {number} ({name}): {problem}" for problem in problems]
+
+
+def _write_pass(number: int, step: Pass) -> str:
+    lines = ["[[pass]]\n", toml_line("name", step.name)]
+    for field in fields(step):  # type: ignore[arg-type]
+        value = getattr(step, field.name)
+        if not field.init or (value is None and field.default is None):
+            continue
+        try:
+            lines.append(toml_line(field.name, value))
+        except TypeError:
+            raise RecipeError(
+                f"pass {number} ({step.name}): {field.name}: "
+                f"required what TOML can hold, got {value!r}"
+            ) from None
+    return "".join(lines)

@@ -1,0 +1,162 @@
+"""What the hardware is to be: a part, a clock, and how layers are laid out on it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from fxloom.errors import TargetError
+from fxloom.settings import (
+    build,
+    convert,
+    did_you_mean,
+    overrides,
+    parse_toml,
+    read_text,
+    toml_line,
+    unmatched,
+)
+
+# What follows a device in the vendor's part string: package, speed and temperature grade.
+_ORDERING = re.compile(r"-?[a-z]{3,4}\d{3,4}-\d[a-z]*(-[a-z])?", re.IGNORECASE)
+
+Strategy = Literal["latency", "resource"]
+Reuse = Annotated[int, Field(ge=1)]
+
+
+class LayerTable(TypedDict, total=False):
+    """The keys of one entry of `layers`."""
+
+    strategy: Strategy
+    reuse: Reuse
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A device. full_name: the part string for the vendor's tools; bram18: in halves of 18 Kb."""
+
+    name: str
+    full_name: str
+    lut: int
+    ff: int
+    dsp: int
+    bram18: int
+    uram: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSettings:
+    """What holds for one layer once `layers` is applied."""
+
+    strategy: Strategy
+    reuse: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A part and how a program is put on it.
+
+    part: a device (xczu9eg) or a full part string (xczu9eg-ffvb1156-2-e); clock_ns: period;
+    reuse: multiplications each multiplier does per inference; layers: fnmatch pattern of a layer's
+    name to what differs for it, later patterns over earlier ones. What a backend cannot do is
+    refused by that backend. Raises TargetError listing all that is wrong.
+    """
+
+    part: str = "xc7z020"
+    clock_ns: float = 5.0
+    io: Literal["parallel", "stream"] = "parallel"
+    strategy: Strategy = "latency"
+    reuse: Reuse = 1
+    backend: Literal["Vitis", "Vivado", "Catapult"] = "Vitis"
+    layers: Mapping[str, LayerTable] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        converted, problems = convert(Target, values)
+        if "part" in converted and _find(self.part) is None:
+            problems.append(f"part: {_unknown_part(self.part)}")
+        clock = converted.get("clock_ns", 5.0)
+        if not (math.isfinite(clock) and 1 <= clock <= 1000):
+            problems.append(
+                f"clock_ns: required a period from 1 to 1000 (1 GHz to 1 MHz), got {clock:g}"
+            )
+        if problems:
+            raise TargetError("\n".join(problems))
+        for name, value in converted.items():  # an integer clock becomes a float, lists are copied
+            object.__setattr__(self, name, value)
+
+    @property
+    def device(self) -> Part:
+        """The part with its resources."""
+        found = _find(self.part)
+        assert found is not None  # __post_init__ refuses unknown parts
+        return found
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The known devices."""
+        return tuple(_parts())
+
+    @classmethod
+    def load(cls, path_or_part: str | Path) -> Target:
+        """The target of a TOML file, or the defaults on a part given by its name."""
+        text = str(path_or_part)
+        if _find(text) is not None:
+            return cls(part=text)
+        if text.endswith(".toml") or "/" in text or os.path.exists(text):
+            return cls.parse(read_text(text, TargetError), text)
+        raise TargetError(f"{_unknown_part(text)}. No file has that name either")
+
+    @classmethod
+    def parse(cls, text: str, source: str = "target") -> Target:
+        """The target of a TOML text; `source` begins each message."""
+        target, problems = build(cls, parse_toml(text, source, TargetError))
+        if target is None:
+            raise TargetError("\n".join(f"{source}: {problem}" for problem in problems))
+        return target
+
+    def to_toml(self) -> str:
+        """Every key; `parse` reads it back as an equal target."""
+        return "".join(toml_line(name, value) for name, value in asdict(self).items())
+
+    def resolve(self, layer: str) -> LayerSettings:
+        """The settings of one layer, by its name in the user's model."""
+        default: dict[str, Any] = {"strategy": self.strategy, "reuse": self.reuse}
+        return LayerSettings(**(default | overrides(self.layers, layer)))
+
+    def unmatched(self, layers: Iterable[str]) -> list[str]:
+        """The patterns of `layers` that name none of the given layers."""
+        return unmatched(self.layers, layers)
+
+
+@cache
+def _parts() -> dict[str, Part]:
+    text = files("fxloom").joinpath("parts.toml").read_text(encoding="utf-8")
+    return {name: Part(name=name, **row) for name, row in tomllib.loads(text).items()}
+
+
+def _find(name: str) -> Part | None:
+    folded = name.casefold()
+    for part in _parts().values():
+        if folded == part.name:
+            return part
+        rest = folded.removeprefix(part.name)
+        if rest != folded and _ORDERING.fullmatch(rest):
+            return Part(**(asdict(part) | {"full_name": name}))
+    return None
+
+
+def _unknown_part(name: str) -> str:
+    known = ", ".join(_parts())
+    return f"{name}: unknown part.{did_you_mean(name, _parts())} Known: {known}"

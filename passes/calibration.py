@@ -1,0 +1,155 @@
+"""Calibration: what values flow through a float graph, and which binary point fits them best.
+
+Everything streams: one pass over the data for the ranges, a second for the squared errors of the
+few candidate binary points, in memory that does not grow with the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+
+from fxloom.errors import DataError
+from fxloom.fixed_point import FixedPoint
+from fxloom.graph import describe
+
+Batch = tuple[Tensor, ...]
+
+CANDIDATES = 4
+"""Binary points tried by MSE: the one that covers the range, and up to three that clip."""
+
+
+@dataclass(slots=True)
+class Range:
+    """Smallest and largest value seen, and how many values."""
+
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def see(self, x: Tensor) -> None:
+        """Widen to the values of a tensor."""
+        low, high = torch.aminmax(x)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+
+@dataclass(slots=True)
+class Means:
+    """Running mean of every channel (axis 1) in float64."""
+
+    total: Tensor | None = None
+    count: int = 0
+
+    def see(self, x: Tensor) -> None:
+        """Add the values of a tensor [N, C, ...]."""
+        channels = channel_sums(x)
+        self.total = channels if self.total is None else self.total + channels
+        self.count += x.numel() // x.shape[channel_axis(x)]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of every channel, float64."""
+        assert self.total is not None
+        return self.total / self.count
+
+
+def channel_axis(x: Tensor) -> int:
+    """Images carry channels second, everything else last."""
+    return 1 if x.dim() == 4 else x.dim() - 1
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Sum over all axes but the channels, float64."""
+    axes = [axis for axis in range(x.dim()) if axis != channel_axis(x)]
+    return x.sum(dim=axes, dtype=torch.float64)
+
+
+@dataclass(slots=True)
+class Errors:
+    """Sum of squared rounding errors for each candidate format."""
+
+    candidates: Sequence[FixedPoint]
+    sums: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sums = [0.0] * len(self.candidates)
+
+    def see(self, x: Tensor) -> None:
+        """Add the errors of a tensor under every candidate."""
+        for index, candidate in enumerate(self.candidates):
+            self.sums[index] += squared_error(x, candidate)
+
+    @property
+    def best(self) -> FixedPoint:
+        """The candidate with the least error; the widest range on a tie."""
+        return self.candidates[min(range(len(self.sums)), key=self.sums.__getitem__)]
+
+
+def squared_error(x: Tensor, to: FixedPoint) -> float:
+    """Sum of squared differences between x and x rounded to nearest and saturated."""
+    rounded = torch.clamp(torch.round(x * 2.0**to.fraction), to.lo, to.hi)
+    return float(torch.sum((rounded * to.step - x) ** 2, dtype=torch.float64))
+
+
+def covering(low: float, high: float, width: int, signed: bool) -> FixedPoint:
+    """The finest format of that width whose range, rounded to nearest, covers low to high."""
+    largest = max(abs(low), abs(high))
+    if largest == 0:
+        return FixedPoint(width, 1, signed)
+    # Start where the largest value certainly fits and refine while it still does.
+    fraction = width - 2 - _exponent(largest)
+    while True:
+        finer = FixedPoint(width, width - (fraction + 1), signed)
+        if (
+            round(low * 2.0**finer.fraction) < finer.lo
+            or round(high * 2.0**finer.fraction) > finer.hi
+        ):
+            return FixedPoint(width, width - fraction, signed)
+        fraction += 1
+
+
+def _exponent(x: float) -> int:
+    """Smallest e with x < 2**e."""
+    return int(torch.frexp(torch.tensor(x, dtype=torch.float64)).exponent)
+
+
+def candidates(low: float, high: float, width: int, signed: bool) -> list[FixedPoint]:
+    """The covering format and finer ones that clip the largest values."""
+    widest = covering(low, high, width, signed)
+    return [FixedPoint(width, widest.integer - finer, signed) for finer in range(CANDIDATES)]
+
+
+class Observer(fx.Interpreter):
+    """Runs a graph and shows the value of every watched node to its observers."""
+
+    def __init__(self, module: fx.GraphModule, watched: Mapping[Node, Sequence[Any]]) -> None:
+        super().__init__(module)
+        self._watched = watched
+
+    def run_node(self, n: Node) -> Any:
+        """The node's value, observed."""
+        value = super().run_node(n)
+        observers = self._watched.get(n)
+        if observers:
+            if not torch.isfinite(value).all():
+                raise DataError(
+                    f"{describe(n) if n.op == 'call_function' else n.target}: the float model "
+                    "gives NaN or infinity on the calibration data. Check its weights and the data"
+                )
+            for observer in observers:
+                observer.see(value)
+        return value
+
+
+def observe(
+    module: fx.GraphModule, batches: Iterable[Batch], watched: Mapping[Node, Sequence[Any]]
+) -> None:
+    """Run all batches through the graph."""
+    observer = Observer(module, watched)
+    with torch.inference_mode():
+        for batch in batches:
+            observer.run(*batch)

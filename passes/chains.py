@@ -1,0 +1,152 @@
+"""Chains: where in a float graph values are rounded.
+
+A chain begins at an operation that adds bits (a layer, a sum, a product) or at an input and runs
+through the activations that follow; its end is where one rounding makes the value fit its format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log2
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import Node
+
+from fxloom.graph import arguments, origin
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+
+aten = torch.ops.aten
+
+LAYERS = (aten.linear.default, aten.convolution.default)
+MERGES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+GROWING = (
+    *LAYERS,
+    *MERGES,
+    aten.div.Tensor,
+    aten.leaky_relu.default,
+    aten.sum.dim_IntList,
+    aten.avg_pool2d.default,
+)
+SUMS = (aten.sum.dim_IntList, aten.avg_pool2d.default)
+ACTIVATIONS = (aten.relu.default, aten.clamp.default, aten.leaky_relu.default)
+MOVING = (
+    aten.reshape.default,
+    aten.view.default,
+    aten.permute.default,
+    aten.max_pool2d.default,
+    aten.constant_pad_nd.default,
+)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The nodes from the first that adds bits to the one whose value is rounded."""
+
+    nodes: tuple[Node, ...]
+    is_output: bool
+
+    @property
+    def end(self) -> Node:
+        """The node whose value is rounded."""
+        return self.nodes[-1]
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the chain is an input of the model."""
+        return self.end.op == "placeholder"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers of the chain."""
+        return tuple(origin(node) for node in self.nodes)
+
+
+def find_chains(graph: fx.Graph) -> list[Chain]:
+    """All chains of a legalized float graph, in order."""
+    chains: list[Chain] = []
+    taken: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            chains.append(Chain((node,), False))
+        elif node.target in GROWING and node not in taken and not is_binary_shift(node):
+            nodes = _follow(node)
+            taken.update(nodes)
+            chains.append(Chain(tuple(nodes), _feeds_output_only(nodes[-1])))
+    return chains
+
+
+def _follow(node: Node) -> list[Node]:
+    nodes = [node]
+    while node.target is not aten.div.Tensor and len(node.users) == 1:  # a division rounds itself
+        (user,) = node.users
+        if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
+            nodes.append(user)
+        elif user.target is aten.max_pool2d.default and _rectified(user):
+            nodes += [user, next(iter(user.users))]
+        else:
+            break
+        node = nodes[-1]
+    return nodes
+
+
+def _divides(user: Node, node: Node) -> bool:
+    """Whether a sum is divided next: the division rounds, the sum before it stays exact."""
+    return user.target is aten.div.Tensor and node.target in SUMS
+
+
+def _rectified(pool: Node) -> bool:
+    """Whether an activation follows a max pool: rounding then waits for it."""
+    return len(pool.users) == 1 and next(iter(pool.users)).target in ACTIVATIONS
+
+
+def is_binary_shift(node: Node) -> bool:
+    """Whether a node multiplies by a power of two, which adds no bits."""
+    factor = arguments(node)[1] if node.target is aten.mul.Tensor else None
+    return isinstance(factor, int | float) and factor > 0 and log2(factor).is_integer()
+
+
+def _feeds_output_only(node: Node) -> bool:
+    return all(
+        user.op == "output" or (user.target in MOVING and _feeds_output_only(user))
+        for user in node.users
+    )
+
+
+def is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
+    """Whether a value cannot be negative by construction. known: verdicts on the inputs."""
+    if node in known:
+        return known[node]
+    if node.target is aten.relu.default:
+        return True
+    if node.target is aten.clamp.default:
+        low = arguments(node)[1]
+        return isinstance(low, int | float) and low >= 0
+    passing: tuple[Any, ...] = (
+        *MOVING,
+        aten.cat.default,
+        aten.add.Tensor,
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        aten.sum.dim_IntList,
+        aten.avg_pool2d.default,
+        REQUANTIZE,
+    )
+    if node.target not in passing:
+        return False
+    numbers = [arg for arg in arguments(node)[:2] if isinstance(arg, int | float)]
+    if node.target in MERGES and any(number < 0 for number in numbers):
+        return False
+    return all(is_nonnegative(arg, known) for arg in node.all_input_nodes)
+
+
+def fraction_of(node: Any) -> int:
+    """Fraction bits of a value of a graph in which every chain is rounded."""
+    if node.target in (REQUANTIZE, DIVIDE):
+        width, integer = arguments(node)[-5:-3]
+        return int(width - integer)
+    if is_binary_shift(node):
+        return fraction_of(arguments(node)[0]) - int(log2(arguments(node)[1]))
+    return max(fraction_of(arg) for arg in node.all_input_nodes)

@@ -1,0 +1,380 @@
+"""Post-training quantization to fixed point: every number of the graph gets a format.
+
+Weights and activations get a binary point per layer, by the range they cover or by least squared
+error; after a rectifier formats are unsigned. A value is rounded once, at the end of its chain
+(convolution, bias, activation), because the accumulator before it is exact. The shift of the mean
+that rounding weights causes is corrected in the bias (Nagel et al. 2019, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+
+from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
+from fxloom.errors import RecipeError, UnsupportedLayer
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.graph import arguments, constant, describe, insert_like, origin, refresh_shapes
+from fxloom.passes.calibration import (
+    Batch,
+    Errors,
+    Means,
+    Range,
+    candidates,
+    channel_axis,
+    channel_sums,
+    covering,
+    observe,
+    squared_error,
+)
+from fxloom.passes.chains import (
+    LAYERS,
+    MERGES,
+    Chain,
+    find_chains,
+    fraction_of,
+    is_nonnegative,
+)
+from fxloom.passes.fold_batchnorm import FoldBatchnorm
+from fxloom.passes.legalize import Legalize
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.recipe import PassResult
+
+if TYPE_CHECKING:
+    from fxloom.data import Data
+
+aten = torch.ops.aten
+
+LAYER_KEYS = ("weights", "activations")
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Post-training fixed point.
+
+    weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
+    activations) and outputs. method: how binary points are chosen. rounding, overflow: modes of
+    activations. samples: how many training samples calibrate. layers: other widths for the layers
+    that match a pattern (fnmatch on names; the last match wins).
+    """
+
+    name: ClassVar[str] = "quantize"
+    needs_data: ClassVar[bool] = True
+
+    weights: int = 8
+    activations: int = 8
+    inputs: int | None = None
+    outputs: int = 16
+    method: Literal["mse", "minmax"] = "mse"
+    rounding: Rounding = Rounding.RND
+    overflow: Overflow = Overflow.SAT
+    bias_correction: bool = True
+    samples: int = 1024
+    layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        widths = {"weights": self.weights, "activations": self.activations, "outputs": self.outputs}
+        if self.inputs is not None:
+            widths["inputs"] = self.inputs
+        for pattern, keys in self.layers.items():
+            for key, width in keys.items():
+                if key not in LAYER_KEYS:
+                    raise RecipeError(
+                        f'layers."{pattern}".{key}: unknown key; allowed: {", ".join(LAYER_KEYS)}'
+                    )
+                widths[f'layers."{pattern}".{key}'] = width
+        for key, width in widths.items():
+            if not 1 <= width <= 32:
+                raise RecipeError(f"{key}: required 1 to 32 bits, got {width}")
+        if self.samples < 1:
+            raise RecipeError(f"samples: required at least 1, got {self.samples}")
+
+    def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
+        if data is None:
+            raise RecipeError("quantize: required data to calibrate with, got none")
+        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+            raise RecipeError("quantize: the graph is quantized already")
+        legal = Legalize()(FoldBatchnorm()(graph).graph).graph
+        run = _Run(self, copy_graph(legal), data)
+        return PassResult(run.quantized(), True, run.summary)
+
+    def width(self, key: str, layers: tuple[str, ...]) -> int:
+        """Bits of weights or activations for layers known by any of these names."""
+        width: int = getattr(self, key)
+        for pattern, keys in self.layers.items():
+            if key in keys and any(fnmatchcase(layer, pattern) for layer in layers):
+                width = keys[key]
+        return width
+
+
+class _Run:
+    """One application of the pass to a graph of its own."""
+
+    def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
+        self.options, self.module, self.data = options, module, data
+        self.chains = find_chains(module.graph)
+        self.formats: dict[str, str] = {}
+        self.corrected: dict[str, float] = {}
+        self._check_patterns()
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """Formats that were chosen and the largest bias correction of every layer."""
+        return {"formats": self.formats, "bias_correction": self.corrected}
+
+    def _check_patterns(self) -> None:
+        names = sorted({name for chain in self.chains for name in chain.layers})
+        for pattern in self.options.layers:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise RecipeError(
+                    f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(names)}'
+                )
+
+    def _batches(self) -> Iterator[Batch]:
+        left = self.options.samples
+        for batch in self.data.batches("train", min(left, 256)):
+            inputs = batch if isinstance(batch, tuple) else (batch,)
+            yield tuple(x[:left] for x in inputs)
+            left -= len(inputs[0])
+            if left <= 0:
+                return
+
+    def quantized(self) -> fx.GraphModule:
+        """The graph with a format for every number."""
+        ranges = {chain: Range() for chain in self.chains}
+        means = {
+            node: Means()
+            for node in self.module.graph.nodes
+            if node.target in LAYERS and self.options.bias_correction
+        }
+        watched: dict[Node, list[Any]] = {chain.end: [ranges[chain]] for chain in self.chains}
+        for node, mean in means.items():
+            watched.setdefault(node, []).append(mean)
+        observe(self.module, self._batches(), watched)
+        chosen = self._choose(ranges)
+        self._quantize_constants()
+        for chain, to in chosen.items():
+            self._insert(chain, to)
+        self._quantize_biases()
+        finish(self.module)
+        refresh_shapes(self.module)
+        if means:
+            self._correct_biases(means)
+        return self.module
+
+    # Activations
+
+    def _choose(self, ranges: Mapping[Chain, Range]) -> dict[Chain, FixedPoint]:
+        options = self.options
+        shortlist: dict[Chain, list[FixedPoint]] = {}
+        seen_nonnegative = {c.end: ranges[c].low >= 0 for c in self.chains if c.is_input}
+        for chain, seen in ranges.items():
+            signed = not is_nonnegative(chain.end, seen_nonnegative)
+            width = self._activation_width(chain)
+            low = seen.low if signed else 0.0
+            if options.method == "minmax":
+                shortlist[chain] = [covering(low, seen.high, width, signed)]
+            else:
+                shortlist[chain] = candidates(low, seen.high, width, signed)
+        errors = {chain: Errors(formats) for chain, formats in shortlist.items()}
+        if options.method == "mse":
+            watched = {chain.end: [errors[chain]] for chain in self.chains}
+            observe(self.module, self._batches(), watched)
+        return {chain: error.best for chain, error in errors.items()}
+
+    def _activation_width(self, chain: Chain) -> int:
+        options = self.options
+        default = options.activations
+        if chain.is_input:
+            default = options.inputs or options.activations
+        elif chain.is_output:
+            default = options.outputs
+        matched = options.width("activations", chain.layers)
+        return default if matched == options.activations else matched
+
+    def _insert(self, chain: Chain, to: FixedPoint) -> None:
+        """Round the end of a chain; a division rounds by itself."""
+        options, end = self.options, chain.end
+        modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
+        self.formats[chain.layers[-1]] = str(to)
+        graph = self.module.graph
+        with graph.inserting_after(end):
+            if end.target is aten.div.Tensor:
+                x, divisor = arguments(end)[:2]
+                if not isinstance(divisor, Node):
+                    divisor = tensor_node(
+                        self.module, end, f"{origin(end)}.divisor", torch.tensor([divisor])
+                    )
+                node = insert_like(graph, end, DIVIDE, (x, divisor, *modes))
+            elif chain.is_input:
+                node = graph.call_function(REQUANTIZE, (end, *modes))
+                node.meta["origin"] = str(end.target)
+            else:
+                node = insert_like(graph, end, REQUANTIZE, (end, *modes))
+        node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")}
+        end.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+
+    # Weights
+
+    def _quantize_constants(self) -> None:
+        """Give every weight a format, and every literal number a short mantissa."""
+        for node in list(self.module.graph.nodes):
+            if node.target in LAYERS:
+                self._requantize_constant(node, 1)
+            elif node.target in MERGES:
+                for position in (0, 1):
+                    argument = arguments(node)[position]
+                    if isinstance(argument, Node) and argument.op == "get_attr":
+                        self._requantize_constant(node, position)
+                    elif isinstance(argument, int | float):
+                        self._shorten(node, position)
+            elif node.target is aten.leaky_relu.default:
+                self._shorten(node, 1)
+            elif node.target is aten.clamp.default:
+                for position in (1, 2):
+                    if arguments(node)[position] is not None:
+                        self._shorten(node, position)
+            elif node.target is aten.cat.default:
+                self._requantize_cat(node)
+
+    def _requantize_constant(self, node: Node, position: int) -> None:
+        source = arguments(node)[position]
+        if not isinstance(source, Node) or source.op != "get_attr":
+            raise UnsupportedLayer([f"{describe(node)}: its weight is computed; not supported yet"])
+        node.update_arg(position, self._constant(source, node))
+
+    def _requantize_cat(self, node: Node) -> None:
+        parts = [
+            self._constant(part, node) if part.op == "get_attr" else part
+            for part in arguments(node)[0]
+        ]
+        node.update_arg(0, parts)
+
+    def _constant(self, source: Node, layer: Node) -> Node:
+        width = self.options.width("weights", (origin(layer),))
+        values = constant(self.module, source.target).detach()
+        to = self._weight_format(values, width)
+        self.formats[str(source.target)] = str(to)
+        return self._typed(source, layer, to)
+
+    def _weight_format(self, values: Tensor, width: int) -> FixedPoint:
+        low, high = (float(x) for x in torch.aminmax(values))
+        signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
+        if self.options.method == "minmax":
+            return covering(low, high, width, signed)
+        options = candidates(low, high, width, signed)
+        return min(options, key=lambda to: squared_error(values, to))
+
+    def _typed(self, source: Node, layer: Node, to: FixedPoint) -> Node:
+        """requantize(source) in front of a layer, to nearest, saturating."""
+        with self.module.graph.inserting_before(layer):
+            node = insert_like(
+                self.module.graph,
+                layer,
+                REQUANTIZE,
+                (source, to.width, to.integer, to.signed, "RND_CONV", "SAT"),
+            )
+        node.meta |= {"val": source.meta["val"], "batch_axis": None}
+        return node
+
+    def _shorten(self, node: Node, position: int) -> None:
+        """Round a literal to as many significant bits as weights have."""
+        number = float(arguments(node)[position])
+        bits = self.options.width("weights", (origin(node),))
+        mantissa, exponent = torch.frexp(torch.tensor(number, dtype=torch.float64))
+        short = round(float(mantissa) * 2**bits) * 2.0 ** (int(exponent) - bits)
+        node.update_arg(position, short)
+
+    def _quantize_biases(self) -> None:
+        """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""
+        for node in list(self.module.graph.nodes):
+            if node.target not in LAYERS:
+                continue
+            weight, bias = arguments(node)[1:3]
+            if bias is None:
+                if not self.options.bias_correction:
+                    continue
+                outputs = weight.meta["val"].shape[0]
+                dtype = weight.meta["val"].dtype
+                bias = tensor_node(
+                    self.module, node, f"{origin(node)}.bias", torch.zeros(outputs, dtype=dtype)
+                )
+            assert isinstance(bias, Node)
+            values = constant(self.module, bias.target).detach()
+            node.update_arg(2, self._typed(bias, node, self._bias_format(node, values)))
+
+    def _bias_format(self, node: Node, values: Tensor) -> FixedPoint:
+        fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])
+        scaled = torch.round(values.to(torch.float64) * 2.0**fraction)
+        low, high = (int(x) for x in torch.aminmax(scaled))
+        return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+
+    # Bias correction
+
+    def _correct_biases(self, means: Mapping[Node, Means]) -> None:
+        """Make the mean of every output channel what it is in the float model.
+
+        Layer after layer on all calibration batches at once, so that each layer is corrected for
+        the inputs that the corrected layers before it give.
+        """
+        values: dict[Node, list[Any]] = {}
+        batches = list(self._batches())
+        nodes = list(self.module.graph.nodes)
+        last_use = {arg: node for node in nodes for arg in node.all_input_nodes}
+        placeholders = [node for node in nodes if node.op == "placeholder"]
+        for node in nodes:
+            if node.op == "placeholder":
+                position = placeholders.index(node)
+                values[node] = [batch[position] for batch in batches]
+            elif node.op == "call_function":
+                with torch.inference_mode():
+                    values[node] = self._evaluate(node, values, len(batches))
+                    if node in means:
+                        values[node] = self._correct(node, values[node], means[node])
+            for arg in node.all_input_nodes:
+                if last_use[arg] is node:
+                    values.pop(arg, None)
+
+    def _evaluate(self, node: Node, values: Mapping[Node, list[Any]], count: int) -> list[Any]:
+        """The node's value for every batch; one value where it depends on constants only."""
+        known = {
+            arg: [constant(self.module, arg.target)] if arg.op == "get_attr" else values[arg]
+            for arg in node.all_input_nodes
+        }
+        if all(len(found) == 1 for found in known.values()):
+            count = 1
+        assert callable(node.target)
+        results = []
+        for index in range(count):
+
+            def argument(arg: Node, index: int = index) -> Any:
+                found = known[arg]
+                return found[index] if len(found) > 1 else found[0]
+
+            args = fx.node.map_arg(arguments(node), argument)
+            results.append(node.target(*args, **node.kwargs))
+        return results
+
+    def _correct(self, node: Node, outputs: list[Tensor], wanted: Means) -> list[Tensor]:
+        count = sum(x.numel() // x.shape[channel_axis(x)] for x in outputs)
+        mean = sum((channel_sums(x) for x in outputs), torch.tensor(0.0)) / count
+        shift = (wanted.mean - mean).to(outputs[0].dtype)
+        typed = arguments(node)[2]
+        assert isinstance(typed, Node)
+        source = typed.args[0]
+        assert isinstance(source, Node)
+        before = constant(self.module, source.target).detach()
+        corrected = before + shift
+        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
+        to = self._bias_format(node, corrected)
+        typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
+        self.corrected[origin(node)] = float(shift.abs().max())
+        shape = [1] * outputs[0].dim()
+        shape[channel_axis(outputs[0])] = -1
+        return [x + shift.reshape(shape) for x in outputs]
