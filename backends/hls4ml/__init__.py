@@ -95,10 +95,12 @@ def check_target(target: "Target", origins: list[str]) -> None:
         problems.append(f"backend must be 'Vitis', got {target.backend!r}")
     if target.io != "parallel":
         problems.append(f"io must be 'parallel', got {target.io!r} (streams are not there yet)")
-    settings = [("", target)] + [
-        (f"layer {origin}: ", target.resolve(origin)) for origin in dict.fromkeys(origins)
-    ]
-    for where, setting in settings:
+    if target.strategy != "latency":
+        problems.append(f"strategy must be 'latency', got {target.strategy!r}")
+    if target.reuse != 1:
+        problems.append(f"reuse must be 1, got {target.reuse}")
+    for origin in dict.fromkeys(origins) if not problems else ():
+        where, setting = f"layer {origin}: ", target.resolve(origin)
         if setting.strategy != "latency":
             problems.append(f"{where}strategy must be 'latency', got {setting.strategy!r}")
         if setting.reuse != 1:

@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.testbench import PORTS
 from fxloom.backends.hls4ml.writer import template
 from fxloom.errors import FxloomError, ToolError

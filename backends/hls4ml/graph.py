@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
 from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
 from fxloom.errors import FxloomError
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, copy, integer_type, render
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Requantize

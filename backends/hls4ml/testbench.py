@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.plan import Layer, Plan
 from fxloom.backends.hls4ml.writer import template
 from fxloom.backends.simulator import Simulator

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fxloom.backends.hls4ml.graph import silenced
 from fxloom.backends.hls4ml.plan import Plan, Weights
 from fxloom.errors import FxloomError

@@ -5,34 +5,14 @@ all their inputs and outputs, which exercises ports and names as well.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fxloom.program import Program, ProgramBuilder, Value
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+from fxloom.program import Program, ProgramBuilder, Value
 from tests.strategies import random_inputs
-
-
-@dataclass(frozen=True)
-class Anywhere:
-    """Stands in for a fxloom.Target."""
-
-    clock_ns: float = 5.0
-    io: str = "parallel"
-    strategy: str = "latency"
-    reuse: int = 1
-    backend: str = "Vitis"
-    full_name: str = "xc7z020clg400-1"
-
-    @property
-    def device(self) -> "Anywhere":
-        return self
-
-    def resolve(self, layer_name: str) -> "Anywhere":
-        return self
 
 
 def draw_programs(strategy: SearchStrategy[Program], count: int, number: int) -> list[Program]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fxloom import ops
 from fxloom.backends import get
 from fxloom.backends import hls4ml as hls4ml_backend
@@ -18,9 +19,9 @@ from fxloom.backends.simulator import reference, trace_all
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
-from fxloom.program import Program, ProgramBuilder
-
-from tests.conformance.packing import Anywhere, corner_inputs, draw_programs, pack
+from fxloom.program import Program, ProgramBuilder, Value
+from fxloom.target import Target
+from tests.conformance.packing import corner_inputs, draw_programs, pack
 from tests.strategies import PROGRAMS
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -30,7 +31,7 @@ SAMPLES = 64
 
 
 def emit(program: Program, out: Path) -> Hls4mlBuild:
-    build = get("hls4ml").emit(program, Anywhere(), out / "project", cache=out / "cache")  # type: ignore[arg-type, call-arg]
+    build = get("hls4ml").emit(program, Target(), out / "project", cache=out / "cache")
     assert isinstance(build, Hls4mlBuild)
     return build
 
@@ -76,6 +77,52 @@ def test_the_corpus_has_hls4mls_own_layers_and_ours(name: str, classes: set[str]
     assert set(heads) == classes
     fused = [layer for layer in layers if layer.ops == (name, "requantize")]
     assert len(fused) >= 3
+
+
+HEADS = ["dense", "conv", "depthwise", "dilated"]
+
+
+def biased(head: str, number: int) -> Program:
+    """A layer with a bias of any format, on either side, shaped as channels or as one number."""
+    rng = np.random.default_rng(number)
+    b = ProgramBuilder()
+
+    def kind(width: int) -> FixedPoint:
+        bits = int(rng.integers(1, width + 1))
+        return FixedPoint(bits, int(rng.integers(-3, bits + 4)), bool(rng.integers(2)))
+
+    def constant(shape: tuple[int, ...]) -> Value:
+        to = kind(8)
+        return b.constant("c", rng.integers(to.lo, to.hi, shape, endpoint=True), to)
+
+    if head == "dense":
+        x = b.input("x", (6,), kind(8))
+        y = b.emit(ops.MatMul(), [x, constant((6, 4))], head)
+    else:
+        x = b.input("x", (4, 3, 4), kind(8))
+        op, shape = {
+            "conv": (ops.Conv((1, 2), ((1, 0), (2, 1))), (2, 3, 4, 4)),
+            "depthwise": (ops.Conv((2, 1), ((0, 1), (1, 1)), groups=4), (3, 2, 1, 4)),
+            "dilated": (ops.Conv((1, 1), ((1, 1), (1, 1)), (2, 2), 2), (2, 2, 2, 4)),
+        }[head]
+        y = b.emit(op, [x, constant(shape)], head)
+    bias = constant([(4,), (1,), (1, 4)][int(rng.integers(2 if head == "dense" else 3))])
+    y = b.emit(ops.Add(), [y, bias] if rng.integers(2) else [bias, y], head)
+    if rng.integers(3):
+        rounding = list(Rounding)[rng.integers(7)]
+        fit = ops.Requantize(kind(10), rounding, list(Overflow)[rng.integers(4)])
+        y = b.emit(fit, [y], head)
+    b.output(y, "y")
+    return b.build()
+
+
+@needs_compiler
+@pytest.mark.parametrize("head", HEADS)
+def test_biases_of_any_format_are_exact(head: str, tmp_path: Path) -> None:
+    programs = [biased(head, number) for number in range(20)]
+    kinds = {layer.ops[:2] for p in programs for layer in make_plan(p).layers}
+    assert ((("matmul" if head == "dense" else "conv"), "add") in kinds) == (head != "dilated")
+    assert mismatches(pack(programs), tmp_path) == {}
 
 
 def wide_program() -> Program:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fxloom import ops
 from fxloom.backends import get
 from fxloom.backends.hls4ml.build import Hls4mlBuild
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding, quantize_values
 from fxloom.program import ProgramBuilder
-
-from tests.conformance.packing import Anywhere
+from fxloom.target import Target
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -157,12 +157,7 @@ def test_the_same_layers_of_ours_give_what_is_defined(tmp_path: Path) -> None:
     divide = ops.Divide(FixedPoint(8, 8), Rounding.RND, Overflow.SAT)
     b.output(b.emit(divide, [total, four], "mean"), "mean")
     b.output(b.emit(ops.Pool("max", (3, 3), (2, 2), ((1, 0), (1, 0))), [positive], "max"), "top")
-    build = get("hls4ml").emit(
-        b.build(),
-        Anywhere(),  # type: ignore[arg-type]
-        tmp_path / "project",
-        cache=tmp_path / "cache",  # type: ignore[call-arg]
-    )
+    build = get("hls4ml").emit(b.build(), Target(), tmp_path / "p", cache=tmp_path / "cache")
     assert isinstance(build, Hls4mlBuild)
     *products, mean, top = (
         float(np.ravel(y)[0]) for y in build.run([np.ones((1, 1)), IMAGE, ONES])

@@ -12,24 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fxloom import ops
 from fxloom.backends import get, names
 from fxloom.backends import hls4ml as hls4ml_backend
 from fxloom.backends.hls4ml import csim
 from fxloom.backends.hls4ml.build import Hls4mlBuild, load_build
 from fxloom.backends.hls4ml.plan import identifier, make_plan
-from fxloom.backends.simulator import reference, simulate
+from fxloom.backends.simulator import quantize_inputs, reference, simulate, trace_all
 from fxloom.errors import DataError, FxloomError, TargetError, ToolError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.program import Program, ProgramBuilder
-
-from tests.conformance.packing import Anywhere, corner_inputs
+from fxloom.target import Target
+from tests.conformance.packing import corner_inputs
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
 def emit(program: Program, out: Path, **options: Any) -> Hls4mlBuild:
-    build = get("hls4ml").emit(program, Anywhere(), out / "project", cache=out / "cache", **options)  # type: ignore[arg-type]
+    build = get("hls4ml").emit(program, Target(), out / "project", cache=out / "cache", **options)
     assert isinstance(build, Hls4mlBuild)
     return build
 
@@ -308,6 +309,17 @@ def test_run_takes_real_values_reports_progress_and_uses_the_cache(tmp_path: Pat
     assert again.layers == tuple(json.loads(json.dumps(build.layers)))
 
 
+@needs_compiler
+def test_a_trace_has_every_array_of_the_hardware(tmp_path: Path) -> None:
+    build = emit(residual_program(), tmp_path)
+    x = np.random.default_rng(0).uniform(-1, 5, (5, 2, 4, 4))
+    traced = build.trace(x)
+    expected = trace_all(build.program, quantize_inputs(build.program, x))
+    assert list(traced) == ["x", "conv_2", "add", "pool", "pool_1", "pool_2", "fc"]
+    for name, array in traced.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = emit(residual_program(), tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -375,22 +387,23 @@ def _text(path: Path) -> str:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Anywhere(io="stream"), "io must be 'parallel', got 'stream'"),
-        (Anywhere(strategy="resource"), "strategy must be 'latency', got 'resource'"),
-        (Anywhere(reuse=4), "reuse must be 1, got 4"),
-        (Anywhere(backend="Quartus"), "backend must be 'Vitis', got 'Quartus'"),
+        (Target(io="stream"), "io must be 'parallel', got 'stream'"),
+        (Target(strategy="resource"), "strategy must be 'latency', got 'resource'"),
+        (Target(reuse=4), "reuse must be 1, got 4"),
+        (Target(backend="Vivado"), "backend must be 'Vitis', got 'Vivado'"),
+        (Target(layers={"c*": {"reuse": 2}}), "layer conv: reuse must be 1, got 2"),
     ],
 )
-def test_what_is_not_there_yet_is_refused(target: Anywhere, message: str, tmp_path: Path) -> None:
+def test_what_is_not_there_yet_is_refused(target: Target, message: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=message):
-        get("hls4ml").emit(residual_program(), target, tmp_path / "p")  # type: ignore[arg-type]
+        get("hls4ml").emit(residual_program(), target, tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(FxloomError, match="must be absent or empty"):
-        get("hls4ml").emit(residual_program(), Anywhere(), tmp_path)  # type: ignore[arg-type]
+        get("hls4ml").emit(residual_program(), Target(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
