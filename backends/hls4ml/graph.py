@@ -116,12 +116,13 @@ def _precision(kind: ValueType) -> Any:
 def _record(layer: Layer) -> dict[str, Any]:
     """A layer as from_layer_list wants it."""
     record: dict[str, Any] = {"class_name": layer.kind, "name": layer.name}
+    shape = layer.shape or (1,)  # hls4ml knows no scalars
     if layer.kind == "InputLayer":
-        return record | {"input_shape": list(layer.shape)}
+        return record | {"input_shape": list(shape)}
     record |= {"inputs": list(layer.inputs), **layer.attributes}
     if layer.kernel is not None:
         return record | {
-            "shape": layer.shape,
+            "shape": shape,
             "declarations": layer.kernel.declarations,
             "call": layer.kernel.call,
             "constants": layer.weights,

@@ -71,10 +71,10 @@ def _weight_text(held: Weights, type_name: str) -> str:
         body = (
             "#if !defined(__SYNTHESIS__) && !defined(FXLOOM_LITERALS)\n"
             f"static const {builtin} {name}_mantissas[{count}] = {integers};\n"
-            f"static {type_name} {name}[{count}];\n"
+            f"{type_name} {name}[{count}];\n"
             f"static const fxloom::set_weights {name}_set({name}, {name}_mantissas, {count});\n"
             "#else\n"
-            f"static {type_name} {name}[{count}] = {_wrapped(_decimals(held))};\n"
+            f"{type_name} {name}[{count}] = {_wrapped(_decimals(held))};\n"
             "#endif\n"
         )
     guard = f"FXLOOM_{held.name.upper()}_H_"

@@ -145,6 +145,36 @@ def wide_program() -> Program:
 
 
 @needs_compiler
+def test_scalars(tmp_path: Path) -> None:
+    b = ProgramBuilder()
+    x = b.input("x", (), FixedPoint(6, 3))
+    z = b.input("z", (3,), FixedPoint(5, 2))
+    total = b.emit(
+        ops.Reshape(()),
+        [
+            b.emit(
+                ops.Pool("sum", (3, 1), (1, 1)),
+                [b.emit(ops.Reshape((3, 1, 1)), [z], "image")],
+                "sum",
+            )
+        ],
+        "total",
+    )
+    three = b.constant("three", np.array(3), FixedPoint(4, 2))
+    results = [
+        b.emit(ops.Add(), [x, z], "add"),
+        b.emit(ops.Mul(), [x, total], "mul"),
+        b.emit(ops.Max(), [total, three], "max"),
+        b.emit(ops.Pad(()), [x], "pad"),
+        b.emit(ops.Transpose(()), [x], "transpose"),
+        b.emit(ops.Requantize(FixedPoint(3, 3)), [total], "requantize"),
+    ]
+    for value in results:
+        b.output(value, value.name)
+    assert mismatches(b.build(), tmp_path) == {}
+
+
+@needs_compiler
 def test_values_beyond_53_bits_cross_unharmed(tmp_path: Path) -> None:
     program = wide_program()
     build = emit(program, tmp_path)
