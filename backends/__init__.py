@@ -14,6 +14,7 @@ from fxloom.errors import FxloomError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
     from fxloom.program import Program
     from fxloom.target import Target
 
@@ -42,6 +43,10 @@ class Build(Protocol):
         """Outputs for real inputs [N, ...] in the user's layout; mantissas where raw."""
         ...
 
+    def trace(self, x: Any) -> "dict[str, npt.NDArray[np.int64]]":
+        """Mantissas [N, ...] of the program's values that exist in the hardware, by name."""
+        ...
+
 
 class Backend(Protocol):
     """Turns a Program into a project."""
@@ -63,10 +68,12 @@ class Backend(Protocol):
         out: str | os.PathLike[str],
         *,
         samples: Any = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> Build:
         """Write the project into out, a directory that is absent or empty.
 
-        samples: real inputs [N, ...] for the project's own testbench.
+        samples: real inputs [N, ...] for the project's own testbench. cache: where simulations
+        keep what they compile, by default the user's cache directory.
         """
         ...
 

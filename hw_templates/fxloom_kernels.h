@@ -196,11 +196,11 @@ void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
 }
 
 struct pool_sum {
-    template <class T, class M> static T combine(const T &sum, const M &x, bool) { return T(sum + x); }
+    template <class T> static T combine(const T &sum, const T &x, bool) { return T(sum + x); }
 };
 struct pool_max {
-    template <class T, class M> static T combine(const T &best, const M &x, bool first) {
-        return first || x > best ? T(x) : best;
+    template <class T> static T combine(const T &best, const T &x, bool first) {
+        return first || x > best ? x : best;
     }
 };
 
@@ -223,7 +223,7 @@ void pool(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
                     const int row = top + kh;
                     const int column = left + kw;
                     if (row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width) {
-                        const typename CONFIG::a_t x = read<typename CONFIG::a_t>(
+                        const typename CONFIG::sum_t x = read<typename CONFIG::a_t>(
                             a[(row * CONFIG::width + column) * CONFIG::channels + c]);
                         result = CONFIG::kind::combine(result, x, first);
                         first = false;

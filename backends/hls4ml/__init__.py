@@ -42,15 +42,12 @@ class Hls4mlBackend:
         out: str | os.PathLike[str],
         *,
         samples: Tensors | None = None,
-        namespace: str | None = None,
-        project: str = PROJECT,
         cache: str | os.PathLike[str] | None = None,
     ) -> Hls4mlBuild:
         """Write a complete project into a directory, absent or empty.
 
         samples: real inputs [N, ...] in the user's layout for the testbench; without them it gets
-        32 deterministic ones. namespace: C++ namespace of all generated code, for linking many
-        projects into one binary. cache: where the C simulation keeps executables.
+        32 deterministic ones. cache: where the C simulation keeps executables.
         Raises TargetError for what the backend cannot do yet, DataError for bad samples,
         FxloomError where hls4ml refuses or changes anything.
         """
@@ -69,26 +66,24 @@ class Hls4mlBackend:
         if not len(inputs[0]):
             raise DataError("the testbench needs at least one sample")
         with silenced():
-            graph = build_graph(plan, project, namespace, str(directory))
+            graph = build_graph(plan, PROJECT, str(directory))
             write_project(graph, plan, directory)
-        write_testbench(program, plan, project, namespace, directory, inputs)
+        write_testbench(program, plan, PROJECT, directory, inputs)
         tcl = template("project.tcl")
-        fields = {"PROJECT": project, "PART": target.device.full_name, "CLOCK_NS": target.clock_ns}
+        fields = {"PROJECT": PROJECT, "PART": target.device.full_name, "CLOCK_NS": target.clock_ns}
         for key, value in fields.items():
             tcl = tcl.replace(f"@{key}@", str(value))
         (directory / "project.tcl").write_text(tcl, encoding="ascii")
         layers = tuple(describe(plan))
-        record = {"project": project, "program": program.digest(), "layers": layers}
+        record = {"project": PROJECT, "program": program.digest(), "layers": layers}
         (directory / LAYERS).write_text(
             json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return Hls4mlBuild(
-            directory, program, project, layers, None if cache is None else Path(cache)
+            directory, program, PROJECT, layers, None if cache is None else Path(cache)
         )
 
-    def open(
-        self, directory: str | os.PathLike[str], program: Program
-    ) -> Hls4mlBuild:
+    def open(self, directory: str | os.PathLike[str], program: Program) -> Hls4mlBuild:
         """An emitted project again; see load_build."""
         return load_build(Path(directory), program)
 
@@ -100,10 +95,12 @@ def check_target(target: "Target", origins: list[str]) -> None:
         problems.append(f"backend must be 'Vitis', got {target.backend!r}")
     if target.io != "parallel":
         problems.append(f"io must be 'parallel', got {target.io!r} (streams are not there yet)")
-    settings = [("", target)] + [
-        (f"layer {origin}: ", target.resolve(origin)) for origin in dict.fromkeys(origins)
-    ]
-    for where, setting in settings:
+    if target.strategy != "latency":
+        problems.append(f"strategy must be 'latency', got {target.strategy!r}")
+    if target.reuse != 1:
+        problems.append(f"reuse must be 1, got {target.reuse}")
+    for origin in dict.fromkeys(origins) if not problems else ():
+        where, setting = f"layer {origin}: ", target.resolve(origin)
         if setting.strategy != "latency":
             problems.append(f"{where}strategy must be 'latency', got {setting.strategy!r}")
         if setting.reuse != 1:

@@ -1,17 +1,19 @@
 """An emitted project: where it lies, what is called how, and its C simulation."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
 from fxloom.errors import FxloomError
 from fxloom.fixed_point import Int64Array
-from fxloom.program import Program
+from fxloom.program import Output, Program
 
 LAYERS = "layers.json"
 
@@ -55,6 +57,24 @@ class Hls4mlBuild:
         )
         return present_outputs(self.program, mantissas, raw)
 
+    def trace(self, x: Tensors) -> dict[str, Int64Array]:
+        """Mantissas [N, ...] of every value that has an array of its own in the C++, by name.
+
+        For finding the first layer that differs from the simulator. Compiles a second project in
+        which all of them are outputs; what is fused into a layer has no array. Raises as run does.
+        """
+        from fxloom.backends.hls4ml import BACKEND
+        from fxloom.target import Target
+
+        seen = dict.fromkeys(layer["values"][-1] for layer in self.layers)
+        ports = [self.program.value(name) for name in seen]
+        outputs = tuple(Output(v.name, v.name, tuple(range(len(v.shape)))) for v in ports)
+        tapped = replace(self.program, outputs=outputs)
+        inputs = quantize_inputs(self.program, x)
+        with tempfile.TemporaryDirectory(prefix="fxloom-trace-") as folder:
+            build = BACKEND.emit(tapped, Target(), folder, cache=self.cache)
+            return dict(zip(seen, build.run_mantissas(inputs), strict=True))
+
     def run_mantissas(
         self,
         inputs: Sequence[Int64Array],
@@ -71,9 +91,7 @@ class Hls4mlBuild:
         sizes = [value.size for value in values]
         flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
-        return [
-            part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)
-        ]
+        return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 def load_build(

@@ -9,14 +9,17 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.testbench import PORTS
 from fxloom.backends.hls4ml.writer import template
 from fxloom.errors import FxloomError, ToolError
@@ -72,14 +75,18 @@ def build_driver(directory: Path, top: str, cache: Path | None = None) -> Path:
     if not (directory / "firmware" / f"{top}.cpp").is_file() or not (directory / PORTS).is_file():
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
     compiler = find_compiler()
-    key = _key(
-        directory, [template(DRIVER)], [_compiler_version(compiler), *FLAGS, top]
-    )
+    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *FLAGS, top])
     folder = (cache or cache_directory()) / key
     executable = folder / "driver"
     if executable.is_file():
         return executable
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(
+            f"the C simulation cannot keep its executable: {error}. Set XDG_CACHE_HOME to a "
+            "directory that can be written"
+        ) from None
     source = folder / f"{os.getpid()}.{threading.get_ident()}.cpp"
     partial = source.with_suffix(".part")
     log = folder / "compile.log"
@@ -117,28 +124,36 @@ def _last_error(log: Path) -> str:
     return next((line for line in lines if "error" in line), lines[-1] if lines else "no output")
 
 
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _wait(
     command: Sequence[str],
-    output: int | object,
+    output: IO[bytes],
     timeout_s: float | None,
     on_line: Callable[[str], None] | None,
     log: Path | None,
 ) -> int:
     """Run a child process to its end; it never outlives us. Returns its exit code."""
     stdout = subprocess.PIPE if on_line else output
-    process = subprocess.Popen(command, stdout=stdout, stderr=output, text=True)  # type: ignore[call-overload]
+    # A session of its own: g++ starts further processes, and all must end with it.
+    process = subprocess.Popen(
+        command, stdout=stdout, stderr=output, text=True, start_new_session=True
+    )
     timed_out = threading.Event()
 
     def expire() -> None:
         timed_out.set()
-        process.kill()
+        _kill(process)
 
     timer = threading.Timer(timeout_s, expire) if timeout_s is not None else None
     try:
         if timer is not None:
             timer.start()
-        if on_line is not None:
-            for line in process.stdout:
+        for line in process.stdout or ():
+            if on_line is not None:
                 on_line(line)
         code = int(process.wait())
     finally:
@@ -146,7 +161,7 @@ def _wait(
         if timer is not None:
             timer.cancel()
         if process.poll() is None:
-            process.kill()
+            _kill(process)
             process.wait()
         if process.stdout is not None:
             process.stdout.close()

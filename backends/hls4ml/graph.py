@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
 from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
 from fxloom.errors import FxloomError
-from fxloom.fixed_point import FixedPoint
 
 
 @contextlib.contextmanager
@@ -113,19 +113,16 @@ def _precision(kind: ValueType) -> Any:
     )
 
 
-def _plain(kind: FixedPoint) -> Any:
-    return _precision(ValueType(kind))
-
-
 def _record(layer: Layer) -> dict[str, Any]:
     """A layer as from_layer_list wants it."""
     record: dict[str, Any] = {"class_name": layer.kind, "name": layer.name}
+    shape = layer.shape or (1,)  # hls4ml knows no scalars
     if layer.kind == "InputLayer":
-        return record | {"input_shape": list(layer.shape)}
-    record |= {"inputs": list(layer.inputs)} | layer.attributes
+        return record | {"input_shape": list(shape)}
+    record |= {"inputs": list(layer.inputs), **layer.attributes}
     if layer.kernel is not None:
         return record | {
-            "shape": layer.shape,
+            "shape": shape,
             "declarations": layer.kernel.declarations,
             "call": layer.kernel.call,
             "constants": layer.weights,
@@ -140,12 +137,12 @@ def _record(layer: Layer) -> dict[str, Any]:
 def _precisions(layer: Layer) -> dict[str, Any]:
     precisions = {"result": _precision(layer.type)}
     if layer.accum is not None:
-        precisions["accum"] = _plain(layer.accum)
-        precisions |= {key: _plain(held.kind) for key, held in layer.weights.items()}
+        precisions["accum"] = _precision(layer.accum)
+        precisions |= {key: _precision(ValueType(held.kind)) for key, held in layer.weights.items()}
     return precisions
 
 
-def build_graph(plan: Plan, project: str, namespace: str | None, out: str) -> Any:
+def build_graph(plan: Plan, project: str, out: str) -> Any:
     """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
     _register()
     config = {
@@ -153,7 +150,7 @@ def build_graph(plan: Plan, project: str, namespace: str | None, out: str) -> An
         "ProjectName": project,
         "Backend": "Vitis",
         "IOType": "io_parallel",
-        "WriterConfig": {"Namespace": namespace, "WriteWeightsTxt": False, "WriteTar": False},
+        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
             "Flows": [FLOW],
             "Model": {
@@ -228,7 +225,7 @@ def _facts(layer: Layer) -> dict[str, Any]:
         "array": layer.array,
         "size": layer.size,
         "type": layer.type.cpp,
-        "accumulator": None if layer.accum is None else ValueType(layer.accum).cpp,
+        "accumulator": None if layer.accum is None else layer.accum.cpp,
         "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
         "product": None if layer.accum is None else True,
     }

@@ -216,7 +216,7 @@ def _concat(site: Site) -> Kernel:
         declarations.append(_struct(config, lines))
         parameters.append(f"const T{number} a{number}[{arg.size}]")
         calls.append(f"    fxloom::place<{config}>(a{number}, res);")
-    # One function, so that the result has one producer where the project is a dataflow of functions.
+    # One function, so that the result has one producer where functions form a dataflow.
     templates = ", ".join(f"class T{number}" for number in range(len(site.args)))
     parameters.append(f"R res[{site.result.size}]")
     declarations += [

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, copy, integer_type, render
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Requantize
@@ -22,6 +23,10 @@ from fxloom.program import Input, Instr, Program, Value
 
 EXACT_DOUBLE = 53
 """Mantissa bits of a double: hls4ml's layers read weights as decimal literals."""
+
+MAX_WINDOW_LINES = 16384
+"""hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
+kernel, which has loops instead, keeps compilers alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Layer:
     values: tuple[str, ...]
     ops: tuple[str, ...]
     weights: Mapping[str, Weights] = field(default_factory=dict)
-    accum: FixedPoint | None = None
+    accum: ValueType | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kernel: Kernel | None = None
 
@@ -244,7 +249,10 @@ class _Planner:
                 break
             follower = self.user[last.name]
             biases = len(chain) == 1 and self._bias(follower, last) is not None
-            if not biases and not isinstance(follower.op, Requantize):
+            requantizes = isinstance(follower.op, Requantize) and _header_is_exact(
+                last.type, follower.op
+            )
+            if not biases and not requantizes:
                 break
             chain.append(follower)
         return chain
@@ -301,9 +309,21 @@ class _Planner:
             {"weight": Weights(f"w{index}", data, weight.value.type, False), "bias": bias},
             # The exact result's format: as wide as the sum, no fraction bit dropped. Partial sums
             # may wrap in it, which cannot change a sum that fits.
-            accum=exact.type,
+            accum=ValueType(exact.type),
             attributes=attributes,
         )
+
+
+def _header_is_exact(source: FixedPoint, op: Requantize) -> bool:
+    """Whether a conversion from source by the ap_fixed headers is what op declares.
+
+    Two exceptions are known. Symmetric saturation into one signed bit, whose range is zero alone:
+    the headers let -1 through. Rounding off more bits than there are: right, but the headers'
+    assertions abort, and a vendor's C simulation may have them switched on.
+    """
+    if op.to.width == 1 and op.to.signed and op.overflow is Overflow.SAT_SYM:
+        return False
+    return op.rounding is Rounding.TRN or source.fraction - op.to.fraction <= source.width
 
 
 def _narrow(value: Value) -> bool:
@@ -322,6 +342,8 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict
     kernel_height, kernel_width, per_group, n_filt = weight.shape
     depthwise = op.groups > 1 and per_group == 1 and n_filt == op.groups
     if op.dilation != (1, 1) or not (op.groups == 1 or depthwise):
+        return None, {}
+    if prod(instr.result.shape[:2]) * kernel_height * kernel_width * x.shape[2] > MAX_WINDOW_LINES:
         return None, {}
     return "DepthwiseConv2D" if depthwise else "Conv2D", {
         "data_format": "channels_last",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from fxloom.backends.hls4ml.plan import Layer, Plan
 from fxloom.backends.hls4ml.writer import template
 from fxloom.backends.simulator import Simulator
@@ -43,9 +44,8 @@ def _type_name(layer: Layer, plan: Plan) -> str:
     return "result_t" if len(plan.outputs) == 1 else f"layer{layer.index}_t"
 
 
-def ports_text(plan: Plan, project: str, namespace: str | None, samples: int) -> str:
+def ports_text(plan: Plan, project: str, samples: int) -> str:
     """A header with one function from the mantissas of a sample to those of its outputs."""
-    scope = "" if namespace is None else f"{namespace}::"
     lines = [
         "// The top function, called with mantissas: for the testbench and the C simulation.",
         '#include "firmware/nnet_utils/fxloom_kernels.h"',
@@ -57,11 +57,13 @@ def ports_text(plan: Plan, project: str, namespace: str | None, samples: int) ->
         "",
         "static void fxloom_run_sample(const long long *input, long long *output) {",
     ]
-    names, loads, stores = [], [], []
+    names: list[str] = []
+    loads: list[str] = []
+    stores: list[str] = []
     for layers, into, word in ((plan.inputs, loads, "input"), (plan.outputs, stores, "output")):
         start = 0
         for number, layer in enumerate(layers):
-            name, kind = f"{word}{number}", f"{scope}{_type_name(layer, plan)}"
+            name, kind = f"{word}{number}", _type_name(layer, plan)
             names.append(name)
             lines.append(f"    static {kind} {name}[{layer.size}]; // {layer.name}")
             at = f"{word}[{start} + i]"
@@ -74,7 +76,7 @@ def ports_text(plan: Plan, project: str, namespace: str | None, samples: int) ->
                 )
             )
             start += layer.size
-    call = f"    {scope}{project}({', '.join(names)});"
+    call = f"    {project}({', '.join(names)});"
     return "\n".join([*lines, *loads, call, *stores, "}", ""])
 
 
@@ -82,12 +84,11 @@ def write_testbench(
     program: Program,
     plan: Plan,
     project: str,
-    namespace: str | None,
     out: Path,
     inputs: Sequence[Int64Array],
 ) -> None:
     """Write ports, testbench and its data; inputs: mantissas of at least one sample."""
-    text = ports_text(plan, project, namespace, len(inputs[0]))
+    text = ports_text(plan, project, len(inputs[0]))
     (out / PORTS).write_text(text, encoding="ascii")
     bench = template("testbench.cpp")
     (out / f"{project}_test.cpp").write_text(bench, encoding="ascii")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fxloom.backends.hls4ml.graph import silenced
 from fxloom.backends.hls4ml.plan import Plan, Weights
 from fxloom.errors import FxloomError
@@ -56,7 +57,7 @@ def _decimals(held: Weights) -> list[str]:
     return words
 
 
-def _weight_text(held: Weights, type_name: str, namespace: str | None) -> str:
+def _weight_text(held: Weights, type_name: str) -> str:
     count = held.mantissas.size
     integers = _wrapped([str(m) for m in held.mantissas.reshape(-1).tolist()])
     builtin = _builtin(held.mantissas)
@@ -64,20 +65,19 @@ def _weight_text(held: Weights, type_name: str, namespace: str | None) -> str:
         body = f"static const {builtin} {held.name}[{count}] = {integers};\n"
     else:
         # Thousands of constructor calls take a compiler long, and rounding decimals at start-up
-        # would be one more thing to trust: simulation sets the mantissas themselves.
+        # would be one more thing to trust: simulation sets the mantissas themselves. With
+        # FXLOOM_LITERALS it takes what synthesis takes, so that a test can compare the two.
         name = held.name
         body = (
-            "#ifndef __SYNTHESIS__\n"
+            "#if !defined(__SYNTHESIS__) && !defined(FXLOOM_LITERALS)\n"
             f"static const {builtin} {name}_mantissas[{count}] = {integers};\n"
-            f"static {type_name} {name}[{count}];\n"
+            f"{type_name} {name}[{count}];\n"
             f"static const fxloom::set_weights {name}_set({name}, {name}_mantissas, {count});\n"
             "#else\n"
-            f"static {type_name} {name}[{count}] = {_wrapped(_decimals(held))};\n"
+            f"{type_name} {name}[{count}] = {_wrapped(_decimals(held))};\n"
             "#endif\n"
         )
-    if namespace is not None:
-        body = f"namespace {namespace} {{\n{body}}}\n"
-    guard = f"{(namespace or 'fxloom').upper()}_{held.name.upper()}_H_"
+    guard = f"FXLOOM_{held.name.upper()}_H_"
     shape = " x ".join(str(n) for n in held.mantissas.shape)
     return (
         f"// shape {shape}, format {held.kind}\n#ifndef {guard}\n#define {guard}\n"
@@ -96,7 +96,7 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         self, var: Any, odir: str, namespace: str | None = None, write_txt_file: bool = True
     ) -> None:
         """Write one weight header from the plan's integers."""
-        text = _weight_text(self._held[var.name], var.type.name, namespace)
+        text = _weight_text(self._held[var.name], var.type.name)
         (Path(odir) / "firmware" / "weights" / f"{var.name}.h").write_text(text, encoding="ascii")
 
     def write_build_script(self, model: Any) -> None:
