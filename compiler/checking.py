@@ -22,7 +22,8 @@ Values = npt.NDArray[np.generic]
 class Divergence:
     """The first integer that differs. index: in the output as the user sees it, without batch.
 
-    layer: the layer of the user's model that computes this output.
+    layer: the first layer of the user's model whose values differ for this sample; the one that
+    computes the output where all that can be seen of the others agree.
     """
 
     inputs: str
@@ -35,8 +36,9 @@ class Divergence:
 
     def __str__(self) -> str:
         return (
-            f"{self.inputs} sample {self.sample}: output {self.output}{list(self.index)} "
-            f"(layer {self.layer}): simulator {self.simulated}, C simulation {self.hardware}"
+            f"{self.inputs} sample {self.sample}, output {self.output}{list(self.index)}: "
+            f"simulator {self.simulated}, C simulation {self.hardware}; "
+            f"the first layer that differs is {self.layer}"
         )
 
 
@@ -106,12 +108,38 @@ def compare(
         mismatches += len(differing)
         if len(differing) and (first is None or differing[0][0] < first.sample):
             sample, *index = (int(n) for n in differing[0])
-            layer = _layer(build.program, port.value)
+            layer = first_divergent_layer(build, _only(x, sample)) or _layer(
+                build.program, port.value
+            )
             pair = int(want[tuple(differing[0])]), int(got[tuple(differing[0])])
             first = Divergence(kind, sample, port.name, tuple(index), layer, *pair)
     values = sum(array.size for array in simulated)
     distinct = len(np.unique(np.concatenate([array.reshape(-1) for array in simulated])))
     return Comparison(kind, len(simulated[0]), values, distinct, mismatches), first
+
+
+def first_divergent_layer(build: Compilation, x: Any) -> str | None:
+    """The first layer, in program order, whose values differ for real inputs [N, ...].
+
+    None where all values that exist in the hardware agree. Compiles a second project, in which
+    they all are outputs.
+    """
+    from fxloom.backends.simulator import quantize_inputs, trace_all
+
+    hardware = build.project.trace(x)
+    simulated = trace_all(build.program, quantize_inputs(build.program, x))
+    for instr in build.program.instrs:
+        name = instr.result.name
+        if name in hardware and not np.array_equal(simulated[name], hardware[name]):
+            return instr.origin
+    return None
+
+
+def _only(x: Any, sample: int) -> Any:
+    """One sample of what `compare` takes."""
+    if isinstance(x, np.ndarray):
+        return x[sample : sample + 1]
+    return [array[sample : sample + 1] for array in x]
 
 
 def _tuple(result: Values | tuple[Values, ...]) -> tuple[Values, ...]:

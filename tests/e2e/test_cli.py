@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 
 import fxloom
 from fxloom import cli, compilation
+from fxloom.backends.hls4ml import Hls4mlBuild
+from fxloom.checking import first_divergent_layer
+from fxloom.fixed_point import Int64Array
 from tests.e2e.conftest import snapshot
 
 
@@ -43,9 +47,29 @@ def test_check_names_the_first_difference(pristine: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(compilation.Compilation, "simulate", wrong)
     text = run("check", str(pristine), "--samples", "5", code=1)
-    assert "first difference: saved sample 3: output output[2] (layer head): simulator " in text
+    assert (
+        "first difference: saved sample 3: output output[2] (from layer head on): simulator "
+        in text
+    )
     simulated, hardware = text.rpartition("simulator ")[2].split(", C simulation ")
     assert int(simulated) - int(hardware) == 5
+
+
+def test_check_names_the_first_layer_that_differs(
+    pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = fxloom.open_build(pristine)
+    honest = type(build.project).trace
+
+    def wrong(self: Hls4mlBuild, x: object) -> dict[str, Int64Array]:
+        return {
+            name: array + (build.program.value(name).shape == (3, 3, 3))
+            for name, array in honest(self, x).items()
+        }
+
+    assert first_divergent_layer(build, build.samples[0][:1]) is None
+    monkeypatch.setattr(type(build.project), "trace", wrong)
+    assert first_divergent_layer(build, build.samples[0][:1]) == "pool"
 
 
 def test_report_in_its_three_forms(pristine: Path, tmp_path: Path) -> None:
