@@ -94,7 +94,7 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
         scale = float(want.square().mean().sqrt())
         error = float((want - have).square().mean().sqrt())
         found[name] = Figure(
-            _rounded(error / scale) if scale else None,
+            _rounded(error / scale) if scale else 0.0 if not error else None,
             "of the value's root mean square",
             "measured",
             f"quantized graph against float graph on {len(inputs[0])} training samples",

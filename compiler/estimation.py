@@ -353,7 +353,7 @@ def _sum(figures: Sequence[Figure], unit: str) -> Figure:
     high = sum((f.value if f.high is None else f.high) or 0 for f in known)
     ranged = any(f.low is not None for f in known)
     provenance = "fitted" if any(f.provenance == "fitted" for f in known) else "rule"
-    sources = list(dict.fromkeys(f.source for f in counting)) or [figures[0].source]
+    sources = list(dict.fromkeys(f.source for f in counting or known))
     source = SEPARATOR.join(sources)
     if unknown:
         source = SEPARATOR.join(

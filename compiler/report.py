@@ -264,8 +264,14 @@ def _cells(layer: LayerReport) -> list[str]:
         *(f"{n:,}" if n else "" for n in counts),
         str(layer.dsp),
         str(layer.latency),
-        "" if layer.float_error is None else f"{layer.float_error.value:.2g}",
+        _error_text(layer.float_error),
     ]
+
+
+def _error_text(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    return "?" if figure.value is None else f"{figure.value:.2g}"
 
 
 def _hint(layer: LayerReport) -> str:

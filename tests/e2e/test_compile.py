@@ -132,3 +132,24 @@ def test_neither_example_inputs_nor_data_is_refused(tmp_path: Path) -> None:
             recipe=fxloom.Recipe([fxloom.passes.Legalize()]),
             out=tmp_path / "build",
         )
+
+
+@pytest.mark.parametrize("network", [nn.Identity(), nn.ReLU(), nn.Flatten()])
+def test_models_without_weights_compile(network: nn.Module, tmp_path: Path) -> None:
+    x = torch.rand(8, 2, 3)
+    build = fxloom.compile(network, data=x, out=tmp_path / "build")
+    assert build.report.total.stored_bits == 0
+    assert build.report.to_text()
+    assert fxloom.Report.from_json(build.report.to_json()) == build.report
+
+
+def test_a_layer_that_is_always_zero_has_an_error_of_zero(tmp_path: Path) -> None:
+    dead = model()
+    with torch.no_grad():
+        dead[0].weight.zero_()  # type: ignore[index,union-attr,operator]
+        dead[0].bias.fill_(-1.0)  # type: ignore[index,union-attr,operator]
+    build = fxloom.compile(dead, data=data(), out=tmp_path / "build")
+    error = build.report.layers[1].float_error
+    assert error is not None
+    assert error.value == 0
+    assert build.report.to_text()
