@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from fxloom.errors import CaptureError
+from fxloom.graph import output_nodes
 from torch import Tensor, fx
 
 # Largest deviation relative to the largest output: another summation order is within it.
@@ -65,13 +66,6 @@ def flatten(outputs: object) -> list[Tensor]:
         return [outputs]
     assert isinstance(outputs, (tuple, list))
     return list(outputs)
-
-
-def output_nodes(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes whose values the graph returns, in order; one may occur twice."""
-    returned = graph_module.graph.output_node().args[0]
-    nodes = returned if isinstance(returned, (tuple, list)) else (returned,)
-    return [node for node in nodes if isinstance(node, fx.Node)]
 
 
 def _require_slices(
