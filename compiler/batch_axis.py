@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
-from fxloom.graph import BATCH, describe, infer, shape_problem
+from fxloom.graph import BATCH, describe, infer, output_nodes, shape_problem
 
 aten = torch.ops.aten
 
@@ -81,11 +81,23 @@ def track(graph_module: fx.GraphModule) -> list[str]:
             problems.append(shape_problem(node, error))
             unknown.add(node)
     return problems + [
-        f"output of {describe(node)}: the batch is merged with another dimension. "
-        "Return it with the batch as a dimension of its own."
-        for node in graph_module.graph.output_node().all_input_nodes
-        if node not in unknown and isinstance(node.meta["batch_axis"], Merged)
+        f"output {index} {problem}"
+        for index, node in enumerate(output_nodes(graph_module))
+        if node not in unknown
+        for problem in _output_problems(node)
     ]
+
+
+def _output_problems(node: Node) -> list[str]:
+    axis = node.meta["batch_axis"]
+    if axis is None:
+        return [f"({node.name}): it does not depend on the input. Leave it out."]
+    if isinstance(axis, Merged):
+        return [
+            f"of {describe(node)}: the batch is merged with another dimension. "
+            "Return it with the batch as a dimension of its own."
+        ]
+    return []
 
 
 def sample_shape(node: Node) -> tuple[int, ...]:
@@ -244,6 +256,14 @@ def _reduction(node: Node) -> BatchAxis:
 def _along_dims(node: Node) -> BatchAxis:
     dims = node.args[2] if node.target is aten.roll.default else node.args[1]
     _kept_apart(node, _dims(dims))
+    return _axis(node.args[0])
+
+
+@batch_rule(
+    aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.topk.default,
+)  # fmt: skip
+def _split(node: Node) -> BatchAxis:
+    _kept_apart(node, _dims(node.args[2]))
     return _axis(node.args[0])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from fxloom.errors import CaptureError
+from fxloom.graph import output_nodes
 
 # Largest deviation relative to the largest output: another summation order is within it.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -66,13 +67,6 @@ def flatten(outputs: object) -> list[Tensor]:
         return [outputs]
     assert isinstance(outputs, (tuple, list))
     return list(outputs)
-
-
-def output_nodes(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes whose values the graph returns, in order; one may occur twice."""
-    returned = graph_module.graph.output_node().args[0]
-    nodes = returned if isinstance(returned, (tuple, list)) else (returned,)
-    return [node for node in nodes if isinstance(node, fx.Node)]
 
 
 def _require_slices(

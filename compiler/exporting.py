@@ -25,13 +25,12 @@ def export(
     model: nn.Module, examples: Sequence[Tensor], batch_axes: Sequence[int]
 ) -> ExportedProgram:
     """Export in eval mode with the batch dimension dynamic. Call it inside `untouched(model)`."""
-    batch = Dim("batch")
     shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     pairs = []
     for example, axis in zip(examples, batch_axes, strict=True):
         # two samples: torch.export takes a size of 1 for a constant
         pair = example.detach().narrow(axis, 0, 1).repeat_interleave(2, dim=axis)
-        shapes[pair] = {axis: batch}
+        shapes[pair] = {axis: Dim.DYNAMIC}
         pairs.append(pair)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):

@@ -110,7 +110,9 @@ def _input(node: Node, position: int = 0) -> Node:
 
 
 def _same_shape(node: Node, other: Node) -> bool:
-    return bool(list(node.meta["val"].shape) == list(other.meta["val"].shape))
+    """Compares symbols as text: `==` on a SymInt would answer for the example's batch size."""
+    first, second = node.meta["val"].shape, other.meta["val"].shape
+    return [str(size) for size in first] == [str(size) for size in second]
 
 
 def is_constant(node: Node) -> bool:
@@ -443,10 +445,12 @@ def _extreme(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | 
     return insert_like(graph, node, target, (source, [dim], keepdim))
 
 
-def _split(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node:
+def _split(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
     dim = producer.args[2]
     assert isinstance(dim, int)
     widths = [part.shape[dim] for part in producer.meta["val"]]
+    if not all(isinstance(width, int) for width in widths):
+        return None
     start = sum(widths[:index])
     args = (producer.args[0], dim, start, start + widths[index], 1)
     return insert_like(graph, node, aten.slice.Tensor, args)
