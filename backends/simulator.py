@@ -214,7 +214,7 @@ def _plan(program: Program) -> list[_Step]:
             and not any(
                 other != name
                 and owner[other] == owner[name]
-                and (other in kept or last_use.get(other, -1) > position)
+                and (other in kept or last_use.get(other, -1) > position or other in computed)
                 for other in owner
             )
         }

@@ -39,33 +39,24 @@ class Range:
 
 @dataclass(slots=True)
 class Means:
-    """Running mean of every channel (axis 1) in float64."""
+    """Mean of every channel in float64. axis: where the channels are."""
 
+    axis: int
     total: Tensor | None = None
     count: int = 0
 
     def see(self, x: Tensor) -> None:
-        """Add the values of a tensor [N, C, ...]."""
-        channels = channel_sums(x)
+        """Add the values of a tensor."""
+        axes = [axis for axis in range(x.dim()) if axis != self.axis]
+        channels = x.sum(dim=axes, dtype=torch.float64)
         self.total = channels if self.total is None else self.total + channels
-        self.count += x.numel() // x.shape[channel_axis(x)]
+        self.count += x.numel() // x.shape[self.axis]
 
     @property
     def mean(self) -> Tensor:
         """Mean of every channel, float64."""
         assert self.total is not None
         return self.total / self.count
-
-
-def channel_axis(x: Tensor) -> int:
-    """Images carry channels second, everything else last."""
-    return 1 if x.dim() == 4 else x.dim() - 1
-
-
-def channel_sums(x: Tensor) -> Tensor:
-    """Sum over all axes but the channels, float64."""
-    axes = [axis for axis in range(x.dim()) if axis != channel_axis(x)]
-    return x.sum(dim=axes, dtype=torch.float64)
 
 
 @dataclass(slots=True)
