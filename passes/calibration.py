@@ -24,6 +24,10 @@ CANDIDATES = 4
 """Binary points tried by MSE: the one that covers the range, and up to three that clip."""
 
 
+NEGLIGIBLE = 2.0**-200
+"""Values that are zero for any format; a dead channel must not choose a binary point."""
+
+
 @dataclass(slots=True)
 class Range:
     """Smallest and largest value seen, and how many values."""
@@ -89,7 +93,7 @@ def squared_error(x: Tensor, to: FixedPoint) -> float:
 def covering(low: float, high: float, width: int, signed: bool) -> FixedPoint:
     """The finest format of that width whose range, rounded to nearest, covers low to high."""
     largest = max(abs(low), abs(high))
-    if largest == 0:
+    if largest < NEGLIGIBLE:
         return FixedPoint(width, 1, signed)
     # Start where the largest value certainly fits and refine while it still does.
     fraction = width - 2 - _exponent(largest)

@@ -58,8 +58,8 @@ class Quantize:
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
     activations) and outputs. method: how binary points are chosen. rounding, overflow: modes of
-    activations. samples: how many training samples calibrate. layers: other widths for the layers
-    that match a pattern (fnmatch on names; the last match wins).
+    activations. samples: how many training samples calibrate, evenly spaced. layers: other widths
+    for the layers that match a pattern (fnmatch on names; the last match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -135,13 +135,8 @@ class _Run:
                 )
 
     def _batches(self) -> Iterator[Batch]:
-        left = self.options.samples
-        for batch in self.data.batches("train", min(left, 256)):
-            inputs = batch if isinstance(batch, tuple) else (batch,)
-            yield tuple(x[:left] for x in inputs)
-            left -= len(inputs[0])
-            if left <= 0:
-                return
+        for batch in self.data.spread(self.options.samples):
+            yield batch if isinstance(batch, tuple) else (batch,)
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
