@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from fxloom.backends.simulator import simulate
 from fxloom.data import Data
 from fxloom.errors import CaptureError, UnsupportedLayer
@@ -16,9 +19,6 @@ from fxloom.exact import exact_forward
 from fxloom.frontend import capture
 from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
-from torch import Tensor, nn
-from torch.nn import functional
-
 from tests.models import Fn
 
 IMAGE = (4, 8, 8)

@@ -78,3 +78,19 @@ def test_two_views_of_one_value_are_not_computed_in_place() -> None:
     b.output(y, "y")
     inputs = [np.array([[1, -7, 30, 5]])]
     assert Simulator(b.build()).run_mantissas(inputs)[0].tolist() == [[1, -7, 30, 5]]
+
+
+@pytest.mark.parametrize("stride", [(1, 3), (1, 2), (2, 3)])
+def test_convolution_that_torch_itself_gets_wrong_is_right(stride: tuple[int, int]) -> None:
+    """One input channel, unequal strides, output width 1: oneDNN uses the wrong stride."""
+    b = ProgramBuilder()
+    x = b.input("x", (5, 5, 1), FixedPoint(5, 5))
+    rng = np.random.default_rng(0)
+    w = b.constant("w", rng.integers(-8, 8, (3, 3, 1, 2)), FixedPoint(4, 4))
+    b.output(b.emit(ops.Conv(stride), [x, w], "conv"), "y")
+    program = b.build()
+    inputs = random_inputs(program, 4, 0)
+    for got, wanted in zip(
+        Simulator(program).run_mantissas(inputs), reference(program, inputs), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
