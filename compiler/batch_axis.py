@@ -177,9 +177,14 @@ def _convolution(node: Node) -> BatchAxis:
 )  # fmt: skip
 def _image(node: Node) -> BatchAxis:
     if node.target is aten.batch_norm.default and node.args[5]:
-        raise Mixed("it normalises over the batch. Capture the model in eval mode.")
+        raise Mixed("it normalises over the batch. Call set_training(graph, False).")
     _constants_only(node, node.args[1:])
     return _leading(node, 1)
+
+
+@batch_rule(aten._native_batch_norm_legit.no_stats)
+def _batch_statistics(node: Node) -> BatchAxis:
+    raise Mixed("it normalises over the batch. Keep running statistics, capture in eval mode.")
 
 
 def _constants_only(node: Node, arguments: Sequence[Any]) -> None:

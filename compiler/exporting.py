@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import io
 import linecache
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,25 +48,33 @@ def untouched(model: nn.Module) -> Iterator[None]:
     with something that changes weights.
     """
     modules = list(model.modules())
-    saved = [{name: _shallow(value) for name, value in vars(module).items()} for module in modules]
+    saved = [(module, dict(vars(module)), _contents(module)) for module in modules]
     buffers = [(tensor, tensor.clone(), tensor._version) for tensor in model.buffers()]
     for module in modules:
         module.training = False
     try:
         yield
     finally:
-        for module, attributes in zip(modules, saved, strict=True):
+        for module, attributes, contents in saved:
             vars(module).clear()
             vars(module).update(attributes)
+            for container, content in contents:
+                if isinstance(container, list):
+                    container[:] = content
+                else:
+                    container.clear()
+                    container.update(content)
         with torch.no_grad():
             for tensor, value, version in buffers:
                 if tensor._version != version:
                     tensor.copy_(value)
 
 
-def _shallow(value: object) -> object:
-    """A copy where the value is a plain container, which forward might change in place."""
-    return value.copy() if isinstance(value, (dict, list, set)) else value
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The module's own containers (its parameters, hooks, lists, ...) with a copy of each."""
+    return [
+        (value, value.copy()) for value in vars(module).values() if isinstance(value, (dict, list))
+    ]
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -74,12 +84,15 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence torch's warnings and logs about tracing: what matters is in the exception."""
+    """Silence torch's warnings, logs and prints about tracing: what matters is in the exception.
+
+    A failing export prints its unfinished graph to stderr.
+    """
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -91,7 +104,7 @@ def source_line(node: Node) -> str:
     lines = str(node.meta.get("stack_trace") or "").splitlines()
     for position in range(len(lines) - 1, -1, -1):
         head = lines[position].strip()
-        if head.startswith("File ") and _TORCH not in head:
+        if head.startswith("File ") and _TORCH not in head and '"<' not in head:
             file, line = head.split('"')[1], head.split("line ")[1].split(",")[0]
             return _location(file, int(line))
     return ""
@@ -112,9 +125,9 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
         return f"the model fails on the example inputs{_user_frame(own)}: {_last_line(own)}"
     text = str(error)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
+        fixed = ", ".join(dict.fromkeys(re.findall(r"L\['(\w+)'\]", text)))
         return (
-            "the model works for one batch size only"
-            f"{_user_frame(error)}: {_first_line(error)} "
+            f"the model works for one batch size only: it fixes that of {fixed}. "
             "Use -1 or x.shape[0] where a literal batch size stands."
         )
     return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
@@ -135,6 +148,5 @@ def _last_line(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    essential = [line for line in lines if "specialized it" in line] or lines
-    return essential[0].split(" If you're using")[0] if essential else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -21,7 +21,6 @@ from fxloom.normalize import normalize
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.fx.node import Node
 
 Supported = Callable[[Node], str | None]
@@ -189,7 +188,7 @@ def _unfaithful(node: Node) -> str | None:
     if torch.Tag.nondeterministic_seeded in tags and drops:
         return "it is random. Make the random tensor a buffer or an input."
     value = node.meta.get("val")
-    if free_unbacked_symbols(value):
+    if node.meta.get("unbacked_bindings"):
         return "its result's shape or value depends on the data, which hardware cannot follow."
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return "control flow and higher-order ops cannot be converted."
