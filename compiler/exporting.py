@@ -6,6 +6,7 @@ import io
 import linecache
 import logging
 import re
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,18 @@ def export(
         raise CaptureError(_explain(model, pairs, error)) from error
 
 
+def functionalize(program: ExportedProgram) -> ExportedProgram:
+    """Without in-place ops: mutations become values, or outputs that the signature names."""
+    try:
+        with quiet():
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
+    except Exception as error:
+        raise CaptureError(
+            f"torch cannot make the model functional: {_first_line(error)}"
+        ) from error
+
+
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode; on exit restore all attributes and buffers of `model`.
@@ -49,7 +62,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     saved = [(module, dict(vars(module)), _contents(module)) for module in modules]
-    buffers = [(tensor, tensor.clone(), tensor._version) for tensor in model.buffers()]
+    buffers = [
+        (tensor, tensor.clone(), tensor._version)
+        for tensor in model.buffers()
+        if not tensor.is_inference()
+    ]
     for module in modules:
         module.training = False
     try:
@@ -111,7 +128,8 @@ def source_line(node: Node) -> str:
 
 
 def _location(file: str, line: int) -> str:
-    return f", line {line} of {Path(file).name}: `{linecache.getline(file, line).strip()}`"
+    code = textwrap.shorten(linecache.getline(file, line), 80, placeholder=" ...")
+    return f", line {line} of {Path(file).name}: `{code}`"
 
 
 def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
@@ -122,7 +140,7 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
         with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
             model(*inputs)
     except Exception as own:
-        return f"the model fails on the example inputs{_user_frame(own)}: {_last_line(own)}"
+        return f"the model fails on the example inputs{blame(own)}"
     text = str(error)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
         fixed = ", ".join(dict.fromkeys(re.findall(r"L\['(\w+)'\]", text)))
@@ -133,6 +151,12 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
     return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
 
 
+def blame(error: BaseException) -> str:
+    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{_user_frame(error)}: {type(error).__name__}: {lines[-1] if lines else ''}"
+
+
 def _user_frame(error: BaseException) -> str:
     """The innermost line of the traceback that is neither torch's nor ours."""
     ours = str(Path(__file__).parent)
@@ -140,11 +164,6 @@ def _user_frame(error: BaseException) -> str:
         if not frame.filename.startswith((_TORCH, ours, "<")):
             return _location(frame.filename, frame.lineno or 0)
     return ""
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -158,6 +158,17 @@ def test_batch_axes_must_match_the_inputs() -> None:
         capture(nn.Linear(6, 2), X, batch_axes=(0, 0))
 
 
+def test_a_program_limited_to_two_samples_is_refused() -> None:
+    shapes = ({0: torch.export.Dim("batch", max=2)},)
+    program = torch.export.export(
+        Function(lambda m, x: m.fc(x)).eval(), (X,), dynamic_shapes=shapes, strict=False
+    )
+    with pytest.raises(CaptureError, match=r"the model fails on inputs of shape \[\[3, 6\]\]"):
+        capture(program, X)
+    with pytest.raises(CaptureError, match=r"required shape \['batch', 6\].*\['batch', 5\]"):
+        capture(program, X[:, :5])
+
+
 def test_a_program_exported_for_one_batch_size_is_refused() -> None:
     program = torch.export.export(nn.Linear(6, 2).eval(), (X,))
     with pytest.raises(CaptureError, match="dimension 0, the batch, to be the only dynamic one"):
