@@ -6,6 +6,7 @@ import io
 import linecache
 import logging
 import re
+import sys
 import textwrap
 import traceback
 import warnings
@@ -36,9 +37,17 @@ def export(
         pairs.append(pair)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            return torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise CaptureError(_explain(model, pairs, error)) from error
+    for allowed in program.range_constraints.values():
+        # sizes that depend on data are bounded by sys.maxsize - 1; they are refused elsewhere
+        if allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
+            raise CaptureError(
+                f"the model treats batches of more than {allowed.upper} samples differently. "
+                "Remove the comparison with the batch size."
+            )
+    return program
 
 
 def functionalize(program: ExportedProgram) -> ExportedProgram:
