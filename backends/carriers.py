@@ -159,23 +159,24 @@ def _exact_convolutions(trusted: bool) -> Callable[[], AbstractContextManager[No
 
     float32 means all 24 bits here.
     """
-    if not trusted:
-        return lambda: torch.backends.mkldnn.flags(enabled=False)
-    return _full_precision
+    backend: Any = torch.backends.mkldnn
+    if trusted:
+        return lambda: _setting(backend.conv, "fp32_precision", "ieee", ("none", "ieee"))
+    return lambda: _setting(backend, "enabled", False, (False,))
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    settings = torch.backends.mkldnn.conv  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    if before in ("none", "ieee"):
+def _setting(owner: Any, name: str, value: object, fine: tuple[object, ...]) -> Iterator[None]:
+    """Another value of a setting for a while, unless it is fine as it is."""
+    before = getattr(owner, name)
+    if before in fine:
         yield
         return
-    settings.fp32_precision = "ieee"
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        setattr(owner, name, before)
 
 
 def _channels_first(x: Array) -> torch.Tensor:

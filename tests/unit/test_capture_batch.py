@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxloom.batch_axis import Merged, sample_shape, track
 from fxloom.errors import CaptureError, UnsupportedLayer
-from fxloom.frontend import capture
+from tests.capturing import capture_anything as capture
 
 X = torch.linspace(-2, 2, 3 * 4 * 5).reshape(3, 4, 5)
 
@@ -48,10 +48,10 @@ def axes(graph: fx.GraphModule) -> list[Any]:
         (lambda x: x.mean(2).t() @ x.mean(2), "matmul (aten.matmul)"),
         (lambda x: x.reshape(4, -1, 5), "reshape (aten.reshape)"),
         (lambda x: x.reshape(1, -1).softmax(1), "softmax (aten.softmax.int)"),
-        (lambda x: x.reshape(-1), "output of reshape (aten.reshape)"),
+        (lambda x: x.reshape(-1), "output 0 of reshape (aten.reshape)"),
         (lambda x: F.max_pool1d(x.transpose(0, 1), 2), "max_pool1d (aten.max_pool1d)"),
         (lambda x: x / x.shape[0], "it uses the batch size as a number"),
-        (lambda x: F.batch_norm(x, None, None, training=True), "_native_batch_norm_legit"),
+        (lambda x: F.batch_norm(x, None, None, training=True), "normalises over the batch"),
     ],
 )
 def test_mixing_samples_is_refused_by_name(function: Callable[[Tensor], Any], name: str) -> None:

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 
-from fxloom.frontend import capture
 from fxloom.graph import BATCH, aten, lint_origins
+from tests.capturing import capture_anything as capture
 
 X = torch.linspace(-2, 2, 2 * 6).reshape(2, 6)
+BATCH_NORM = ("input_1", "weight", "bias", "running_mean", "running_var")
 IMAGE = torch.linspace(-2, 2, 2 * 4 * 6 * 6).reshape(2, 4, 6, 6)
 
 
@@ -36,6 +37,10 @@ def calls(graph: fx.GraphModule) -> list[tuple[Any, ...]]:
         for node in graph.graph.nodes
         if node.op == "call_function"
     ]
+
+
+def convolution(bias: str | None, *rest: Any) -> tuple[Any, ...]:
+    return (aten.convolution.default, "input_1", "weight", bias, *rest)
 
 
 def ops(graph: fx.GraphModule) -> list[Any]:

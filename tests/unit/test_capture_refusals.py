@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fxloom.errors import CaptureError, FxloomError
-from fxloom.frontend import capture
+from tests.capturing import capture_anything as capture
 
 X = torch.linspace(-2, 2, 12).reshape(2, 6)
 
@@ -49,6 +49,10 @@ def by_batch_size(m: Function, x: Tensor) -> Tensor:
     return x if x.shape[0] > 1 else -x
 
 
+def by_large_batch(m: Function, x: Tensor) -> Tensor:
+    return x if x.shape[0] * 4 < 100 else -x
+
+
 def in_bfloat16(m: Function, x: Tensor) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return m.fc(x)
@@ -59,10 +63,10 @@ def in_bfloat16(m: Function, x: Tensor) -> Tensor:
     [
         (
             if_positive,
-            r"data-dependent control flow, line \d+ of test_capture_refusals.py: `return x",
+            r"data-dependent control flow, line \d+ of test_capture_ref.*: `return x",
         ),
         (lambda m, x: x * x.max().item(), r"aten.item, line \d+ of .*depends on the data"),
-        (lambda m, x: x[x > 0], "aten.index.Tensor.*depends on the data"),
+        (lambda m, x: x[x > 0], "^aten.index.Tensor.*depends on the data[^\n]*$"),
         (lambda m, x: x.nonzero(), "aten.nonzero.*depends on the data"),
         (lambda m, x: x + torch.rand(6), "aten.rand, line .* it is random"),
         (lambda m, x: x + torch.randn_like(x), "aten.randn_like.* it is random"),
@@ -72,19 +76,20 @@ def in_bfloat16(m: Function, x: Tensor) -> Tensor:
         (count_in_python, "graph and model disagree"),
         (change_input, "x: user input mutation"),
         (by_batch_size, "graph and model disagree at batch size 1"),
+        (by_large_batch, "batches of more than 24 samples differently"),
         (in_bfloat16, "bfloat16.*leave autocast off"),
         (lambda m, x: x.half(), "computes in torch.float16"),
         (lambda m, x: torch.fft.fft(x).real, "computes in torch.complex64"),
-        (lambda m, x: x.view(2, 2, 3), "one batch size only"),
+        (lambda m, x: x.view(2, 2, 3), "one batch size only: it fixes that of x"),
         (lambda m, x: {"y": x}, "forward returns a dict"),
         (lambda m, x: (x, (x, x)), "forward returns a nested structure"),
         (lambda m, x: (x, None), "other than tensors"),
         (lambda m, x: (x * 1, m.fc.bias), "output 1 .*does not depend on the input"),
         (
             lambda m, x: x @ torch.zeros(5, 5),
-            r"the model fails on the example inputs.*RuntimeError",
+            "the model fails on the example inputs.*RuntimeErr",
         ),
-        (lambda m, x: undefined, "NameError: name 'undefined' is not defined"),  # type: ignore[name-defined]  # noqa: F821
+        (lambda m, x: m.undefined, "AttributeError: .* has no attribute 'undefined'"),
         (lambda m, x: torch.from_numpy(x.numpy()) + 1, "numpy"),
         (lambda m, x: torch.cond(x.shape[0] > 2, lambda: x, lambda: -x), "."),
     ],
@@ -157,6 +162,17 @@ def test_unused_non_finite_buffers_do_not_matter() -> None:
 def test_batch_axes_must_match_the_inputs() -> None:
     with pytest.raises(CaptureError, match="1 example inputs, but 2 batch_axes"):
         capture(nn.Linear(6, 2), X, batch_axes=(0, 0))
+
+
+def test_a_program_limited_to_two_samples_is_refused() -> None:
+    shapes = ({0: torch.export.Dim("batch", max=2)},)
+    program = torch.export.export(
+        Function(lambda m, x: m.fc(x)).eval(), (X,), dynamic_shapes=shapes, strict=False
+    )
+    with pytest.raises(CaptureError, match=r"the model fails on inputs of shape \[\[3, 6\]\]"):
+        capture(program, X)
+    with pytest.raises(CaptureError, match=r"required shape \['batch', 6\].*\['batch', 5\]"):
+        capture(program, X[:, :5])
 
 
 def test_a_program_exported_for_one_batch_size_is_refused() -> None:
