@@ -1,0 +1,115 @@
+"""An emitted project: where it lies, what is called how, and its C simulation."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
+from fxloom.errors import FxloomError
+from fxloom.fixed_point import Int64Array
+from fxloom.program import Output, Program
+
+LAYERS = "layers.json"
+
+
+@dataclass(frozen=True)
+class Hls4mlBuild:
+    """A project in a directory, and the program it computes.
+
+    layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class).
+    """
+
+    directory: Path
+    program: Program
+    project: str
+    layers: tuple[Mapping[str, Any], ...]
+    cache: Path | None = None
+
+    def origin_of(self, name: str) -> str:
+        """The user's layer that a C++ layer or array name stands for; KeyError if there is none."""
+        for layer in self.layers:
+            if name in (layer["name"], layer["array"]):
+                return str(layer["origin"])
+        raise KeyError(name)
+
+    def run(
+        self,
+        x: Tensors,
+        raw: bool = False,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
+        """C simulation of real inputs [N, ...] in the user's layout.
+
+        Returns float64 values, int64 mantissas where raw; a tuple where there are several outputs.
+        progress(done, total) is called now and then. Raises DataError for inputs that do not fit,
+        ToolError where g++ is missing or a child process fails.
+        """
+        mantissas = self.run_mantissas(
+            quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s
+        )
+        return present_outputs(self.program, mantissas, raw)
+
+    def trace(self, x: Tensors) -> dict[str, Int64Array]:
+        """Mantissas [N, ...] of every value that has an array of its own in the C++, by name.
+
+        For finding the first layer that differs from the simulator. Compiles a second project in
+        which all of them are outputs; what is fused into a layer has no array. Raises as run does.
+        """
+        from fxloom.backends.hls4ml import BACKEND
+        from fxloom.target import Target
+
+        seen = dict.fromkeys(layer["values"][-1] for layer in self.layers)
+        ports = [self.program.value(name) for name in seen]
+        outputs = tuple(Output(v.name, v.name, tuple(range(len(v.shape)))) for v in ports)
+        tapped = replace(self.program, outputs=outputs)
+        inputs = quantize_inputs(self.program, x)
+        with tempfile.TemporaryDirectory(prefix="fxloom-trace-") as folder:
+            build = BACKEND.emit(tapped, Target(), folder, cache=self.cache)
+            return dict(zip(seen, build.run_mantissas(inputs), strict=True))
+
+    def run_mantissas(
+        self,
+        inputs: Sequence[Int64Array],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Int64Array]:
+        """C simulation of input mantissas (channels-last); one array an output."""
+        from fxloom.backends.hls4ml.csim import build_driver, run_driver
+        from fxloom.backends.hls4ml.testbench import flat_samples
+
+        values = [self.program.value(port.value) for port in self.program.outputs]
+        driver = build_driver(self.directory, self.project, self.cache)
+        sizes = [value.size for value in values]
+        flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s)
+        parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
+        return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def load_build(
+    directory: Path | str, program: Program, *, cache: Path | None = None
+) -> Hls4mlBuild:
+    """An emitted project again. Needs its layers.json, firmware/ and fxloom_ports.h.
+
+    program: what was emitted; FxloomError where the directory was made from another one.
+    """
+    directory = Path(directory)
+    try:
+        record = json.loads((directory / LAYERS).read_text(encoding="utf-8"))
+        project, digest, layers = record["project"], record["program"], record["layers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FxloomError(f"{directory}: no emitted hls4ml project: {error}") from None
+    if digest != program.digest():
+        raise FxloomError(
+            f"{directory}: it was made from another program ({str(digest)[:12]}, not "
+            f"{program.digest()[:12]}). Emit it again."
+        )
+    return Hls4mlBuild(directory, program, str(project), tuple(layers), cache)

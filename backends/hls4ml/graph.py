@@ -1,0 +1,262 @@
+"""hls4ml's ModelGraph of a plan, checked against it.
+
+Only the passes that hls4ml needs to write C++ run (our own flow): none that fuses, removes or
+renames layers or infers a precision. Afterwards every layer, array, type and weight is compared
+with the plan; hls4ml skips what it does not understand, and our promise is that nothing is silent.
+This module imports hls4ml; import it where it is needed only.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
+from fxloom.errors import FxloomError
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """hls4ml prints and warns; the library does not."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+with silenced():
+    from hls4ml.backends import get_backend
+    from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
+    from hls4ml.model.attributes import Attribute
+    from hls4ml.model.flow import get_flow, register_flow
+    from hls4ml.model.graph import ModelGraph
+    from hls4ml.model.layers import Layer as Hls4mlLayer
+    from hls4ml.model.layers import layer_map, register_layer
+    from hls4ml.model.types import FixedPrecisionType, IntegerPrecisionType
+
+FLOW = "vitis:fxloom"
+HEADER = "nnet_utils/fxloom_kernels.h"
+
+
+class FxloomKernel(Hls4mlLayer):  # type: ignore[misc]
+    """Any kernel of ours: its text comes from the plan."""
+
+    _expected_attributes = (
+        Attribute("shape", value_type=tuple),
+        Attribute("declarations", value_type=str),
+        Attribute("call", value_type=str),
+    )
+
+    def initialize(self) -> None:
+        """Add the result's array and the constants."""
+        self.add_output_variable(list(self.get_attr("shape")))
+        for key, held in self.get_attr("constants").items():
+            kind = IntegerPrecisionType(held.kind.width, held.kind.signed)
+            self.add_weights_variable(
+                name=key,
+                var_name=held.name,
+                type_name=f"{held.name}_t",
+                precision=kind,
+                data=held.values,
+            )
+
+
+class FxloomConfigTemplate(LayerConfigTemplate):  # type: ignore[misc]
+    """Writes a kernel's declarations."""
+
+    def __init__(self) -> None:
+        super().__init__(FxloomKernel)
+
+    def format(self, node: Any) -> str:
+        """The declarations as planned."""
+        return str(node.get_attr("declarations"))
+
+
+class FxloomFunctionTemplate(FunctionCallTemplate):  # type: ignore[misc]
+    """Writes a kernel's call."""
+
+    def __init__(self) -> None:
+        super().__init__(FxloomKernel, include_header=[HEADER])
+
+    def format(self, node: Any) -> str:
+        """The call as planned."""
+        return str(node.get_attr("call"))
+
+
+def _register() -> None:
+    """Teach hls4ml our layer and our flow; once a process."""
+    if "FxloomKernel" in layer_map:
+        return
+    register_layer("FxloomKernel", FxloomKernel)
+    backend = get_backend("Vitis")
+    backend.register_template(FxloomConfigTemplate)
+    backend.register_template(FxloomFunctionTemplate)
+    parts = ("vivado:init_layers", "vivado:specific_types", "vivado:apply_templates")
+    passes = [name for part in parts for name in get_flow(part).optimizers]
+    register_flow("fxloom", passes + get_flow("vitis:apply_templates").optimizers, backend="vitis")
+
+
+def _precision(kind: ValueType) -> Any:
+    # A new object every time: hls4ml changes the class of the ones it is given.
+    return FixedPrecisionType(
+        kind.format.width,
+        kind.format.integer,
+        kind.format.signed,
+        str(kind.rounding),
+        str(kind.overflow),
+    )
+
+
+def _record(layer: Layer) -> dict[str, Any]:
+    """A layer as from_layer_list wants it."""
+    record: dict[str, Any] = {"class_name": layer.kind, "name": layer.name}
+    shape = layer.shape or (1,)  # hls4ml knows no scalars
+    if layer.kind == "InputLayer":
+        return record | {"input_shape": list(shape)}
+    record |= {"inputs": list(layer.inputs), **layer.attributes}
+    if layer.kernel is not None:
+        return record | {
+            "shape": shape,
+            "declarations": layer.kernel.declarations,
+            "call": layer.kernel.call,
+            "constants": layer.weights,
+        }
+    weight_key = "depthwise_data" if layer.kind == "DepthwiseConv2D" else "weight_data"
+    return record | {
+        weight_key: layer.weights["weight"].values,
+        "bias_data": layer.weights["bias"].values,
+    }
+
+
+def _precisions(layer: Layer) -> dict[str, Any]:
+    precisions = {"result": _precision(layer.type)}
+    if layer.accum is not None:
+        precisions["accum"] = _precision(layer.accum)
+        precisions |= {key: _precision(ValueType(held.kind)) for key, held in layer.weights.items()}
+    return precisions
+
+
+def build_graph(plan: Plan, project: str, out: str) -> Any:
+    """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
+    _register()
+    config = {
+        "OutputDir": out,
+        "ProjectName": project,
+        "Backend": "Vitis",
+        "IOType": "io_parallel",
+        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
+        "HLSConfig": {
+            "Flows": [FLOW],
+            "Model": {
+                "Precision": "fixed<16,6>",
+                "ReuseFactor": 1,
+                "Strategy": "Latency",
+                "PipelineStyle": "dataflow" if plan.dataflow else "pipeline",
+            },
+            "LayerName": {layer.name: {"Precision": _precisions(layer)} for layer in plan.layers},
+        },
+    }
+    try:
+        graph = ModelGraph.from_layer_list(
+            config,
+            [_record(layer) for layer in plan.layers],
+            [layer.name for layer in plan.inputs],
+            [layer.name for layer in plan.outputs],
+        )
+    except Exception as error:
+        raise FxloomError(
+            f"hls4ml refused the project ({type(error).__name__}: {error}). {_blame(plan, error)}"
+        ) from error
+    check_graph(graph, plan)
+    for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
+        if layer.kind != "InputLayer":
+            node.set_attr("function_cpp", [_comment(layer), node.get_attr("function_cpp")])
+    return graph
+
+
+def _blame(plan: Plan, error: Exception) -> str:
+    """The user's layers that an hls4ml message speaks of."""
+    origins = [layer.origin for layer in plan.layers if layer.name in str(error)]
+    return f"Layer: {', '.join(origins)}." if origins else "It names no layer."
+
+
+def _comment(layer: Layer) -> str:
+    # ASCII only, and never ending in a backslash, which would continue the comment.
+    origin = layer.origin.encode("unicode_escape").decode("ascii")
+    return f"// {origin} ({', '.join(layer.ops)})"
+
+
+def check_graph(graph: Any, plan: Plan) -> None:
+    """Raise FxloomError unless hls4ml's graph is the plan: layers, order, types, weights."""
+    nodes = list(graph.get_layers())
+    got = [node.name for node in nodes]
+    expected = [layer.name for layer in plan.layers]
+    if got != expected:
+        raise FxloomError(f"hls4ml changed the layers: asked for {expected}, got {got}")
+    for layer, node in zip(plan.layers, nodes, strict=True):
+        asked, found = _facts(layer), _node_facts(node)
+        wrong = [key for key in asked if asked[key] != found.get(key)]
+        if wrong:
+            key = wrong[0]
+            raise FxloomError(
+                f"{layer.origin} ({layer.name}): hls4ml changed {key}: "
+                f"asked for {asked[key]}, got {found.get(key)}"
+            )
+        for key, held in layer.weights.items():
+            if not np.array_equal(node.weights[key].data, held.values):
+                raise FxloomError(f"{layer.origin} ({layer.name}): hls4ml changed its {key}")
+    for what, layers, variables in (
+        ("inputs", plan.inputs, graph.get_input_variables()),
+        ("outputs", plan.outputs, graph.get_output_variables()),
+    ):
+        if [layer.array for layer in layers] != [variable.name for variable in variables]:
+            raise FxloomError(f"hls4ml changed the {what} of the project")
+
+
+def _facts(layer: Layer) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "index": layer.index,
+        "array": layer.array,
+        "size": layer.size,
+        "type": layer.type.cpp,
+        "accumulator": None if layer.accum is None else layer.accum.cpp,
+        "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
+        "product": None if layer.accum is None else True,
+    }
+    if layer.kind != "InputLayer":
+        facts["inputs"] = list(layer.inputs)
+    if layer.kernel is not None:
+        facts["call"] = layer.kernel.call
+        facts["declarations"] = layer.kernel.declarations
+    facts |= layer.attributes
+    return facts
+
+
+def _node_facts(node: Any) -> dict[str, Any]:
+    result = node.get_output_variable()
+    accum = node.get_attr("accum_t") if node.class_name != "FxloomKernel" else None
+    config = node.get_attr("config_cpp", "")
+    facts = {
+        **node.attributes,
+        "index": node.index,
+        "array": result.name,
+        "size": int(np.prod(result.shape)),
+        "type": result.type.precision.definition_cpp(),
+        "accumulator": None if accum is None else accum.precision.definition_cpp(),
+        "weights": {
+            key: (held.name, held.type.precision.definition_cpp())
+            for key, held in node.weights.items()
+        },
+        # hls4ml picks another product class for 1- and 2-bit integer types, with other arithmetic.
+        "product": None if accum is None else "nnet::product::mult<" in config,
+        "inputs": list(node.inputs),
+        "call": node.get_attr("function_cpp"),
+        "declarations": config,
+    }
+    return facts

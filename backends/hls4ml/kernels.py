@@ -1,0 +1,388 @@
+"""Which C++ kernel computes an operation, and the text that configures it.
+
+One rule an operation, in the table RULES: from a Site (operation, arguments, result) to a Kernel
+(declarations and a call). The kernels are in hw_templates/fxloom_kernels.h; shifts, widths, indices
+and limits are computed here, so that the C++ has nothing to decide.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from fxloom.errors import FxloomError
+from fxloom.fixed_point import FixedPoint, Overflow
+from fxloom.ops import Operand, Shape
+from fxloom.program import Value
+
+UNSUPPORTED: dict[str, str] = {}
+"""Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a kernel. name: its C++ array; constants are arrays of builtin integers."""
+
+    name: str
+    operand: Operand
+    type: FixedPoint
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.operand.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a kernel is called. result_name: the C++ array it fills."""
+
+    index: int
+    op: Any
+    args: tuple[Argument, ...]
+    result: Value
+    result_name: str
+
+    @property
+    def config(self) -> str:
+        """Name of the configuration struct."""
+        return f"config{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """C++ text: declarations for parameters.h, and the call. repeats: pipelined iterations."""
+
+    declarations: str
+    call: str
+    repeats: int = 1
+
+
+Rule = Callable[[Site], Kernel]
+
+
+def integer_type(kind: FixedPoint) -> str:
+    """The C++ type of a format's mantissas."""
+    return f"ap_{'' if kind.signed else 'u'}int<{kind.width}>"
+
+
+def _signed_width(lo: int, hi: int) -> int:
+    """Bits of a signed integer that holds lo to hi."""
+    below = (-lo - 1).bit_length() if lo < 0 else 0
+    return 1 + max(below, hi.bit_length() if hi > 0 else 0)
+
+
+def _strides(shape: Shape) -> list[int]:
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def index_text(variable: str, shape: Shape, strides: Sequence[int]) -> str:
+    """C expression: where element number `variable` of shape (row-major) lies by these strides."""
+    if all(s == own or n == 1 for s, own, n in zip(strides, _strides(shape), shape, strict=True)):
+        return variable
+    terms = []
+    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        if n == 1 or stride == 0:
+            continue
+        after = prod(shape[axis + 1 :])
+        text = variable if after == 1 else f"{variable} / {after}"
+        if prod(shape[:axis]) > 1:
+            text = f"{text} % {n}"
+        terms.append(text if stride == 1 else f"{text} * {stride}")
+    return " + ".join(terms) or "0"
+
+
+def _function(name: str, expression: str, parameters: str = "int i") -> str:
+    return f"static int {name}({parameters}) {{ return {expression}; }}"
+
+
+def _constants(**values: int) -> list[str]:
+    return [f"static const int {name} = {value};" for name, value in values.items()]
+
+
+def _struct(name: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"struct {name} {{", *(f"    {line}" for line in lines), "};"])
+
+
+def _typedef(name: str, text: str) -> str:
+    return f"typedef {text} {name};"
+
+
+def _argument_type(letter: str, arg: Argument) -> str:
+    return _typedef(f"{letter}_t", integer_type(arg.type))
+
+
+def _call(site: Site, function: str) -> str:
+    names = ", ".join([*(arg.name for arg in site.args), site.result_name])
+    return f"fxloom::{function}<{site.config}>({names});"
+
+
+def _broadcast_index(arg: Argument, result: Shape) -> str:
+    """Index expression of an argument that broadcasts to result's shape."""
+    shape = (1,) * (len(result) - len(arg.operand.shape)) + arg.operand.shape
+    strides = [0 if n == 1 else s for n, s in zip(shape, _strides(shape), strict=True)]
+    return index_text("i", result, strides)
+
+
+def _elementwise(functor: str) -> Rule:
+    def rule(site: Site) -> Kernel:
+        fraction = max(arg.operand.fraction for arg in site.args)
+        shifts = [fraction - arg.operand.fraction for arg in site.args]
+        widths = [
+            _signed_width(arg.operand.lo << shift, arg.operand.hi << shift)
+            for arg, shift in zip(site.args, shifts, strict=True)
+        ]
+        widths.append(_signed_width(site.result.lo, site.result.hi))
+        a, b = site.args
+        lines = [
+            *_constants(
+                n_a=a.size, n_b=b.size, n_out=site.result.size, shift_a=shifts[0], shift_b=shifts[1]
+            ),
+            _argument_type("a", a),
+            _argument_type("b", b),
+            _typedef("wide_t", f"ap_int<{max(widths)}>"),
+            _typedef("op", f"fxloom::{functor}"),
+            _function("source_a", _broadcast_index(a, site.result.shape)),
+            _function("source_b", _broadcast_index(b, site.result.shape)),
+        ]
+        return Kernel(_struct(site.config, lines), _call(site, "elementwise"))
+
+    return rule
+
+
+def _multiply(site: Site) -> Kernel:
+    a, b = site.args
+    lines = [
+        *_constants(n_a=a.size, n_b=b.size, n_out=site.result.size),
+        _argument_type("a", a),
+        _argument_type("b", b),
+        _function("source_a", _broadcast_index(a, site.result.shape)),
+        _function("source_b", _broadcast_index(b, site.result.shape)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "multiply"))
+
+
+def _gather(site: Site, source: str) -> Kernel:
+    (x,) = site.args
+    lines = [
+        *_constants(n_in=x.size, n_out=site.result.size),
+        _argument_type("a", x),
+        _function("source", source),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "gather"))
+
+
+def copy(site: Site) -> Kernel:
+    """The same mantissas in another array: outputs, reshape and shift."""
+    return _gather(site, "i")
+
+
+def _transpose(site: Site) -> Kernel:
+    strides = _strides(site.args[0].operand.shape)
+    return _gather(site, index_text("i", site.result.shape, [strides[a] for a in site.op.axes]))
+
+
+def _pad(site: Site) -> Kernel:
+    shape, result = site.args[0].operand.shape, site.result.shape
+    outside, terms = [], []
+    for axis, (n, (before, after)) in enumerate(zip(shape, site.op.padding, strict=True)):
+        position = index_text("i", result, [int(other == axis) for other in range(len(result))])
+        if before:
+            outside.append(f"{position} < {before}")
+        if after:
+            outside.append(f"{position} >= {before + n}")
+        terms.append(f"({position} - {before}) * {prod(shape[axis + 1 :])}")
+    inside = " + ".join(terms) or "i"
+    return _gather(site, f"{' || '.join(outside)} ? -1 : {inside}" if outside else "i")
+
+
+def _concat(site: Site) -> Kernel:
+    fraction = max(arg.operand.fraction for arg in site.args)
+    strides = _strides(site.result.shape)
+    declarations, parameters, calls = [], [], []
+    start = 0
+    for number, arg in enumerate(site.args):
+        shift = fraction - arg.operand.fraction
+        width = _signed_width(arg.operand.lo << shift, arg.operand.hi << shift)
+        config = f"{site.config}_{number}"
+        target = index_text("i", arg.operand.shape, strides)
+        lines = [
+            *_constants(n_in=arg.size, n_out=site.result.size, shift=shift),
+            _argument_type("a", arg),
+            _typedef("wide_t", f"ap_int<{width}>"),
+            _function("target", f"{start * strides[site.op.axis]} + {target}"),
+        ]
+        start += arg.operand.shape[site.op.axis]
+        declarations.append(_struct(config, lines))
+        parameters.append(f"const T{number} a{number}[{arg.size}]")
+        calls.append(f"    fxloom::place<{config}>(a{number}, res);")
+    # One function, so that the result has one producer where functions form a dataflow.
+    templates = ", ".join(f"class T{number}" for number in range(len(site.args)))
+    parameters.append(f"R res[{site.result.size}]")
+    declarations += [
+        f"template <{templates}, class R>",
+        f"void concat{site.index}({', '.join(parameters)}) {{",
+        "    #pragma HLS PIPELINE",
+        *calls,
+        "}",
+    ]
+    names = ", ".join([*(arg.name for arg in site.args), site.result_name])
+    return Kernel("\n".join(declarations), f"concat{site.index}({names});")
+
+
+def _reduce_sum(site: Site) -> Kernel:
+    (x,) = site.args
+    shape, strides, axes = x.operand.shape, _strides(x.operand.shape), site.op.axes
+    kept = index_text(
+        "i", site.result.shape, [0 if a in axes else s for a, s in enumerate(strides)]
+    )
+    summed = index_text(
+        "k", tuple(shape[a] for a in sorted(axes)), [strides[a] for a in sorted(axes)]
+    )
+    lines = [
+        *_constants(
+            n_in=x.size, n_out=site.result.size, n_terms=prod(shape[axis] for axis in axes)
+        ),
+        _argument_type("a", x),
+        _typedef("sum_t", integer_type(site.result.type)),
+        _function("source", f"{kept} + {summed}", "int i, int k"),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "reduce_sum"))
+
+
+def _matmul(site: Site) -> Kernel:
+    x, w = site.args
+    n_in, n_out = w.operand.shape
+    rows = x.size // n_in
+    lines = [
+        *_constants(rows=rows, n_in=n_in, n_out=n_out),
+        _argument_type("a", x),
+        _argument_type("w", w),
+        _typedef("sum_t", integer_type(site.result.type)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "matmul"), rows)
+
+
+def _window_constants(site: Site, kernel: Sequence[int]) -> list[str]:
+    height, width, channels = site.args[0].operand.shape
+    return _constants(
+        height=height,
+        width=width,
+        channels=channels,
+        kernel_height=kernel[0],
+        kernel_width=kernel[1],
+        stride_height=site.op.stride[0],
+        stride_width=site.op.stride[1],
+        pad_top=site.op.padding[0][0],
+        pad_left=site.op.padding[1][0],
+        out_height=site.result.shape[0],
+        out_width=site.result.shape[1],
+    )
+
+
+def _conv(site: Site) -> Kernel:
+    x, w = site.args
+    lines = [
+        *_window_constants(site, w.operand.shape[:2]),
+        *_constants(
+            dilation_height=site.op.dilation[0],
+            dilation_width=site.op.dilation[1],
+            groups=site.op.groups,
+            per_group=w.operand.shape[2],
+            n_out=w.operand.shape[3],
+        ),
+        _argument_type("a", x),
+        _argument_type("w", w),
+        _typedef("sum_t", integer_type(site.result.type)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "conv"), prod(site.result.shape[:2]))
+
+
+def _pool(site: Site) -> Kernel:
+    lines = [
+        *_window_constants(site, site.op.kernel),
+        _argument_type("a", site.args[0]),
+        _typedef("sum_t", integer_type(site.result.type)),
+        _typedef("kind", f"fxloom::pool_{site.op.kind}"),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "pool"), prod(site.result.shape[:2]))
+
+
+def _fit_lines(to: FixedPoint, overflow: Overflow, rounding: str) -> list[str]:
+    lowest = -to.hi if overflow is Overflow.SAT_SYM and to.signed else to.lo
+    mode = {Overflow.WRAP: "WRAP", Overflow.SAT_ZERO: "ZERO"}.get(overflow, "CLAMP")
+    return [
+        _typedef("limit_t", f"ap_int<{_signed_width(to.lo, to.hi)}>"),
+        f"static const int rounding = fxloom::{rounding};",
+        f"static const int overflow = fxloom::{mode};",
+        f"static const long long lowest = {lowest}LL;",
+        f"static const long long highest = {to.hi}LL;",
+    ]
+
+
+def _work_width(op: Any, needed: int) -> int:
+    limits = 1 if op.overflow is Overflow.WRAP else _signed_width(op.to.lo, op.to.hi)
+    return max(needed, limits)
+
+
+def _requantize(site: Site) -> Kernel:
+    (x,) = site.args
+    finer = site.op.to.fraction - x.operand.fraction
+    appended, dropped = max(finer, 0), max(-finer, 0)
+    width = _signed_width(x.operand.lo << appended, x.operand.hi << appended)
+    # Dropping more bits than there are changes nothing any more: all is below a half.
+    lines = [
+        *_constants(n_out=site.result.size, appended=appended, dropped=min(dropped, width + 1)),
+        _argument_type("a", x),
+        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 2)}>"),
+        *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "requantize"))
+
+
+def _divide(site: Site) -> Kernel:
+    x, d = site.args
+    finer = site.op.to.fraction - x.operand.fraction
+    appended, dropped = max(finer, 0), max(-finer, 0)
+    width = max(
+        _signed_width(x.operand.lo << appended, x.operand.hi << appended),
+        _signed_width(0, d.operand.hi << dropped),
+    )
+    lines = [
+        *_constants(n_out=site.result.size, n_b=d.size, appended=appended, dropped=dropped),
+        _argument_type("a", x),
+        _argument_type("b", d),
+        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 1)}>"),
+        _function("source_b", _broadcast_index(d, site.result.shape)),
+        *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "divide"))
+
+
+RULES: dict[str, Rule] = {
+    "matmul": _matmul,
+    "conv": _conv,
+    "add": _elementwise("op_add"),
+    "sub": _elementwise("op_sub"),
+    "mul": _multiply,
+    "max": _elementwise("op_max"),
+    "min": _elementwise("op_min"),
+    "shift": copy,
+    "pool": _pool,
+    "reduce_sum": _reduce_sum,
+    "reshape": copy,
+    "transpose": _transpose,
+    "concat": _concat,
+    "pad": _pad,
+    "requantize": _requantize,
+    "divide": _divide,
+}
+
+
+def render(site: Site, origin: str) -> Kernel:
+    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule."""
+    rule = RULES.get(site.op.name)
+    if rule is None:
+        reason = UNSUPPORTED.get(site.op.name, "the backend has no rule for it")
+        raise FxloomError(f"{origin} ({site.op.name}): not possible with hls4ml: {reason}")
+    return rule(site)

@@ -1,0 +1,379 @@
+"""From a Program to the layers of an hls4ml project: which layer computes what, under which name.
+
+A layer is hls4ml's own (Dense, Conv2D, DepthwiseConv2D) where it is exact, with the bias and the
+final Requantize that follow taken in; everything else is a kernel of ours. The plan decides names,
+arrays and types of the whole project before hls4ml sees it, so that afterwards every one of them
+can be compared with what hls4ml made of it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, copy, integer_type, render
+from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
+from fxloom.ops import Add, Conv, MatMul, Requantize
+from fxloom.program import Input, Instr, Program, Value
+
+EXACT_DOUBLE = 53
+"""Mantissa bits of a double: hls4ml's layers read weights as decimal literals."""
+
+MAX_WINDOW_LINES = 16384
+"""hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
+kernel, which has loops instead, keeps compilers alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """A C++ fixed-point type: format and modes."""
+
+    format: FixedPoint
+    rounding: Rounding = Rounding.TRN
+    overflow: Overflow = Overflow.WRAP
+
+    @property
+    def cpp(self) -> str:
+        """As hls4ml writes it."""
+        kind = self.format
+        modes = ""
+        if (self.rounding, self.overflow) != (Rounding.TRN, Overflow.WRAP):
+            modes = f",AP_{self.rounding},AP_{self.overflow},0"
+        return f"ap_{'' if kind.signed else 'u'}fixed<{kind.width},{kind.integer}{modes}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Constant mantissas of a layer. kind: their format; builtin: our kernels read integers."""
+
+    name: str
+    mantissas: IntArray
+    kind: FixedPoint
+    builtin: bool
+
+    @property
+    def cpp(self) -> str:
+        """The C++ type of one element."""
+        return integer_type(self.kind) if self.builtin else ValueType(self.kind).cpp
+
+    @property
+    def values(self) -> npt.NDArray[np.generic]:
+        """What hls4ml holds: real values for its layers, integers for ours."""
+        if self.builtin:
+            return self.mantissas
+        return np.ldexp(self.mantissas.astype(np.float64), -self.kind.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of the project.
+
+    name: its legal and unique C++ name; array: the C++ array it fills; inputs: names of layers;
+    values: names of the program's values it stands for, the last being its result; kind: the
+    hls4ml class; attributes: what that class needs; kernel: text, for kernels of ours.
+    """
+
+    index: int
+    name: str
+    array: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    type: ValueType
+    origin: str
+    values: tuple[str, ...]
+    ops: tuple[str, ...]
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    accum: ValueType | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    kernel: Kernel | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the result."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All layers in order; inputs and outputs are layers, in the order of the program's ports."""
+
+    layers: tuple[Layer, ...]
+    inputs: tuple[Layer, ...]
+    outputs: tuple[Layer, ...]
+
+    @property
+    def dataflow(self) -> bool:
+        """Whether a layer iterates over positions; a pipelined top function would unroll them."""
+        return any(
+            layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
+            or (layer.kernel is not None and layer.kernel.repeats > 1)
+            for layer in self.layers
+        )
+
+
+def identifier(index: int, origin: str) -> str:
+    """A legal C++ name, unique by its index, that still shows the user's name.
+
+    Lower-case ASCII only: hls4ml looks layers up in lower case.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "_", origin.lower()).strip("_")[:40].strip("_")
+    return f"n{index}_{readable}" if readable else f"n{index}"
+
+
+def make_plan(program: Program) -> Plan:
+    """The layers of a program's project. Raises FxloomError for operations without a rule."""
+    return _Planner(program).plan()
+
+
+class _Planner:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.layers: list[Layer] = []
+        self.layer_of: dict[str, Layer] = {}
+        self.uses = Counter(name for instr in program.instrs for name in instr.args)
+        self.user = {name: instr for instr in program.instrs for name in instr.args}
+        self.outputs = Counter(port.value for port in program.outputs)
+
+    def plan(self) -> Plan:
+        inputs = tuple(self._input(port) for port in self.program.inputs)
+        fused: set[str] = set()
+        for instr in self.program.instrs:
+            if instr.result.name in fused:
+                continue
+            layer = self._hls4ml_layer(instr) or self._kernel_layer(instr)
+            fused.update(layer.values)
+            self._add(layer)
+        outputs = tuple(self._output(port.value, port.name) for port in self.program.outputs)
+        return Plan(tuple(self.layers), inputs, outputs)
+
+    def _add(self, layer: Layer) -> Layer:
+        self.layers.append(layer)
+        self.layer_of[layer.values[-1]] = layer
+        return layer
+
+    def _next(self, origin: str) -> tuple[int, str, str]:
+        """Index, layer name and array name of the next layer."""
+        index = len(self.layers) + 1
+        return index, identifier(index, origin), f"layer{index}_out"
+
+    def _input(self, port: Input) -> Layer:
+        value = port.value
+        index, name, _ = self._next(value.name)
+        return self._add(
+            Layer(
+                index,
+                name,
+                name,
+                "InputLayer",
+                (),
+                value.shape,
+                ValueType(value.type),
+                value.name,
+                (value.name,),
+                ("input",),
+            )
+        )
+
+    def _output(self, value_name: str, port_name: str) -> Layer:
+        """A layer whose array is the output port; a copy where the value is also needed inside."""
+        layer = self.layer_of[value_name]
+        alone = self.outputs[value_name] == 1 and not self.uses[value_name]
+        if alone and layer.kind != "InputLayer":
+            return layer
+        index, name, array = self._next(port_name)
+        value = self.program.value(value_name)
+        argument = Argument(layer.array, self.program.operand(value_name), value.type)
+        copied = Layer(
+            index,
+            name,
+            array,
+            "FxloomKernel",
+            (layer.name,),
+            value.shape,
+            ValueType(value.type),
+            port_name,
+            (value_name,),
+            ("output",),
+            kernel=copy(Site(index, None, (argument,), value, array)),
+        )
+        self.layers.append(copied)
+        return copied
+
+    # -- kernels of ours ------------------------------------------------------------------------
+
+    def _kernel_layer(self, instr: Instr) -> Layer:
+        index, name, array = self._next(instr.origin)
+        arguments, weights, inputs = [], {}, []
+        for number, arg in enumerate(instr.args):
+            constant = self.program.constants.get(arg)
+            operand = self.program.operand(arg)
+            if constant is None:
+                layer = self.layer_of[arg]
+                inputs.append(layer.name)
+                arguments.append(Argument(layer.array, operand, layer.type.format))
+                continue
+            kind = FixedPoint.holding(operand.lo, operand.hi, 0)
+            held = Weights(f"c{index}_{number}", constant.data, kind, True)
+            weights[f"constant{number}"] = held
+            arguments.append(Argument(held.name, operand, kind))
+        site = Site(index, instr.op, tuple(arguments), instr.result, array)
+        return Layer(
+            index,
+            name,
+            array,
+            "FxloomKernel",
+            tuple(inputs),
+            instr.result.shape,
+            ValueType(instr.result.type),
+            instr.origin,
+            (instr.result.name,),
+            (instr.op.name,),
+            weights,
+            kernel=render(site, instr.origin),
+        )
+
+    # -- hls4ml's own layers ----------------------------------------------------------------------
+
+    def _chain(self, first: Instr) -> list[Instr]:
+        """A matmul or conv with the constant bias and the Requantize that follow, if any."""
+        chain = [first]
+        while len(chain) < 3 and not isinstance(chain[-1].op, Requantize):
+            last = chain[-1].result
+            if self.uses[last.name] != 1 or self.outputs[last.name]:
+                break
+            follower = self.user[last.name]
+            biases = len(chain) == 1 and self._bias(follower, last) is not None
+            requantizes = isinstance(follower.op, Requantize) and _header_is_exact(
+                last.type, follower.op
+            )
+            if not biases and not requantizes:
+                break
+            chain.append(follower)
+        return chain
+
+    def _bias(self, instr: Instr, product: Value) -> str | None:
+        """Name of the constant that instr adds to product, one number a channel."""
+        if not isinstance(instr.op, Add) or product.name not in instr.args:
+            return None
+        other = instr.args[1] if instr.args[0] == product.name else instr.args[0]
+        constant = self.program.constants.get(other)
+        if constant is None or instr.result.shape != product.shape:
+            return None
+        shape = constant.value.shape
+        per_channel = prod(shape) == (shape[-1] if shape else 1)
+        return other if per_channel and _narrow(constant.value) else None
+
+    def _hls4ml_layer(self, first: Instr) -> Layer | None:
+        if not isinstance(first.op, MatMul | Conv):
+            return None
+        weight = self.program.constants[first.args[1]]
+        x = self.program.value(first.args[0])
+        kind, attributes = _attributes(first, x, weight.value)
+        if kind is None or not _narrow(weight.value):
+            return None
+        chain = self._chain(first)
+        index, name, array = self._next(first.origin)
+        exact = first.result
+        channels = first.result.shape[-1]
+        bias = Weights(f"b{index}", np.zeros(channels, np.int8), FixedPoint(1, 1, False), False)
+        result = ValueType(first.result.type)
+        for instr in chain[1:]:
+            if isinstance(instr.op, Requantize):
+                result = ValueType(instr.op.to, instr.op.rounding, instr.op.overflow)
+                continue
+            constant = self.program.constants[self._bias(instr, first.result) or ""]
+            data = np.broadcast_to(constant.data.reshape(-1), (channels,))
+            bias = Weights(f"b{index}", data, constant.value.type, False)
+            exact = instr.result
+            result = ValueType(exact.type)
+        data = weight.data
+        if kind == "DepthwiseConv2D":
+            data = data.transpose(0, 1, 3, 2)
+        return Layer(
+            index,
+            name,
+            array,
+            kind,
+            (self.layer_of[x.name].name,),
+            chain[-1].result.shape,
+            result,
+            first.origin,
+            tuple(instr.result.name for instr in chain),
+            tuple(instr.op.name for instr in chain),
+            {"weight": Weights(f"w{index}", data, weight.value.type, False), "bias": bias},
+            # The exact result's format: as wide as the sum, no fraction bit dropped. Partial sums
+            # may wrap in it, which cannot change a sum that fits.
+            accum=ValueType(exact.type),
+            attributes=attributes,
+        )
+
+
+def _header_is_exact(source: FixedPoint, op: Requantize) -> bool:
+    """Whether a conversion from source by the ap_fixed headers is what op declares.
+
+    Two exceptions are known. Symmetric saturation into one signed bit, whose range is zero alone:
+    the headers let -1 through. Rounding off more bits than there are: right, but the headers'
+    assertions abort, and a vendor's C simulation may have them switched on.
+    """
+    if op.to.width == 1 and op.to.signed and op.overflow is Overflow.SAT_SYM:
+        return False
+    return op.rounding is Rounding.TRN or source.fraction - op.to.fraction <= source.width
+
+
+def _narrow(value: Value) -> bool:
+    """Whether a double holds every mantissa, so that decimal literals are exact."""
+    return max(-value.lo, value.hi).bit_length() <= EXACT_DOUBLE
+
+
+def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict[str, Any]]:
+    """The hls4ml class that computes a matmul or conv exactly, or None; and its attributes."""
+    op = instr.op
+    if isinstance(op, MatMul):
+        n_in, n_out = weight.shape
+        # With leading axes hls4ml's Dense would take all of them for one long vector.
+        return ("Dense" if x.size == n_in else None), {"n_in": n_in, "n_out": n_out}
+    assert isinstance(op, Conv)
+    kernel_height, kernel_width, per_group, n_filt = weight.shape
+    depthwise = op.groups > 1 and per_group == 1 and n_filt == op.groups
+    if op.dilation != (1, 1) or not (op.groups == 1 or depthwise):
+        return None, {}
+    if prod(instr.result.shape[:2]) * kernel_height * kernel_width * x.shape[2] > MAX_WINDOW_LINES:
+        return None, {}
+    return "DepthwiseConv2D" if depthwise else "Conv2D", {
+        "data_format": "channels_last",
+        "in_height": x.shape[0],
+        "in_width": x.shape[1],
+        "n_chan": x.shape[2],
+        "out_height": instr.result.shape[0],
+        "out_width": instr.result.shape[1],
+        "n_filt": n_filt,
+        "filt_height": kernel_height,
+        "filt_width": kernel_width,
+        "stride_height": op.stride[0],
+        "stride_width": op.stride[1],
+        "pad_top": op.padding[0][0],
+        "pad_bottom": op.padding[0][1],
+        "pad_left": op.padding[1][0],
+        "pad_right": op.padding[1][1],
+    }
+
+
+def describe(plan: Plan) -> Iterator[dict[str, Any]]:
+    """One record a layer: C++ names, type, and the user's layer it comes from."""
+    for layer in plan.layers:
+        yield {
+            "name": layer.name,
+            "array": layer.array,
+            "type": layer.type.cpp,
+            "shape": list(layer.shape),
+            "origin": layer.origin,
+            "values": list(layer.values),
+            "ops": list(layer.ops),
+            "class": layer.kind,
+        }

@@ -1,0 +1,56 @@
+// Self-checking testbench of an fxloom project, for C simulation and C/RTL co-simulation.
+//
+// tb_data/inputs.dat and tb_data/expected.dat: one sample a line, integers (mantissas of the ports'
+// fixed-point types), all ports one after another. The expected ones come from fxloom's simulator.
+// Prints one line, PASS or FAIL, and returns 1 after the first difference.
+#include <fstream>
+#include <iostream>
+#include <vector>
+
+#include "fxloom_ports.h"
+
+#ifdef RTL_SIM
+static const char *const RESULTS = "tb_data/rtl_cosim_results.log";
+#else
+static const char *const RESULTS = "tb_data/csim_results.log";
+#endif
+
+static bool read_sample(std::ifstream &file, std::vector<long long> &sample) {
+    for (size_t i = 0; i < sample.size(); i++) {
+        if (!(file >> sample[i])) return false;
+    }
+    return true;
+}
+
+int main() {
+    std::ifstream inputs("tb_data/inputs.dat");
+    std::ifstream expected("tb_data/expected.dat");
+    std::ofstream results(RESULTS);
+    if (!inputs || !expected || !results) {
+        std::cout << "FAIL: cannot open tb_data/inputs.dat, tb_data/expected.dat or " << RESULTS
+                  << std::endl;
+        return 1;
+    }
+    std::vector<long long> input(FXLOOM_INPUT_LENGTH), output(FXLOOM_OUTPUT_LENGTH);
+    std::vector<long long> wanted(FXLOOM_OUTPUT_LENGTH);
+    int samples = 0;
+    for (; samples < FXLOOM_TB_SAMPLES && read_sample(inputs, input); samples++) {
+        if (!read_sample(expected, wanted)) break;
+        fxloom_run_sample(&input[0], &output[0]);
+        for (size_t i = 0; i < output.size(); i++) results << output[i] << ' ';
+        results << std::endl;
+        for (size_t i = 0; i < output.size(); i++) {
+            if (output[i] == wanted[i]) continue;
+            std::cout << "FAIL: sample " << samples << ", output " << i << ": expected "
+                      << wanted[i] << ", got " << output[i] << std::endl;
+            return 1;
+        }
+    }
+    if (samples != FXLOOM_TB_SAMPLES) {
+        std::cout << "FAIL: expected " << FXLOOM_TB_SAMPLES << " samples in tb_data, found "
+                  << samples << std::endl;
+        return 1;
+    }
+    std::cout << "PASS: " << samples << " samples, every output equal" << std::endl;
+    return 0;
+}
