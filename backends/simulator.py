@@ -22,7 +22,13 @@ from fxloom.backends.carriers import (
     largest,
 )
 from fxloom.errors import DataError, FxloomError
-from fxloom.fixed_point import Int64Array, quantize_values, to_values
+from fxloom.fixed_point import (
+    FloatArray,
+    Int64Array,
+    quantize_floats,
+    quantize_values,
+    to_values,
+)
 from fxloom.program import Input, Instr, Program
 
 Tensors = Any
@@ -37,16 +43,21 @@ def quantize_inputs(program: Program, x: Tensors) -> list[Int64Array]:
     x: real values in the user's layout [N, ...]; a sequence of them where there are several
     inputs. Raises DataError for wrong shapes, non-numbers, NaN and infinity.
     """
-    arrays = _split_inputs(program, x)
-    result = []
-    for port, array in zip(program.inputs, arrays, strict=True):
-        values = _checked(port, array)
-        order = (0, *(axis + 1 for axis in port.axes))
-        mantissas = quantize_values(values, port.value.type, port.rounding, port.overflow)
-        result.append(np.ascontiguousarray(mantissas.transpose(order)))
-    if len({len(array) for array in result}) > 1:
-        raise DataError(f"inputs must have one batch size, got {[len(a) for a in result]}")
-    return result
+    return [
+        quantize_values(values, port.value.type, port.rounding, port.overflow)
+        for port, values in zip(program.inputs, check_inputs(program, x), strict=True)
+    ]
+
+
+def check_inputs(program: Program, x: Tensors) -> list[FloatArray]:
+    """Real values of the program's inputs, batch first, channels-last, in float32 or float64."""
+    arrays = [
+        _checked(port, array)
+        for port, array in zip(program.inputs, _split_inputs(program, x), strict=True)
+    ]
+    if len({len(array) for array in arrays}) > 1:
+        raise DataError(f"inputs must have one batch size, got {[len(a) for a in arrays]}")
+    return arrays
 
 
 def _split_inputs(program: Program, x: Tensors) -> list[Any]:
@@ -68,13 +79,14 @@ def user_shape(port: Input) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _checked(port: Input, array: Any) -> npt.NDArray[np.float64]:
+def _checked(port: Input, array: Any) -> FloatArray:
     where = f"input {port.value.name}"
     try:
         values = np.asarray(array)
         if values.dtype.kind not in "fiub":
             raise TypeError(f"dtype {values.dtype}")
-        values = values.astype(np.float64, copy=False)
+        narrow = values.dtype.itemsize < 4 or values.dtype == np.float32
+        values = values.astype(np.float32 if narrow else np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: needs an array of real numbers, got {error}") from None
     expected = user_shape(port)
@@ -84,7 +96,7 @@ def _checked(port: Input, array: Any) -> npt.NDArray[np.float64]:
     if not np.isfinite(values).all():
         index = np.argwhere(~np.isfinite(values))[0].tolist()
         raise DataError(f"{where}: holds NaN or infinity, first at index {index}")
-    return values
+    return np.ascontiguousarray(values.transpose(0, *(axis + 1 for axis in port.axes)))
 
 
 def present_outputs(
@@ -158,12 +170,16 @@ class Simulator:
         self, x: Tensors, *, raw: bool = False
     ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
         """Outputs for real inputs [N, ...] in the user's layout."""
-        return present_outputs(
-            self.program, self.run_mantissas(quantize_inputs(self.program, x)), raw
-        )
+        inputs = check_inputs(self.program, x)
+        return present_outputs(self.program, self._run(inputs, _quantize_piece), raw)
 
     def run_mantissas(self, inputs: Sequence[Int64Array]) -> list[Int64Array]:
         """Output mantissas (channels-last) for input mantissas, chunk by chunk."""
+        return self._run(inputs, _carry_piece)
+
+    def _run(
+        self, inputs: Sequence[Array], enter: Callable[[Input, Array], Array]
+    ) -> list[Int64Array]:
         count = len(inputs[0])
         outputs = [
             np.empty((count, *self.program.value(port.value).shape), np.int64)
@@ -171,24 +187,34 @@ class Simulator:
         ]
         for start in range(0, count, self._chunk):
             piece = slice(start, start + self._chunk)
-            for output, part in zip(
-                outputs, self._run_chunk([array[piece] for array in inputs]), strict=True
-            ):
-                output[piece] = part
+            slots = {
+                port.value.name: enter(port, array[piece])
+                for port, array in zip(self.program.inputs, inputs, strict=True)
+            }
+            self._run_chunk(slots)
+            for output, port in zip(outputs, self.program.outputs, strict=True):
+                output[piece] = slots[port.value]
         return outputs
 
-    def _run_chunk(self, inputs: Sequence[Int64Array]) -> list[Array]:
-        slots: dict[str, Array] = {}
-        for port, array in zip(self.program.inputs, inputs, strict=True):
-            # A copy even where the type fits: operations may reuse their argument's memory.
-            slots[port.value.name] = array.astype(
-                carrier_for(largest(port.value.lo, port.value.hi))
-            )
+    def _run_chunk(self, slots: dict[str, Array]) -> None:
         for step in self._steps:
             slots[step.result] = step.run([slots[name] for name in step.args])
             for name in step.ends:
                 del slots[name]
-        return [slots[port.value] for port in self.program.outputs]
+
+
+def _quantize_piece(port: Input, values: Array) -> Array:
+    """Real values as mantissas in the carrier of an input's format."""
+    to = port.value.type
+    if to.width > 53:
+        return quantize_values(values, to, port.rounding, port.overflow)
+    mantissas = quantize_floats(values, to, port.rounding, port.overflow)
+    return mantissas.astype(carrier_for(largest(to.lo, to.hi)), copy=False)
+
+
+def _carry_piece(port: Input, mantissas: Array) -> Array:
+    """Mantissas in a carrier; a copy, because operations may reuse their argument's memory."""
+    return mantissas.astype(carrier_for(largest(port.value.lo, port.value.hi)))
 
 
 def _plan(program: Program) -> list[_Step]:
@@ -214,7 +240,7 @@ def _plan(program: Program) -> list[_Step]:
             and not any(
                 other != name
                 and owner[other] == owner[name]
-                and (other in kept or last_use.get(other, -1) > position)
+                and (other in kept or last_use.get(other, -1) > position or other in computed)
                 for other in owner
             )
         }

@@ -340,15 +340,25 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
 def _list_ops() -> None:
     from fxloom import backends
     from fxloom.ops import OPS
-    from fxloom.support import compiled_names
+    from fxloom.graph import op_name
+    from fxloom.lowering import LOWERINGS
+    from fxloom.passes.legalize import REWRITES
+    from fxloom.support import CHECKS
 
     found = {name: backends.get(name).unsupported for name in backends.names()}
     rows = [
         [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
         for op in sorted(OPS)
     ]
+    how = [
+        [
+            op_name(op),
+            "legalized" if op in REWRITES else "lowered" if op in LOWERINGS else "folded",
+        ]
+        for op in sorted(CHECKS, key=op_name)
+    ]
     _print(
-        _table(["ATen op", "how"], [list(pair) for pair in compiled_names().items()]),
+        _table(["ATen op", "how"], how),
         Text(),
         _table(["program op", "simulator", *found], rows),
     )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, fx
 
 from fxloom.errors import CaptureError
+from fxloom.exporting import blame
+from fxloom.graph import output_nodes
 
 # Largest deviation relative to the largest output: another summation order is within it.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -32,15 +34,15 @@ def compare(
         ]
 
     axes = [node.meta["batch_axis"] for node in output_nodes(graph_module)]
-    whole = flatten(graph_module(*batch(0, _SAMPLES)))
+    whole = _run(graph_module, batch(0, _SAMPLES), "the graph")
     for first, stop in ((0, 1), (1, 3), (0, 3)):
         size = stop - first
-        expected = flatten(model(*batch(first, stop)))
-        computed = whole if size == _SAMPLES else flatten(graph_module(*batch(first, stop)))
+        expected = _run(model, batch(first, stop), "the model")
+        computed = _run(graph_module, batch(first, stop), "the graph") if size < _SAMPLES else whole
         _require_equal(expected, computed, f"graph and model disagree at batch size {size}")
         _require_slices(whole, computed, axes, first, size)
     for sample in range(1, _SAMPLES):
-        alone = flatten(graph_module(*batch(sample, sample + 1)))
+        alone = _run(graph_module, batch(sample, sample + 1), "the graph")
         _require_slices(whole, alone, axes, sample, 1)
 
 
@@ -60,19 +62,17 @@ def vary(examples: Sequence[Tensor], batch_axes: Sequence[int]) -> list[Tensor]:
     return varied
 
 
-def flatten(outputs: object) -> list[Tensor]:
-    """The output tensors in order, for a model that returns one or a sequence."""
+def _run(function: Callable[..., object], inputs: list[Tensor], name: str) -> list[Tensor]:
+    """The output tensors in order, of a function that returns one or a sequence of them."""
+    try:
+        outputs = function(*inputs)
+    except Exception as error:
+        sizes = [list(tensor.shape) for tensor in inputs]
+        raise CaptureError(f"{name} fails on inputs of shape {sizes}{blame(error)}") from error
     if isinstance(outputs, Tensor):
         return [outputs]
     assert isinstance(outputs, (tuple, list))
     return list(outputs)
-
-
-def output_nodes(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """The nodes whose values the graph returns, in order; one may occur twice."""
-    returned = graph_module.graph.output_node().args[0]
-    nodes = returned if isinstance(returned, (tuple, list)) else (returned,)
-    return [node for node in nodes if isinstance(node, fx.Node)]
 
 
 def _require_slices(

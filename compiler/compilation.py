@@ -28,7 +28,7 @@ from fxloom import backends
 from fxloom.accuracy import layer_errors, measure
 from fxloom.builddir import BuildDir
 from fxloom.data import Data, SplitName
-from fxloom.errors import CaptureError, DataError, FxloomError, UnsupportedLayer, VerifyError
+from fxloom.errors import CaptureError, DataError, FxloomError, VerifyError
 from fxloom.estimation import estimate
 from fxloom.frontend import capture
 from fxloom.graph import check_inputs
@@ -38,7 +38,6 @@ from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
-from fxloom.support import supported, supported_note
 from fxloom.target import Target
 
 PROGRAM = "program.fxloom"
@@ -116,11 +115,7 @@ def compile(
     manifest: dict[str, Any] = {}
     with BuildDir(out, manifest) as folder:
         tell("capture")
-        try:
-            graph = capture(model, example_inputs, supported=supported)
-        except UnsupportedLayer as fault:
-            fault.add_note(supported_note())
-            raise
+        graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
         result = passes.run(graph, samples, lambda text: tell(f"pass {text}"))
         tell("lower")

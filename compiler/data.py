@@ -89,6 +89,12 @@ class Data:
         for x, _ in self.pairs(split, size):
             yield x
 
+    def spread(self, count: int, size: int = 256) -> Iterator[Inputs]:
+        """Batches of at most count training samples, evenly spaced over the data where it has a
+        length, so that data sorted by class lose none; the first ones of a stream."""
+        for inputs, _ in self._split("train").spread(count).batches(size):
+            yield inputs[0] if len(inputs) == 1 else inputs
+
     def pairs(
         self, split: SplitName = "train", size: int = 256
     ) -> Iterator[tuple[Inputs, Tensor | None]]:

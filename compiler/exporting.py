@@ -2,8 +2,12 @@
 
 import contextlib
 import inspect
+import io
 import linecache
 import logging
+import re
+import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,19 +29,38 @@ def export(
     model: nn.Module, examples: Sequence[Tensor], batch_axes: Sequence[int]
 ) -> ExportedProgram:
     """Export in eval mode with the batch dimension dynamic. Call it inside `untouched(model)`."""
-    batch = Dim("batch")
     shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     pairs = []
     for example, axis in zip(examples, batch_axes, strict=True):
         # two samples: torch.export takes a size of 1 for a constant
         pair = example.detach().narrow(axis, 0, 1).repeat_interleave(2, dim=axis)
-        shapes[pair] = {axis: batch}
+        shapes[pair] = {axis: Dim.DYNAMIC}
         pairs.append(pair)
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            return torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise CaptureError(_explain(model, pairs, error)) from error
+    for allowed in program.range_constraints.values():
+        # sizes that depend on data are bounded by sys.maxsize - 1; they are refused elsewhere
+        if allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
+            raise CaptureError(
+                f"the model treats batches of more than {allowed.upper} samples differently. "
+                "Remove the comparison with the batch size."
+            )
+    return program
+
+
+def functionalize(program: ExportedProgram) -> ExportedProgram:
+    """Without in-place ops: mutations become values, or outputs that the signature names."""
+    try:
+        with quiet():
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
+    except Exception as error:
+        raise CaptureError(
+            f"torch cannot make the model functional: {_first_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -48,25 +71,37 @@ def untouched(model: nn.Module) -> Iterator[None]:
     with something that changes weights.
     """
     modules = list(model.modules())
-    saved = [{name: _shallow(value) for name, value in vars(module).items()} for module in modules]
-    buffers = [(tensor, tensor.clone(), tensor._version) for tensor in model.buffers()]
+    saved = [(module, dict(vars(module)), _contents(module)) for module in modules]
+    buffers = [
+        (tensor, tensor.clone(), tensor._version)
+        for tensor in model.buffers()
+        if not tensor.is_inference()
+    ]
     for module in modules:
         module.training = False
     try:
         yield
     finally:
-        for module, attributes in zip(modules, saved, strict=True):
+        for module, attributes, contents in saved:
             vars(module).clear()
             vars(module).update(attributes)
+            for container, content in contents:
+                if isinstance(container, list):
+                    container[:] = content
+                else:
+                    container.clear()
+                    container.update(content)
         with torch.no_grad():
             for tensor, value, version in buffers:
                 if tensor._version != version:
                     tensor.copy_(value)
 
 
-def _shallow(value: object) -> object:
-    """A copy where the value is a plain container, which forward might change in place."""
-    return value.copy() if isinstance(value, (dict, list, set)) else value
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The module's own containers (its parameters, hooks, lists, ...) with a copy of each."""
+    return [
+        (value, value.copy()) for value in vars(module).values() if isinstance(value, (dict, list))
+    ]
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
@@ -76,12 +111,15 @@ def parameters_of(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence torch's warnings and logs about tracing: what matters is in the exception."""
+    """Silence torch's warnings, logs and prints about tracing: what matters is in the exception.
+
+    A failing export prints its unfinished graph to stderr.
+    """
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -93,14 +131,15 @@ def source_line(node: Node) -> str:
     lines = str(node.meta.get("stack_trace") or "").splitlines()
     for position in range(len(lines) - 1, -1, -1):
         head = lines[position].strip()
-        if head.startswith("File ") and _TORCH not in head:
+        if head.startswith("File ") and _TORCH not in head and '"<' not in head:
             file, line = head.split('"')[1], head.split("line ")[1].split(",")[0]
             return _location(file, int(line))
     return ""
 
 
 def _location(file: str, line: int) -> str:
-    return f", line {line} of {Path(file).name}: `{linecache.getline(file, line).strip()}`"
+    code = textwrap.shorten(linecache.getline(file, line), 80, placeholder=" ...")
+    return f", line {line} of {Path(file).name}: `{code}`"
 
 
 def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
@@ -111,15 +150,21 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
         with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
             model(*inputs)
     except Exception as own:
-        return f"the model fails on the example inputs{_user_frame(own)}: {_last_line(own)}"
+        return f"the model fails on the example inputs{blame(own)}"
     text = str(error)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
+        fixed = ", ".join(dict.fromkeys(re.findall(r"L\['(\w+)'\]", text)))
         return (
-            "the model works for one batch size only"
-            f"{_user_frame(error)}: {_first_line(error)} "
+            f"the model works for one batch size only: it fixes that of {fixed}. "
             "Use -1 or x.shape[0] where a literal batch size stands."
         )
     return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
+
+
+def blame(error: BaseException) -> str:
+    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{_user_frame(error)}: {type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _user_frame(error: BaseException) -> str:
@@ -131,12 +176,6 @@ def _user_frame(error: BaseException) -> str:
     return ""
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
-
-
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    essential = [line for line in lines if "specialized it" in line] or lines
-    return essential[0].split(" If you're using")[0] if essential else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

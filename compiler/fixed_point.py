@@ -8,6 +8,7 @@ Fixed-Point Data Types"; checked against the ap_fixed headers that hls4ml ships.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from fxloom.errors import VerifyError
 
 IntArray = npt.NDArray[np.integer]
 Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[Any]
+"""Any floating type."""
 
 MAX_WIDTH = 63
 """Widest format: one bit below int64, so that a rounding increment cannot overflow."""
@@ -186,29 +189,93 @@ def shift_left(mantissa: Int64Array, bits: int) -> Int64Array:
 
 
 def quantize_values(
-    values: npt.NDArray[np.floating], to: FixedPoint, rounding: Rounding, overflow: Overflow
+    values: FloatArray, to: FixedPoint, rounding: Rounding, overflow: Overflow
 ) -> Int64Array:
     """Mantissas of real values in a format; values may lie beyond its range.
 
-    values: finite floats, any shape. Every float64 is a dyadic number, so this is exact: the
-    result is what infinitely wide arithmetic would give. Values beyond 2**61 steps saturate first,
-    which changes the outcome only for WRAP (of numbers no float64 can resolve to a step anyway).
+    values: finite floats, any shape. Every float is a dyadic number, so this is exact: the result
+    is what infinitely wide arithmetic would give.
     """
+    if to.width <= 53:
+        return quantize_floats(values, to, rounding, overflow).astype(np.int64)
+    rounded = _rounded_floats(values, to, rounding)
+    if overflow is Overflow.WRAP:
+        rounded = _remainder(rounded, 2.0**to.width)
+    beyond = rounded >= 2.0**63  # more than an int64 holds, and so than any format
+    inside = np.where(beyond, 0, np.maximum(rounded, -(2.0**63)))
+    highest = 0 if overflow is Overflow.SAT_ZERO else to.hi
+    return np.where(beyond, highest, fit(inside.astype(np.int64), to, overflow))
+
+
+def quantize_floats(
+    values: FloatArray, to: FixedPoint, rounding: Rounding, overflow: Overflow
+) -> FloatArray:
+    """quantize_values with integer-valued floats for a result; formats of at most 53 bits.
+
+    The result is float32 where values are and the format has at most 24 bits, else float64.
+    """
+    assert to.width <= 53
+    rounded = _rounded_floats(values, to, rounding)
+    kind = rounded.dtype.type
+    low = -to.hi if overflow is Overflow.SAT_SYM and to.signed else to.lo
+    match overflow:
+        case Overflow.SAT | Overflow.SAT_SYM:
+            np.clip(rounded, kind(low), kind(to.hi), out=rounded)
+            return rounded
+        case Overflow.SAT_ZERO:
+            return np.where((rounded >= low) & (rounded <= to.hi), rounded, kind(0))
+        case Overflow.WRAP:
+            span = 2.0**to.width
+            wrapped = _remainder(rounded, kind(span))
+            wrapped = np.where(wrapped > to.hi, wrapped - kind(span), wrapped)
+            return np.where(wrapped < to.lo, wrapped + kind(span), wrapped)
+
+
+def _remainder(rounded: FloatArray, span: Any) -> FloatArray:
+    """rounded modulo span with the sign of rounded, exact.
+
+    A value that scaling has made infinite has no bit below its leading 53 and so none below span.
+    """
+    finite = np.where(np.isinf(rounded), rounded.dtype.type(0), rounded)
+    remainder: FloatArray = np.fmod(finite, span)
+    return remainder
+
+
+def _rounded_floats(values: FloatArray, to: FixedPoint, rounding: Rounding) -> FloatArray:
+    """values in steps of the format, rounded to integers; a new array, float32 where that is
+    exact."""
+    # Scaling up a float32 cannot underflow, and what overflows to infinity saturates all the same.
+    narrow = values.dtype == np.float32 and to.width <= 24 and to.fraction >= 0
+    dtype = np.float32 if narrow else np.float64
+    values = values.astype(dtype, copy=False)
     with np.errstate(over="ignore"):
-        scaled = np.ldexp(values.astype(np.float64, copy=False), to.fraction)
-    scaled = np.clip(scaled, -(2.0**61), 2.0**61)
-    # On magnitudes, because x - trunc(x) is exact and x - floor(x) is not (x = -2**-70).
-    magnitude = np.abs(scaled)
-    whole = np.floor(magnitude)
-    rest = (magnitude - whole) * 4
-    quarters = np.floor(rest)
-    # Two fraction bits and a sticky bit say all that rounding needs; a float64 that has a
-    # fraction is below 2**52, so they fit.
-    has_fraction = magnitude < 2.0**53
-    eighths = np.where(has_fraction, whole, 0).astype(np.int64) * 8
-    eighths += quarters.astype(np.int64) * 2 + (rest > quarters)
-    rounded = round_quotient(np.where(scaled < 0, -eighths, eighths), 8, rounding)
-    return fit(np.where(has_fraction, rounded, scaled.astype(np.int64)), to, overflow)
+        scaled: FloatArray = np.ldexp(
+            values.astype(dtype, copy=False), np.int32(to.fraction), dtype=dtype
+        )
+    if to.fraction < 0:  # a tiny value may have vanished, yet it rounds down to -1
+        scaled = np.where((scaled == 0) & (values != 0), np.copysign(2.0**-1000, values), scaled)
+    exact_in_place = {
+        Rounding.TRN: np.floor,
+        Rounding.TRN_ZERO: np.trunc,
+        Rounding.RND_CONV: np.rint,
+    }.get(rounding)
+    if exact_in_place is not None:
+        exact_in_place(scaled, out=scaled)
+        return scaled
+    floor: FloatArray = np.floor(scaled)
+    with np.errstate(invalid="ignore"):  # infinity stays what it is
+        rest = scaled - floor  # inexact only next to one, never next to one half
+    match rounding:
+        case Rounding.RND:
+            up = rest >= 0.5
+        case Rounding.RND_MIN_INF:
+            up = rest > 0.5
+        case Rounding.RND_ZERO:
+            up = (rest > 0.5) | ((rest == 0.5) & (scaled < 0))
+        case _:
+            up = (rest > 0.5) | ((rest == 0.5) & (scaled > 0))
+    np.add(floor, up, out=floor)
+    return floor
 
 
 def to_values(mantissa: IntArray, fraction: int) -> npt.NDArray[np.float64]:

@@ -122,6 +122,13 @@ def sample_dims(value: Tensor) -> tuple[int | str, ...]:
     )
 
 
+def output_nodes(graph_module: fx.GraphModule) -> list[Node]:
+    """The nodes whose values the graph returns, in order; one may occur twice."""
+    returned = graph_module.graph.output_node().args[0]
+    nodes = returned if isinstance(returned, (tuple, list)) else (returned,)
+    return [node for node in nodes if isinstance(node, Node)]
+
+
 def set_training(graph_module: fx.GraphModule, training: bool) -> None:
     """Write `training` into every batch_norm and dropout node, in place, and recompile.
 

@@ -516,8 +516,7 @@ def _sum(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
     source, dims, keep = arguments(node)[:3]
     assert isinstance(source, Node)
-    batch = source.meta["batch_axis"]
-    user_axes = [dim - (dim > batch) for dim in dims]
+    user_axes = [_sample_axis(source, dim) for dim in dims]
     axes = tuple(sorted(x.layout.index(axis) for axis in user_axes))
     value = lowering.emit(ops.ReduceSum(axes), [x.value], node)
     if keep:
@@ -526,6 +525,12 @@ def _sum(lowering: Lowering, node: Node) -> Lowered:
     layout = tuple(sorted(kept).index(axis) for axis in kept)
     shape = tuple(n for position, n in enumerate(value.shape) if position not in axes)
     return Lowered(lowering.emit(ops.Reshape(shape), [value], node), layout)
+
+
+def _sample_axis(node: Node, dim: int) -> int:
+    """A dimension of a tensor as an axis of one sample (a merged batch axis stays an axis)."""
+    batch = node.meta["batch_axis"]
+    return dim - 1 if isinstance(batch, int) and dim > batch else dim
 
 
 # Shapes
@@ -553,9 +558,8 @@ def _permute(lowering: Lowering, node: Node) -> Lowered:
     source, dims = arguments(node)
     assert isinstance(source, Node)
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
-    batch = source.meta["batch_axis"]
     # new[i] = old[dims[i]]: no value moves, only the bookkeeping of axes.
-    order = [dim - (dim > batch) for dim in dims if dim != batch]
+    order = [_sample_axis(source, dim) for dim in dims if dim != source.meta["batch_axis"]]
     layout = tuple(order.index(axis) for axis in x.layout)
     return Lowered(x.value, layout)
 
@@ -563,23 +567,13 @@ def _permute(lowering: Lowering, node: Node) -> Lowered:
 @lowers(aten.cat.default)
 def _cat(lowering: Lowering, node: Node) -> Lowered:
     tensors, dim = arguments(node)
-    parts: list[Lowered | Quantized] = []
-    for part in tensors:
-        lowered = lowering.known.get(part)
-        if lowered is None:
-            raise NotLowered(f"{part} has no fixed-point format. Run the quantize pass")
-        parts.append(
-            lowering.unflatten(lowered, origin(node)) if isinstance(lowered, Lowered) else lowered
-        )
-    first = next(part for part in parts if isinstance(part, Lowered))
-    batch = node.meta["batch_axis"]
-    axis = first.layout.index(dim - (dim > batch))
-    values = [
-        lowering.in_layout(part, first.layout, node)
-        if isinstance(part, Lowered)
-        else lowering.constant(part.name, part.data[0].transpose(first.layout), part.type)
-        for part in parts
-    ]
+    parts = [lowering.known.get(part) for part in tensors]
+    computed = [part for part in parts if isinstance(part, Lowered)]
+    if len(computed) < len(parts):
+        raise NotLowered("only tensors computed from an input can be concatenated")
+    first = lowering.unflatten(computed[0], origin(node))
+    axis = first.layout.index(_sample_axis(node, dim))
+    values = [lowering.in_layout(part, first.layout, node) for part in computed]
     return Lowered(lowering.emit(ops.Concat(axis), values, node), first.layout)
 
 
@@ -596,6 +590,7 @@ def _pad(lowering: Lowering, node: Node) -> Lowered:
     pairs = [(0, 0)] * rank
     for index in range(len(amounts) // 2):
         pairs[rank - 1 - index] = (amounts[2 * index], amounts[2 * index + 1])
-    del pairs[source.meta["batch_axis"]]
+    if isinstance(source.meta["batch_axis"], int):
+        del pairs[source.meta["batch_axis"]]
     op = ops.Pad(tuple(pairs[axis] for axis in x.layout))
     return replace(x, value=lowering.emit(op, [x.value], node))

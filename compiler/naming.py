@@ -7,6 +7,7 @@ from torch.fx.node import Node
 from fxloom.graph import op_name
 
 State = dict[str, Tensor]
+_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized")
 
 
 def share(tensor: Tensor, requires_grad: bool | None = None) -> Tensor:
@@ -91,12 +92,10 @@ def name_layers(graph: fx.Graph) -> dict[Node, Node]:
     as the pad before an even-sized 'same' convolution. Repetitions get _1, _2, ...
     """
     inner = {_module(node)[0].rpartition(".")[0] for node in graph.nodes} | {""}
-    calls = dict[
-        tuple[str, ...], Node
-    ]()  # a call of a layer -> its last node, which bears its name
+    calls: dict[tuple[str, ...], Node] = {}  # of a layer; its last node bears the name
     for node in graph.nodes:
         path, kind = _module(node)
-        if kind.startswith("torch.nn.modules.") and path not in inner:
+        if kind.startswith(_LAYERS) and path not in inner:
             calls[tuple(node.meta["nn_module_stack"])] = node
     layers = {node: _module(node)[0] for node in calls.values()}
     taken = set(layers.values())

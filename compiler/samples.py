@@ -13,7 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 
 from fxloom.errors import DataError
 from fxloom.userfile import describe
@@ -29,6 +36,10 @@ class Split(Protocol):
     """Samples in a fixed order. A batch: one tensor per input, and labels or None."""
 
     def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]: ...
+
+    def spread(self, count: int) -> "Split":
+        """At most count samples, evenly spaced; the first ones of a stream without a length."""
+        ...
 
 
 def split_of(x: object, y: object, name: str) -> Split:
@@ -74,6 +85,34 @@ class _ArraySplit:
             y = None if self.labels is None else _labels(self.labels[part])
             yield tuple(_floats(x[part]) for x in self.inputs), y
 
+    def spread(self, count: int) -> "_ArraySplit":
+        chosen = _evenly_spaced(len(self.inputs[0]), count)
+        labels = None if self.labels is None else self.labels[chosen]
+        return _ArraySplit(tuple(x[chosen] for x in self.inputs), labels)
+
+
+def _evenly_spaced(length: int, count: int) -> list[int]:
+    """Indices of at most count of length samples: data sorted by class must not lose classes."""
+    count = min(count, length)
+    return [index * length // count for index in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstSamples:
+    source: Split
+    count: int
+
+    def batches(self, size: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+        left = self.count
+        for inputs, labels in self.source.batches(min(size, left)):
+            yield tuple(x[:left] for x in inputs), None if labels is None else labels[:left]
+            left -= len(inputs[0])
+            if left <= 0:
+                return
+
+    def spread(self, count: int) -> Split:
+        return _FirstSamples(self.source, min(count, self.count))
+
 
 @dataclass(frozen=True, slots=True)
 class _StreamSplit:
@@ -99,6 +138,15 @@ class _StreamSplit:
             raise DataError(
                 f"x_{self.name}: the data set is empty; at least one sample is required"
             )
+
+    def spread(self, count: int) -> Split:
+        loader = self.source if isinstance(self.source, DataLoader) else None
+        dataset = self.source if loader is None else loader.dataset
+        sized = hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+        if not sized or (loader is not None and not _is_ordinary(loader)):
+            return _FirstSamples(self, count)
+        part = Subset(dataset, _evenly_spaced(len(dataset), count))  # type: ignore[arg-type]
+        return _StreamSplit(part if loader is None else _reloaded(loader, part), self.name)
 
     def _numbered(self) -> Iterator[Item]:
         """The items, each with its faults reported by number."""
@@ -182,12 +230,21 @@ def _items(source: Dataset[Any] | DataLoader[Any]) -> Iterator[Item]:
 
 def _in_order(loader: DataLoader[Any]) -> Iterable[object]:
     """The loader's batches in the order of its data set, where it has one."""
+    return _reloaded(loader, loader.dataset) if _is_ordinary(loader) else loader
+
+
+def _is_ordinary(loader: DataLoader[Any]) -> bool:
+    """Whether a loader makes batches of a data set that has an order."""
     ordinary = isinstance(loader.sampler, SequentialSampler | RandomSampler)
-    if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None or not ordinary:
-        return loader
+    streams = isinstance(loader.dataset, IterableDataset)
+    return ordinary and not streams and loader.batch_size is not None
+
+
+def _reloaded(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[Any]:
+    """The same batches of another data set, in its order."""
     # A generator of its own: a loader otherwise draws a seed from the user's random stream.
     return DataLoader(
-        loader.dataset,
+        dataset,
         batch_size=loader.batch_size,
         collate_fn=loader.collate_fn,
         generator=torch.Generator(),

@@ -1,35 +1,183 @@
-"""Which ATen ops can be compiled, and by what: read from the tables of passes and lowering."""
+"""What can be lowered exactly: one check for each ATen op, asked at capture.
 
+An op that is not in ``CHECKS`` is refused, and so is an attribute that its check does not know: a
+model either fails here, with all its problems at once, or goes all the way to hardware.
+"""
+
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
+import torch
 from torch.fx.node import Node
 
-from fxloom.graph import aten, op_name
+from fxloom.graph import arguments, op_name
+
+aten = torch.ops.aten
+
+Check = Callable[[Node], str | None]
+CHECKS: dict[Any, Check] = {}
 
 
-def compiled_ops() -> dict[Any, str]:
-    """ATen op (of a captured graph) -> "lowered", "legalized" or "folded"."""
-    from fxloom.lowering import LOWERINGS
-    from fxloom.passes.legalize import REWRITES
+def checks(*targets: Any) -> Callable[[Check], Check]:
+    """Register the check of one or more ops: it returns why a node cannot be lowered, or None."""
 
-    found: dict[Any, str] = {aten.batch_norm.default: "folded"}
-    found |= {op: "lowered" for op in LOWERINGS if op_name(op).startswith("aten.")}
-    return found | dict.fromkeys(REWRITES, "legalized")
+    def register(check: Check) -> Check:
+        CHECKS.update(dict.fromkeys(targets, check))
+        return check
 
-
-def compiled_names() -> dict[str, str]:
-    """The same by name, "aten.relu", in alphabetical order."""
-    return dict(sorted((op_name(op), how) for op, how in compiled_ops().items()))
+    return register
 
 
-def supported(node: Node) -> str | None:
-    """Why a node of a captured graph cannot be compiled, or None."""
-    if node.target in compiled_ops():
+def refusal(node: Node) -> str | None:
+    """Why a node has no exact lowering, and what to do; None where it has one."""
+    check = CHECKS.get(node.target)
+    if check is None:
+        return f"no lowering. Supported: {', '.join(supported_ops())}"
+    if node.kwargs:
+        return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
+    if node.meta.get("batch_axis", 0) is None:
+        return "it depends on constants only and is computed anew. Store its result as a buffer"
+    return check(node)
+
+
+def supported_ops() -> list[str]:
+    """Names of all ops that can be lowered, sorted."""
+    return sorted({op_name(target).removeprefix("aten.").split(".")[0] for target in CHECKS})
+
+
+def _is_constant(argument: Any) -> bool:
+    return isinstance(argument, Node) and argument.op == "get_attr"
+
+
+def _is_image(argument: Any) -> str | None:
+    dims = argument.meta["val"].dim()
+    if dims != 4 or argument.meta.get("batch_axis", 0) != 0:
+        return f"needs images [batch, channels, height, width], got {dims} dimensions"
+    return None
+
+
+def _weights(node: Node, positions: Sequence[int]) -> str | None:
+    for position in positions:
+        argument = arguments(node)[position]
+        if argument is not None and not _is_constant(argument):
+            return "its weight is computed. Only weights that are constants have a lowering"
+    return None
+
+
+@checks(aten.linear.default)
+def _linear(node: Node) -> str | None:
+    return _weights(node, (1, 2))
+
+
+@checks(aten.convolution.default)
+def _convolution(node: Node) -> str | None:
+    x, weight, _, _, _, _, transposed, _, _ = arguments(node)
+    if transposed:
+        return "transposed convolution has no lowering"
+    if weight.meta["val"].dim() != 4:
+        return f"only 2-D convolution has a lowering, got {weight.meta['val'].dim() - 2}-D"
+    return _weights(node, (1, 2)) or _is_image(x)
+
+
+@checks(aten.batch_norm.default)
+def _batch_norm(node: Node) -> str | None:
+    if arguments(node)[5]:
+        return "it is in training mode. Call set_training(graph, False)"
+    if arguments(node)[3] is None or arguments(node)[4] is None:
+        return "it keeps no running statistics. Use track_running_stats=True"
+    if arguments(node)[0].meta.get("batch_axis", 0) != 0:
+        return "the batch must be its first dimension"
+    return _weights(node, (1, 2, 3, 4))
+
+
+@checks(aten.relu.default, aten.reshape.default, aten.view.default, aten.permute.default)
+def _anything(node: Node) -> str | None:
+    return None
+
+
+@checks(aten.clamp.default, aten.leaky_relu.default)
+def _numbers(node: Node) -> str | None:
+    bad = [n for n in arguments(node)[1:] if n is not None and not isfinite(n)]
+    return f"its bounds must be finite, got {bad[0]}" if bad else None
+
+
+@checks(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+def _merge(node: Node) -> str | None:
+    for argument in arguments(node)[:2]:
+        if isinstance(argument, complex) or (
+            isinstance(argument, int | float) and not isfinite(argument)
+        ):
+            return f"needs finite real numbers, got {argument}"
+    return None
+
+
+@checks(aten.div.Tensor)
+def _division(node: Node) -> str | None:
+    dividend, divisor = arguments(node)[:2]
+    if not isinstance(dividend, Node) or dividend.meta.get("batch_axis", 0) is None:
+        return "a constant divided by a computed tensor has no lowering"
+    if isinstance(divisor, Node):
+        if not _is_constant(divisor):
+            return "division by a computed tensor has no lowering"
         return None
-    return "cannot be compiled yet. Replace it by supported operations"
+    if not isfinite(divisor) or divisor == 0:
+        return f"needs a finite divisor that is not zero, got {divisor}"
+    return None
 
 
-def supported_note() -> str:
-    """All of them in a line, to stand once below a list of problems."""
-    names = ", ".join(name.removeprefix("aten.") for name in compiled_names())
-    return f"supported: {names}"
+@checks(aten.max_pool2d.default)
+def _max_pool(node: Node) -> str | None:
+    if any(n != 1 for n in arguments(node)[4]):
+        return f"a max pool with dilation {tuple(arguments(node)[4])} has no lowering"
+    return _is_image(arguments(node)[0])
+
+
+@checks(aten.avg_pool2d.default)
+def _avg_pool(node: Node) -> str | None:
+    divisor = arguments(node)[6]
+    if divisor is not None and divisor < 1:
+        return f"divisor_override must be positive, got {divisor}"
+    return _is_image(arguments(node)[0])
+
+
+@checks(aten.adaptive_avg_pool2d.default)
+def _adaptive_pool(node: Node) -> str | None:
+    x, outputs = arguments(node)
+    problem = _is_image(x)
+    if problem is not None:
+        return problem
+    for size, count in zip(x.meta["val"].shape[-2:], outputs, strict=True):
+        if count < 1 or size % count:
+            return (
+                f"adaptive pooling of {size} positions to {count} has windows of unequal size. "
+                f"Choose an output size that divides {size}"
+            )
+    return None
+
+
+@checks(aten.mean.dim, aten.sum.dim_IntList)
+def _reduction(node: Node) -> str | None:
+    if not arguments(node)[1]:
+        return "needs the dimensions to reduce; none means all, the batch among them"
+    return None
+
+
+@checks(aten.cat.default)
+def _cat(node: Node) -> str | None:
+    for part in arguments(node)[0]:
+        if part.op == "get_attr":
+            return "a constant among the concatenated tensors has no lowering"
+    return None
+
+
+@checks(aten.constant_pad_nd.default)
+def _pad(node: Node) -> str | None:
+    x, amounts, fill = arguments(node)[:3]
+    if fill != 0:
+        return f"padding with {fill} has no lowering, only with 0"
+    if min(amounts, default=0) < 0:
+        return "negative padding (cropping) has no lowering"
+    if len(amounts) // 2 > x.meta["val"].dim() - 1:
+        return "the batch cannot be padded"
+    return None

@@ -24,6 +24,10 @@ CANDIDATES = 4
 """Binary points tried by MSE: the one that covers the range, and up to three that clip."""
 
 
+NEGLIGIBLE = 2.0**-200
+"""Values that are zero for any format; a dead channel must not choose a binary point."""
+
+
 @dataclass(slots=True)
 class Range:
     """Smallest and largest value seen, and how many values."""
@@ -39,33 +43,24 @@ class Range:
 
 @dataclass(slots=True)
 class Means:
-    """Running mean of every channel (axis 1) in float64."""
+    """Mean of every channel in float64. axis: where the channels are."""
 
+    axis: int
     total: Tensor | None = None
     count: int = 0
 
     def see(self, x: Tensor) -> None:
-        """Add the values of a tensor [N, C, ...]."""
-        channels = channel_sums(x)
+        """Add the values of a tensor."""
+        axes = [axis for axis in range(x.dim()) if axis != self.axis]
+        channels = x.sum(dim=axes, dtype=torch.float64)
         self.total = channels if self.total is None else self.total + channels
-        self.count += x.numel() // x.shape[channel_axis(x)]
+        self.count += x.numel() // x.shape[self.axis]
 
     @property
     def mean(self) -> Tensor:
         """Mean of every channel, float64."""
         assert self.total is not None
         return self.total / self.count
-
-
-def channel_axis(x: Tensor) -> int:
-    """Images carry channels second, everything else last."""
-    return 1 if x.dim() == 4 else x.dim() - 1
-
-
-def channel_sums(x: Tensor) -> Tensor:
-    """Sum over all axes but the channels, float64."""
-    axes = [axis for axis in range(x.dim()) if axis != channel_axis(x)]
-    return x.sum(dim=axes, dtype=torch.float64)
 
 
 @dataclass(slots=True)
@@ -98,7 +93,7 @@ def squared_error(x: Tensor, to: FixedPoint) -> float:
 def covering(low: float, high: float, width: int, signed: bool) -> FixedPoint:
     """The finest format of that width whose range, rounded to nearest, covers low to high."""
     largest = max(abs(low), abs(high))
-    if largest == 0:
+    if largest < NEGLIGIBLE:
         return FixedPoint(width, 1, signed)
     # Start where the largest value certainly fits and refine while it still does.
     fraction = width - 2 - _exponent(largest)

@@ -1,4 +1,4 @@
-"""Fold batch normalisation: into the convolution or linear layer before it, else as scale and shift.
+"""Fold batch normalisation into the layer before it, or else write it as scale and shift.
 
 In inference a batch norm is ``x * s + t`` for every channel, with s = gamma / sqrt(var + eps) and
 t = beta - mean * s (Ioffe & Szegedy 2015; Jacob et al. 2018, section 3.2).

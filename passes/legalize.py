@@ -136,7 +136,7 @@ def _mean(module: GraphModule, node: Node) -> Node:
 
 
 def _division(module: GraphModule, node: Node) -> Node | None:
-    x, divisor = arguments(node)[:2]
+    divisor = arguments(node)[1]
     if isinstance(divisor, Node):
         return _division_by_tensor(module, node, divisor)
     if not divisor:

@@ -27,8 +27,6 @@ from fxloom.passes.calibration import (
     Means,
     Range,
     candidates,
-    channel_axis,
-    channel_sums,
     covering,
     observe,
     squared_error,
@@ -60,8 +58,8 @@ class Quantize:
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
     activations) and outputs. method: how binary points are chosen. rounding, overflow: modes of
-    activations. samples: how many training samples calibrate. layers: other widths for the layers
-    that match a pattern (fnmatch on names; the last match wins).
+    activations. samples: how many training samples calibrate, evenly spaced. layers: other widths
+    for the layers that match a pattern (fnmatch on names; the last match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -137,19 +135,14 @@ class _Run:
                 )
 
     def _batches(self) -> Iterator[Batch]:
-        left = self.options.samples
-        for batch in self.data.batches("train", min(left, 256)):
-            inputs = batch if isinstance(batch, tuple) else (batch,)
-            yield tuple(x[:left] for x in inputs)
-            left -= len(inputs[0])
-            if left <= 0:
-                return
+        for batch in self.data.spread(self.options.samples):
+            yield batch if isinstance(batch, tuple) else (batch,)
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
         ranges = {chain: Range() for chain in self.chains}
         means = {
-            node: Means()
+            node: Means(channel_axis(node))
             for node in self.module.graph.nodes
             if node.target in LAYERS and self.options.bias_correction
         }
@@ -240,21 +233,12 @@ class _Run:
                 for position in (1, 2):
                     if arguments(node)[position] is not None:
                         self._shorten(node, position)
-            elif node.target is aten.cat.default:
-                self._requantize_cat(node)
 
     def _requantize_constant(self, node: Node, position: int) -> None:
         source = arguments(node)[position]
         if not isinstance(source, Node) or source.op != "get_attr":
             raise UnsupportedLayer([f"{describe(node)}: its weight is computed; not supported yet"])
         node.update_arg(position, self._constant(source, node))
-
-    def _requantize_cat(self, node: Node) -> None:
-        parts = [
-            self._constant(part, node) if part.op == "get_attr" else part
-            for part in arguments(node)[0]
-        ]
-        node.update_arg(0, parts)
 
     def _constant(self, source: Node, layer: Node) -> Node:
         width = self.options.width("weights", (origin(layer),))
@@ -362,9 +346,10 @@ class _Run:
         return results
 
     def _correct(self, node: Node, outputs: list[Tensor], wanted: Means) -> list[Tensor]:
-        count = sum(x.numel() // x.shape[channel_axis(x)] for x in outputs)
-        mean = sum((channel_sums(x) for x in outputs), torch.tensor(0.0)) / count
-        shift = (wanted.mean - mean).to(outputs[0].dtype)
+        got = Means(wanted.axis)
+        for x in outputs:
+            got.see(x)
+        shift = (wanted.mean - got.mean).to(outputs[0].dtype)
         typed = arguments(node)[2]
         assert isinstance(typed, Node)
         source = typed.args[0]
@@ -376,5 +361,11 @@ class _Run:
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())
         shape = [1] * outputs[0].dim()
-        shape[channel_axis(outputs[0])] = -1
+        shape[wanted.axis] = -1
         return [x + shift.reshape(shape) for x in outputs]
+
+
+def channel_axis(layer: Node) -> int:
+    """Where a layer's output channels are: second for a convolution, last for a linear layer."""
+    rank: int = layer.meta["val"].dim()
+    return 1 if layer.target is aten.convolution.default else rank - 1

@@ -236,3 +236,49 @@ def random_inputs(program: Program, count: int, seed: int) -> list[np.ndarray[An
         random_mantissas(port.value.type, (count, *port.value.shape), seed + index)
         for index, port in enumerate(program.inputs)
     ]
+
+
+@st.composite
+def graphs(draw: DrawFn, width: int = 8, length: int = 8) -> Program:
+    """A program of several instructions whose values are shared, viewed and used again.
+
+    All tensors have 12 elements in a few shapes, so that most operations fit most values.
+    """
+    b = ProgramBuilder()
+    values = [_input(draw, b, draw(st.sampled_from([(12,), (2, 3, 2), (3, 4)])), width)]
+    for _ in range(draw(st.integers(2, length))):
+        x = draw(st.sampled_from(values))
+        with contextlib.suppress(VerifyError):  # too wide by now: try something else
+            values.append(_grow(draw, b, x, values, width))
+    for index, value in enumerate(draw(st.lists(st.sampled_from(values), min_size=1, max_size=3))):
+        b.output(value, f"y{index}")
+    return b.build()
+
+
+def _grow(draw: DrawFn, b: ProgramBuilder, x: Value, values: list[Value], width: int) -> Value:
+    kind = draw(
+        st.sampled_from(
+            ["pair", "pair", "shift", "reshape", "transpose", "requantize", "matmul", "concat"]
+        )
+    )
+    match kind:
+        case "pair":
+            op = draw(st.sampled_from([ops.Add(), ops.Sub(), ops.Mul(), ops.Max(), ops.Min()]))
+            y = draw(st.sampled_from([v for v in values if v.shape == x.shape]))
+            return b.emit(op, [x, y], kind)
+        case "shift":
+            return b.emit(ops.Shift(draw(st.integers(-3, 3))), [x], kind)
+        case "reshape":
+            shapes = [s for s in [(12,), (2, 3, 2), (3, 4), (24,), (6, 4)] if np.prod(s) == x.size]
+            return b.emit(ops.Reshape(draw(st.sampled_from([x.shape, *shapes]))), [x], kind)
+        case "transpose":
+            axes = tuple(draw(st.permutations(range(len(x.shape)))))
+            return b.emit(ops.Transpose(axes), [x], kind)
+        case "requantize":
+            op = ops.Requantize(draw(formats(width)), draw(roundings), draw(overflows))
+            return b.emit(op, [x], kind)
+        case "matmul":
+            w = _constant(draw, b, (x.shape[-1], x.shape[-1]), 4)
+            return b.emit(ops.MatMul(), [x, w], kind)
+        case _:
+            return b.emit(ops.Concat(draw(st.integers(0, len(x.shape) - 1))), [x, x], kind)

@@ -4,6 +4,7 @@ Integers only: a testbench that compares decimals would accept what is not equal
 """
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def default_samples(program: Program) -> list[Int64Array]:
 
 def flat_samples(arrays: Sequence[Int64Array]) -> npt.NDArray[np.int64]:
     """[N, all elements of all ports]: the layout of every file and of the driver."""
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+    parts = [array.reshape(len(array), prod(array.shape[1:])) for array in arrays]
+    return np.concatenate(parts, axis=1)
 
 
 def _type_name(layer: Layer, plan: Plan) -> str:

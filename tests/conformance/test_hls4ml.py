@@ -47,6 +47,12 @@ def mismatches(program: Program, out: Path, count: int = SAMPLES) -> dict[str, i
     }
 
 
+@pytest.fixture
+def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand kernels compile three times as fast so, and run only a few samples."""
+    monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-O0"))
+
+
 def test_every_operation_has_a_rule_or_a_declared_reason() -> None:
     assert set(RULES) | set(UNSUPPORTED) == set(OPS)
     assert not set(RULES) & set(UNSUPPORTED)
@@ -117,6 +123,7 @@ def biased(head: str, number: int) -> Program:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("head", HEADS)
 def test_biases_of_any_format_are_exact(head: str, tmp_path: Path) -> None:
     programs = [biased(head, number) for number in range(20)]
@@ -282,12 +289,6 @@ def requantize_program(sources: list[FixedPoint], through_matmul: bool) -> Progr
                 value = b.emit(op, [value], f"r{index}_{number}_{rounding}_{overflow}")
                 b.output(value, value.name)
     return b.build()
-
-
-@pytest.fixture
-def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand kernels compile three times as fast so, and run only a few samples."""
-    monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-O0"))
 
 
 @needs_compiler

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,32 @@ def test_a_trace_has_every_array_of_the_hardware(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, expected[name])
 
 
+@needs_compiler
+def test_two_at_once_may_compile_the_same_project(tmp_path: Path) -> None:
+    build = emit(residual_program(), tmp_path)
+    x = np.random.default_rng(0).uniform(-1, 5, (3, 2, 4, 4))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(build.run, [x, x]))
+    for result in results:
+        np.testing.assert_array_equal(result, simulate(build.program, x))
+    names = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert names == ["compile.log", "driver"]
+
+
+@needs_compiler
+def test_layers_that_need_much_stack_and_no_samples_at_all(tmp_path: Path) -> None:
+    b = ProgramBuilder()
+    x = b.input("x", (1100,), FixedPoint(30, 3))
+    w = b.constant("w", np.arange(1100_000).reshape(1100, 1000) % 251 - 125, FixedPoint(8, 1))
+    b.output(b.emit(ops.MatMul(), [x, w], "fc"), "y")
+    samples = np.random.default_rng(0).uniform(-4, 4, (2, 1100))
+    build = emit(b.build(), tmp_path, samples=samples)
+    np.testing.assert_array_equal(build.run(samples), simulate(build.program, samples))
+    nothing = build.run(samples[:0])
+    assert isinstance(nothing, np.ndarray)
+    assert nothing.shape == (0, 1000)
+
+
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = emit(residual_program(), tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -443,6 +470,19 @@ def test_what_hls4ml_changes_is_noticed(
 
     monkeypatch.setattr(graph.ModelGraph, "from_layer_list", tampered)
     with pytest.raises(FxloomError, match=f"hls4ml changed .*{what}"):
+        emit(residual_program(), tmp_path)
+
+
+def test_a_layer_that_hls4ml_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fxloom.backends.hls4ml import graph
+
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("no precision for n2_conv found")
+
+    monkeypatch.setattr(graph.ModelGraph, "from_layer_list", refuse)
+    with pytest.raises(FxloomError, match=r"no precision for n2_conv found\)\. Layer: conv\."):
         emit(residual_program(), tmp_path)
 
 

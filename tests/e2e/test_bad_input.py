@@ -205,7 +205,7 @@ def test_all_unsupported_layers_are_listed_at_once(files: Path, tmp_path: Path) 
     message = refused(line, "unsupported")
     assert "act (aten.mish)" in message
     assert "last" in message
-    assert message.count("supported: ") == 1
+    assert "Supported: " in message
 
 
 def test_a_directory_that_is_not_a_build_is_not_replaced(files: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_requantize_equals_exact_arithmetic(
     st.floats(allow_nan=False, allow_infinity=False),
     formats(max_width=30, spread=12),
     roundings,
-    st.sampled_from([Overflow.SAT, Overflow.SAT_SYM, Overflow.SAT_ZERO]),
+    overflows,
 )
 def test_quantizing_any_float_is_exact(
     value: float, to: FixedPoint, rounding: Rounding, overflow: Overflow
@@ -110,3 +110,36 @@ def test_oracle_knows_a_tie() -> None:
         Rounding.RND_CONV: -2,
     }
     assert floor(tie) == -3
+
+
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20),
+    formats(max_width=24, spread=12),
+    roundings,
+    overflows,
+)
+def test_quantizing_float32_is_exact(
+    values: list[float], to: FixedPoint, rounding: Rounding, overflow: Overflow
+) -> None:
+    array = np.array(values, dtype=np.float32)
+    got = quantize_values(array, to, rounding, overflow)
+    for value, mantissa in zip(array, got, strict=True):
+        exact = Fraction(float(value)) * Fraction(2) ** to.fraction
+        assert int(mantissa) == fit_exactly(round_exactly(exact, rounding), to, overflow)
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(54, 63),
+    st.integers(-5, 60),
+    st.booleans(),
+    roundings,
+    overflows,
+)
+def test_quantizing_into_wide_formats_is_exact(
+    value: float, width: int, integer: int, signed: bool, rounding: Rounding, overflow: Overflow
+) -> None:
+    to = FixedPoint(width, integer, signed)
+    exact = Fraction(value) * Fraction(2) ** to.fraction
+    got = quantize_values(np.array([value]), to, rounding, overflow)
+    assert int(got[0]) == fit_exactly(round_exactly(exact, rounding), to, overflow)

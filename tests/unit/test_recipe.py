@@ -176,7 +176,7 @@ def test_load_names_the_file(tmp_path: Path) -> None:
 def test_default_registry_is_that_of_the_passes() -> None:
     with pytest.raises(RecipeError, match="Did you mean quantize"):
         Recipe.parse('[[pass]]\nname = "quantise"')
-    assert passes_package.names()[:2] == ("fold_batchnorm", "quantize")
+    assert {"fold_batchnorm", "quantize"} <= set(passes_package.names())
 
 
 def test_run_checks_each_graph_and_counts(graph: GraphModule, graph_module: list[str]) -> None:

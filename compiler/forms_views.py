@@ -1,0 +1,139 @@
+"""Canonical forms of what moves or copies values: views, slices, pads, constants, identities."""
+
+from collections.abc import Sequence
+
+from torch import fx
+from torch.fx.node import Node
+
+from fxloom.graph import aten, insert_like
+from fxloom.rewriting import input_of, rewrites, same_shape, sizes_of
+
+# Nothing happens ---------------------------------------------------------------------------------
+
+
+@rewrites(
+    aten.alias.default, aten.clone.default, aten.detach.default, aten.contiguous.default,
+    aten.lift_fresh.default, aten.lift_fresh_copy.default, aten._to_copy.default,
+    aten.to.dtype, aten.positive.default,
+)  # fmt: skip
+def _identity(graph: fx.Graph, node: Node) -> Node | None:
+    source = input_of(node)
+    return source if source.meta["val"].dtype == node.meta["val"].dtype else None
+
+
+@rewrites(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+def _dropout(graph: fx.Graph, node: Node) -> Node | None:
+    return None if node.args[2] else input_of(node)
+
+
+# Views -------------------------------------------------------------------------------------------
+
+
+@rewrites(
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints,
+    aten.unflatten.int, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
+    aten.unsqueeze.default,
+)  # fmt: skip
+def _reshape(graph: fx.Graph, node: Node) -> Node:
+    if same_shape(node, input_of(node)):
+        return input_of(node)
+    return insert_like(graph, node, aten.reshape.default, (input_of(node), sizes_of(node, -1)))
+
+
+@rewrites(aten.transpose.int, aten.t.default, aten.permute.default, aten.numpy_T.default)
+def _permute(graph: fx.Graph, node: Node) -> Node:
+    rank = node.meta["val"].dim()
+    order = list(range(rank))
+    if node.target is aten.transpose.int:
+        first, second = node.args[1:]
+        assert isinstance(first, int)
+        assert isinstance(second, int)
+        order[first], order[second] = second, first
+    elif node.target is aten.permute.default:
+        assert isinstance(node.args[1], Sequence)
+        order = [dim for dim in node.args[1] if isinstance(dim, int)]
+    else:
+        order.reverse()
+    if order == sorted(order):
+        return input_of(node)
+    return insert_like(graph, node, aten.permute.default, (input_of(node), order))
+
+
+@rewrites(aten.expand.default)
+def _expand(graph: fx.Graph, node: Node) -> Node:
+    source = input_of(node)
+    sizes = sizes_of(node, -1)
+    lead = len(sizes) - source.meta["val"].dim()
+    for dim, size in enumerate(sizes):
+        held = source.meta["val"].shape[dim - lead] if dim >= lead else 1
+        if size == -1 and isinstance(held, int):
+            sizes[dim] = 1
+    if not lead and sizes == sizes_of(source, -1):
+        return source
+    return insert_like(graph, node, aten.expand.default, (source, sizes))
+
+
+@rewrites(aten.slice.Tensor)
+def _slice(graph: fx.Graph, node: Node) -> Node | None:
+    if node.args[4] == 1 and same_shape(node, input_of(node)):
+        return input_of(node)
+    source, dim, start, end, step = node.args
+    assert isinstance(dim, int)
+    size = input_of(node).meta["val"].shape[dim]
+    if isinstance(size, int):  # the batch keeps what was written, for the message
+        bounds = [bound if isinstance(bound, int) else None for bound in (start, end)]
+        start, end, _ = slice(*bounds).indices(size)
+    node.args = (source, dim, start, end, step)
+    return None
+
+
+@rewrites(aten.select.int)
+def _select(graph: fx.Graph, node: Node) -> None:
+    source, dim, index = node.args
+    assert isinstance(dim, int)
+    size = input_of(node).meta["val"].shape[dim]
+    if isinstance(size, int) and isinstance(index, int):
+        node.args = (source, dim, index % size)
+
+
+@rewrites(aten.stack.default)
+def _stack(graph: fx.Graph, node: Node) -> Node:
+    parts, dim = node.args
+    assert isinstance(parts, Sequence)
+    assert isinstance(dim, int)
+    shape = sizes_of(node, -1)
+    shape[dim] = 1
+    reshaped = [insert_like(graph, node, aten.reshape.default, (part, shape)) for part in parts]
+    return insert_like(graph, node, aten.cat.default, (reshaped, dim))
+
+
+@rewrites(aten.pad.default, aten.constant_pad_nd.default)
+def _pad(graph: fx.Graph, node: Node) -> Node | None:
+    widths, value = node.args[1], node.args[-1]
+    assert isinstance(widths, Sequence)
+    if not any(widths):
+        return input_of(node)
+    if node.target is aten.pad.default and node.args[2] != "constant":
+        return None
+    args = (input_of(node), list(widths), 0.0 if value is None else value)
+    return insert_like(graph, node, aten.constant_pad_nd.default, args)
+
+
+# Constants spread over the batch -----------------------------------------------------------------
+
+
+@rewrites(
+    aten.zeros.default, aten.ones.default, aten.full.default, aten.new_zeros.default,
+    aten.new_ones.default, aten.new_full.default, aten.zeros_like.default,
+    aten.ones_like.default, aten.full_like.default,
+)  # fmt: skip
+def _filled(graph: fx.Graph, node: Node) -> Node:
+    fill = 0 if "zeros" in str(node.target) else 1 if "ones" in str(node.target) else None
+    value = node.args[-1] if fill is None else fill
+    if node.target in (aten.full_like.default, aten.full.default):
+        value = node.args[1]
+    elif node.target is aten.new_full.default:
+        value = node.args[2]
+    filled = insert_like(graph, node, aten.full.default, (sizes_of(node, 1), value))
+    filled.kwargs = {"dtype": node.meta["val"].dtype}
+    return filled

@@ -1,0 +1,50 @@
+"""Every small model: graph = Program = reference = fast path, bit for bit, and close to float."""
+
+import numpy as np
+import pytest
+import torch
+
+from fxloom.backends.simulator import quantize_inputs, reference, simulate
+from fxloom.data import Data
+from fxloom.exact import exact_forward
+from fxloom.fixed_point import Overflow, Rounding
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.passes.quantize import Quantize
+from fxloom.support import refusal
+from tests.models import CASES, make
+
+
+def outputs(result: object) -> list[np.ndarray]:
+    """Outputs as a list of arrays, however many there are."""
+    parts = result if isinstance(result, tuple | list) else [result]
+    return [p.detach().numpy() if isinstance(p, torch.Tensor) else np.asarray(p) for p in parts]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_model_is_exact_and_faithful(name: str) -> None:
+    model, x = make(name)
+    graph = capture(model, tuple(t[:2] for t in x), supported=refusal)
+    data = Data(x_train=x if len(x) > 1 else x[0])
+    fine = lower(Quantize(weights=16, activations=16, inputs=16)(graph, data).graph)
+    arrays = [t.numpy() for t in x]
+    for got, wanted in zip(outputs(simulate(fine, arrays)), outputs(model(*x)), strict=True):
+        assert got.shape == wanted.shape
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3 * scale)
+
+    modes = list(zip(Rounding, [*Overflow, *Overflow], strict=False))
+    rounding, overflow = modes[sum(map(ord, name)) % len(modes)]
+    coarse = Quantize(weights=5, activations=6, outputs=8, rounding=rounding, overflow=overflow)
+    quantized = coarse(graph, data).graph
+    program = lower(quantized)
+    beyond = tuple(3 * t for t in x)
+    arrays = [t.numpy() for t in beyond]
+    raw = outputs(simulate(program, arrays, raw=True))
+    slow = reference(program, quantize_inputs(program, arrays))
+    for port, fast, definition in zip(program.outputs, raw, slow, strict=True):
+        axes = (0, *(axis + 1 for axis in port.axes))
+        np.testing.assert_array_equal(fast, definition.transpose(axes))
+    exact = outputs(exact_forward(quantized, *beyond))
+    for values, wanted in zip(outputs(simulate(program, arrays)), exact, strict=True):
+        np.testing.assert_array_equal(values, wanted)

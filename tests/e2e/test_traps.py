@@ -1,0 +1,146 @@
+"""Models that converters get wrong without a word: here right to the bit, or refused by name.
+
+The list is what hls4ml 1.3's own PyTorch front end was seen to miscompile or to crash on.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fxloom.backends.simulator import simulate
+from fxloom.data import Data
+from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.exact import exact_forward
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.passes.quantize import Quantize
+from tests.models import Fn
+
+IMAGE = (4, 8, 8)
+VECTOR = (8,)
+
+
+def linear(n: int = 8) -> nn.Module:
+    return nn.Linear(8, n)
+
+
+RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "residual taken on the input": (Fn(lambda m, x: m.fc(x) + x, fc=linear()), VECTOR),
+    "dilation": (nn.Conv2d(4, 4, 3, dilation=2), IMAGE),
+    "max pool ceil_mode": (nn.MaxPool2d(3, 2, ceil_mode=True), IMAGE),
+    "max pool padding": (nn.MaxPool2d(3, 2, padding=1), IMAGE),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4), IMAGE),
+    "grouped": (nn.Conv2d(4, 4, 3, groups=2), IMAGE),
+    "adaptive average": (nn.AdaptiveAvgPool2d((2, 4)), IMAGE),
+    "relu6": (nn.Sequential(linear(), nn.ReLU6()), VECTOR),
+    "identity": (nn.Sequential(nn.Identity(), linear()), VECTOR),
+    "zero pad": (nn.ZeroPad2d(2), IMAGE),
+    "reshape": (Fn(lambda m, x: x.reshape(-1, 8, 32) * 0.5), IMAGE),
+    "permute": (Fn(lambda m, x: x.permute(0, 2, 3, 1)), IMAGE),
+    "transpose": (Fn(lambda m, x: x.transpose(1, 2)), IMAGE),
+    "mean": (Fn(lambda m, x: x.mean((2, 3))), IMAGE),
+    "view with the batch size": (Fn(lambda m, x: x.view(x.size(0), -1)), IMAGE),
+    "division by a number": (Fn(lambda m, x: m.fc(x) / 3, fc=linear()), VECTOR),
+    "F.dropout in eval": (
+        Fn(lambda m, x: functional.dropout(m.fc(x), 0.5, m.training), fc=linear()),
+        VECTOR,
+    ),
+    "F.linear": (Fn(lambda m, x: functional.linear(x, m.fc.weight), fc=linear()), VECTOR),
+    "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
+    "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
+    "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_trap_is_right_to_the_bit(name: str) -> None:
+    torch.manual_seed(1)
+    model, shape = RIGHT[name]
+    model.eval()
+    x = torch.randn(40, *shape)
+    quantized = Quantize(weights=12, activations=12)(capture(model, x[:2]), Data(x_train=x)).graph
+    y = simulate(lower(quantized), x.numpy())
+    np.testing.assert_array_equal(y, exact_forward(quantized, x).numpy())
+    wanted = model(x).detach().numpy()
+    np.testing.assert_allclose(y, wanted, atol=0.01 * np.abs(wanted).max())
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.rnn = kind(8, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.rnn(x)[0])
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Item(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.max().item()
+
+
+class InPlaceSlice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y[:, 0] = 0
+        return y
+
+
+REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
+    "slice": (Fn(lambda m, x: x[:, :4]), VECTOR, "slice"),
+    "lstm": (Recurrent(nn.LSTM), (6, 8), "lstm"),
+    "gru": (Recurrent(nn.GRU), (6, 8), "gru"),
+    "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR, r"1 .*layer_norm"),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
+    "prelu": (nn.Sequential(linear(), nn.PReLU()), VECTOR, r"1 .*prelu"),
+    "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR, r"1 .*softmax"),
+    "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
+    "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
+    "gelu": (nn.GELU(), VECTOR, "gelu"),
+    "silu": (nn.SiLU(), VECTOR, "silu"),
+    "hardswish": (nn.Hardswish(), VECTOR, "hardswish"),
+    "sigmoid": (nn.Sigmoid(), VECTOR, "sigmoid"),
+    "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
+    "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
+    "conv1d": (nn.Conv1d(4, 4, 3), (4, 9), "only 2-D convolution"),
+    "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
+    "batch mixing": (Fn(lambda m, x: x - x.mean(0)), VECTOR, "mean"),
+    "view one": (Fn(lambda m, x: x.view(1, -1)), VECTOR, "view|reshape"),
+    "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR, "division by a computed"),
+    "branch": (Branch(), VECTOR, "data"),
+    "item": (Item(), VECTOR, "data|item"),
+    "in-place slice": (InPlaceSlice(), VECTOR, "slice|select|copy|scatter"),
+    "dropout that stays on": (
+        Fn(lambda m, x: functional.dropout(x, 0.5, True)),
+        VECTOR,
+        "dropout|random",
+    ),
+    "constant padding": (nn.ConstantPad2d(1, 0.5), IMAGE, "padding with 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_trap_is_refused_by_name(name: str) -> None:
+    model, shape, message = REFUSED[name]
+    with pytest.raises((UnsupportedLayer, CaptureError), match=message):
+        capture(model.eval(), torch.randn(2, *shape))
+
+
+def test_all_unsupported_layers_are_listed_at_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.Mish(), nn.Softmax(1))
+    with pytest.raises(UnsupportedLayer) as caught:
+        capture(model, torch.randn(2, 8))
+    assert len(caught.value.problems) == 3
+    for layer in ("1 (aten.gelu)", "3 (aten.mish)", "4 (aten.softmax"):
+        assert any(problem.startswith(layer) for problem in caught.value.problems)

@@ -1,0 +1,306 @@
+"""Small models: every first op with every attribute that is honoured, alone and together.
+
+``CASES`` maps a name to (model factory, shape of one sample or shapes of several inputs).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+IMAGE: Shape = (4, 7, 6)
+VECTOR: Shape = (10,)
+
+
+class Fn(nn.Module):
+    """A model from a function of its inputs and its modules."""
+
+    def __init__(self, function: Callable[..., Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+class WithConstant(nn.Module):
+    """Adds and multiplies buffers that broadcast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.linspace(-1, 1, 4).reshape(1, 4, 1, 1))
+        self.register_buffer("row", torch.linspace(0.5, 2, 6))
+        self.gain = nn.Parameter(torch.linspace(-2, 2, 28).reshape(4, 7, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.offset) * self.row - self.gain
+
+
+class Residual(nn.Module):
+    """A residual block with a shortcut, as in ResNet."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.bn1(self.conv1(x)))
+        return self.act(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+def resnet(pool: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A small ResNet with a given last pool (outputs 16 channels of 2x2)."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            Residual(8, 8, 1),
+            Residual(8, 16, 2),
+            pool(),
+            nn.Flatten(),
+            nn.LazyLinear(10),
+        )
+
+    return make
+
+
+def conv(*args: Any, **kwargs: Any) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv2d(4, 6, *args, **kwargs)
+
+
+def fn(function: Callable[..., Any], **modules: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: Fn(function, **{name: make() for name, make in modules.items()})
+
+
+def twice(self: Any, x: Tensor) -> Tensor:
+    return self.fc(torch.relu(self.fc(x)))
+
+
+def in_place_alias(self: Any, x: Tensor) -> Tensor:
+    x = self.fc(x)
+    y = functional.relu(x, inplace=True)
+    return x + y
+
+
+def in_place_add(self: Any, x: Tensor) -> Tensor:
+    y = self.fc(x)
+    y += x
+    y *= 2
+    return y - x
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    # linear
+    "linear": (lambda: nn.Linear(10, 7), VECTOR),
+    "linear without bias": (lambda: nn.Linear(10, 7, bias=False), VECTOR),
+    "linear to one": (lambda: nn.Linear(10, 1), VECTOR),
+    "linear on leading axes": (lambda: nn.Linear(6, 5), (3, 6)),
+    "mlp": (
+        lambda: nn.Sequential(
+            nn.Linear(10, 8), nn.ReLU(), nn.Dropout(0.3),
+            nn.Linear(8, 8), nn.ReLU6(), nn.Linear(8, 3),
+        ),
+        VECTOR,
+    ),
+    "layer used twice": (fn(twice, fc=lambda: nn.Linear(10, 10)), VECTOR),
+    # conv2d
+    "conv": (conv(3), IMAGE),
+    "conv 1x1": (conv(1), IMAGE),
+    "conv stride": (conv(3, stride=(2, 3)), IMAGE),
+    "conv padding": (conv((3, 2), padding=(1, 2)), IMAGE),
+    "conv same": (conv(3, padding="same"), IMAGE),
+    "conv same even": (conv((4, 2), padding="same"), IMAGE),
+    "conv valid": (conv(3, padding="valid", bias=False), IMAGE),
+    "conv dilation": (conv(2, dilation=(2, 3)), IMAGE),
+    "conv same dilated": (conv((2, 3), padding="same", dilation=(3, 2)), IMAGE),
+    "conv groups": (conv(3, groups=2, padding=1), IMAGE),
+    "conv depthwise": (lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1), IMAGE),
+    "conv depthwise multiplier": (lambda: nn.Conv2d(4, 8, 3, groups=4, stride=2), IMAGE),
+    "conv whole image": (conv((7, 6)), IMAGE),
+    "conv kernel beyond input": (conv(9, padding=4), IMAGE),
+    # batch norm
+    "conv bn relu": (
+        lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        IMAGE,
+    ),
+    "bn alone": (lambda: nn.BatchNorm2d(4), IMAGE),
+    "bn before conv": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3)), IMAGE),
+    "bn without affine": (
+        lambda: nn.Sequential(nn.Linear(10, 6), nn.BatchNorm1d(6, affine=False)),
+        VECTOR,
+    ),
+    "bn of a shared conv": (
+        fn(
+            lambda m, x: m.bn(y := m.conv(x)) + y,
+            conv=conv(3),
+            bn=lambda: nn.BatchNorm2d(6),
+        ),
+        IMAGE,
+    ),
+    # activations
+    "relu of the input": (lambda: nn.ReLU(), VECTOR),
+    "relu6": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU6()), IMAGE),
+    "clamp": (fn(lambda m, x: m.fc(x).clamp(-0.3, 0.45), fc=lambda: nn.Linear(10, 6)), VECTOR),
+    "clamp min": (fn(lambda m, x: x.clamp(min=-0.5)), VECTOR),
+    "clamp max": (fn(lambda m, x: x.clamp_max(0.7)), VECTOR),
+    "hardtanh": (lambda: nn.Hardtanh(-0.5, 0.8), VECTOR),
+    "leaky relu": (lambda: nn.Sequential(nn.Linear(10, 6), nn.LeakyReLU(0.1)), VECTOR),
+    "leaky relu steep": (lambda: nn.LeakyReLU(1.75), VECTOR),
+    "leaky relu negative": (lambda: nn.LeakyReLU(-0.3), VECTOR),
+    # pools
+    "max pool": (lambda: nn.MaxPool2d(2), IMAGE),
+    "max pool padded": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGE),
+    "max pool ceil": (lambda: nn.MaxPool2d((2, 3), stride=(3, 2), ceil_mode=True), IMAGE),
+    "max pool ceil padded": (
+        lambda: nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        IMAGE,
+    ),
+    "conv max pool relu": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.ReLU()),
+        IMAGE,
+    ),
+    "avg pool": (lambda: nn.AvgPool2d(2), IMAGE),
+    "avg pool 3x3": (lambda: nn.AvgPool2d(3, stride=1), IMAGE),
+    "avg pool padded": (lambda: nn.AvgPool2d(3, stride=2, padding=1), IMAGE),
+    "avg pool without padding's count": (
+        lambda: nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+        IMAGE,
+    ),
+    "avg pool ceil": (lambda: nn.AvgPool2d(3, stride=2, ceil_mode=True), IMAGE),
+    "avg pool ceil padded": (lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), IMAGE),
+    "avg pool divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), IMAGE),
+    "avg pool relu": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 2), nn.AvgPool2d(3, stride=1), nn.ReLU()),
+        IMAGE,
+    ),
+    "global average": (lambda: nn.AdaptiveAvgPool2d(1), IMAGE),
+    "adaptive average": (lambda: nn.AdaptiveAvgPool2d((1, 3)), IMAGE),
+    "mean over space": (fn(lambda m, x: x.mean((2, 3))), IMAGE),
+    "mean over space kept": (fn(lambda m, x: x.mean((-1, -2), keepdim=True)), IMAGE),
+    "mean over channels": (fn(lambda m, x: x.mean(1)), IMAGE),
+    "sum over a vector": (fn(lambda m, x: x.sum(1, keepdim=True)), VECTOR),
+    # merges
+    "residual on the input": (fn(lambda m, x: m.fc(x) + x, fc=lambda: nn.Linear(10, 10)), VECTOR),
+    "input plus itself": (fn(lambda m, x: x + x), VECTOR),
+    "square": (fn(lambda m, x: x * x), VECTOR),
+    "sub and alpha": (
+        fn(lambda m, x: torch.sub(m.fc(x), x, alpha=3), fc=lambda: nn.Linear(10, 10)),
+        VECTOR,
+    ),
+    "scalars": (fn(lambda m, x: 1.5 - (x * 0.3 + 2) / 7 - x / 0.3), VECTOR),
+    "powers of two": (fn(lambda m, x: x * 0.25 - x / 8), VECTOR),
+    "constants": (WithConstant, IMAGE),
+    "gate": (
+        fn(lambda m, x: x * m.pool(x), pool=lambda: nn.AdaptiveAvgPool2d(1)),
+        IMAGE,
+    ),
+    "two inputs": (fn(lambda m, x, y: m.fc(x) * y - x, fc=lambda: nn.Linear(5, 5)), ((5,), (5,))),
+    "two images": (
+        fn(lambda m, x, y: torch.cat([m.c(x), y], 1), c=lambda: nn.Conv2d(3, 2, 1)),
+        ((3, 4, 5), (2, 4, 5)),
+    ),
+    "cat channels": (
+        fn(lambda m, x: torch.cat([m.c(x), x, torch.relu(x)], 1), c=conv(1)),
+        IMAGE,
+    ),
+    "cat height": (fn(lambda m, x: torch.cat([x, x * 0.7], dim=-2)), IMAGE),
+    "cat vectors": (
+        fn(lambda m, x: torch.cat([m.c(x).flatten(1), x.flatten(1)], 1), c=conv(3)),
+        IMAGE,
+    ),
+    # shapes
+    "flatten linear": (
+        lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 4, 5)),
+        IMAGE,
+    ),
+    "flatten output": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten()), IMAGE),
+    "flatten relu output": (
+        fn(lambda m, x: torch.relu(m.c(x).flatten(1)) * 0.3, c=conv(3)),
+        IMAGE,
+    ),
+    "flatten some": (fn(lambda m, x: m.c(x).flatten(2), c=conv(3)), IMAGE),
+    "view to image": (
+        fn(lambda m, x: m.c(x.view(-1, 4, 3, 3)), c=conv(2)),
+        (36,),
+    ),
+    "view with batch size": (
+        fn(lambda m, x: m.fc(x.view(x.size(0), -1)), fc=lambda: nn.Linear(168, 3)),
+        IMAGE,
+    ),
+    "permute": (fn(lambda m, x: m.fc(x.permute(0, 2, 3, 1)), fc=lambda: nn.Linear(4, 3)), IMAGE),
+    "permute to image": (fn(lambda m, x: m.c(x.permute(0, 3, 1, 2)), c=conv(2)), (5, 6, 4)),
+    "permute view": (
+        fn(lambda m, x: m.fc(x.transpose(1, 3).reshape(-1, 168)), fc=lambda: nn.Linear(168, 3)),
+        IMAGE,
+    ),
+    "flatten a thin image": (
+        fn(lambda m, x: m.fc(m.p(x).flatten(1)), p=lambda: nn.AdaptiveAvgPool2d(1),
+           fc=lambda: nn.Linear(4, 3)),
+        IMAGE,
+    ),
+    "pad": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE),
+    # graphs
+    "in-place alias": (fn(in_place_alias, fc=lambda: nn.Linear(10, 10)), VECTOR),
+    "in-place add": (fn(in_place_add, fc=lambda: nn.Linear(10, 10)), VECTOR),
+    "two outputs": (
+        fn(lambda m, x: ((y := m.fc(x)), torch.relu(y), x), fc=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "same output twice": (
+        fn(lambda m, x: ((y := m.fc(x)), y), fc=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "resnet avg 3": (resnet(lambda: nn.AvgPool2d(3)), (3, 12, 12)),
+    "resnet global": (resnet(lambda: nn.AdaptiveAvgPool2d(1)), (3, 8, 8)),
+    "lenet": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Conv2d(4, 8, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(8 * 5 * 5, 12), nn.ReLU(), nn.Linear(12, 10),
+        ),
+        (1, 28, 28),
+    ),
+    "separable": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
+            nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+        ),
+        (3, 9, 10),
+    ),
+}  # fmt: skip
+
+
+def shapes_of(name: str) -> tuple[Shape, ...]:
+    """Sample shapes of all inputs of a case."""
+    shape = CASES[name][1]
+    return shape if isinstance(shape[0], tuple) else (shape,)
+
+
+def make(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The model of a case in eval mode, its statistics settled, and 64 samples an input."""
+    torch.manual_seed(seed)
+    model = CASES[name][0]()
+    x = tuple(torch.randn(64, *shape) for shape in shapes_of(name))
+    model.train()
+    with torch.no_grad():
+        model(*x)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+                module.weight.uniform_(-1.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    return model.eval(), x

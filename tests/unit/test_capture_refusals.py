@@ -1,0 +1,181 @@
+"""A model that no graph computes faithfully is refused, and the message says why and where."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from fxloom.errors import CaptureError, FxloomError
+from tests.capturing import capture_anything as capture
+
+X = torch.linspace(-2, 2, 12).reshape(2, 6)
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+        self.register_buffer("count", torch.zeros(1))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def if_positive(m: Function, x: Tensor) -> Tensor:
+    return x if x.sum() > 0 else -x
+
+
+def count_calls(m: Function, x: Tensor) -> Tensor:
+    m.count += 1
+    return x * m.count
+
+
+def count_in_python(m: Function, x: Tensor) -> Tensor:
+    m.calls = getattr(m, "calls", 0) + 1
+    return x * m.calls
+
+
+def change_input(m: Function, x: Tensor) -> Tensor:
+    x += 1
+    return x
+
+
+def by_batch_size(m: Function, x: Tensor) -> Tensor:
+    return x if x.shape[0] > 1 else -x
+
+
+def by_large_batch(m: Function, x: Tensor) -> Tensor:
+    return x if x.shape[0] * 4 < 100 else -x
+
+
+def in_bfloat16(m: Function, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return m.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            if_positive,
+            r"data-dependent control flow, line \d+ of test_capture_ref.*: `return x",
+        ),
+        (lambda m, x: x * x.max().item(), r"aten.item, line \d+ of .*depends on the data"),
+        (lambda m, x: x[x > 0], "^aten.index.Tensor.*depends on the data[^\n]*$"),
+        (lambda m, x: x.nonzero(), "aten.nonzero.*depends on the data"),
+        (lambda m, x: x + torch.rand(6), "aten.rand, line .* it is random"),
+        (lambda m, x: x + torch.randn_like(x), "aten.randn_like.* it is random"),
+        (lambda m, x: F.dropout(x), "dropout stays on in eval mode"),
+        (lambda m, x: F.dropout2d(x[..., None, None]), "dropout stays on in eval mode|random"),
+        (count_calls, "count: buffer mutation"),
+        (count_in_python, "graph and model disagree"),
+        (change_input, "x: user input mutation"),
+        (by_batch_size, "graph and model disagree at batch size 1"),
+        (by_large_batch, "batches of more than 24 samples differently"),
+        (in_bfloat16, "bfloat16.*leave autocast off"),
+        (lambda m, x: x.half(), "computes in torch.float16"),
+        (lambda m, x: torch.fft.fft(x).real, "computes in torch.complex64"),
+        (lambda m, x: x.view(2, 2, 3), "one batch size only: it fixes that of x"),
+        (lambda m, x: {"y": x}, "forward returns a dict"),
+        (lambda m, x: (x, (x, x)), "forward returns a nested structure"),
+        (lambda m, x: (x, None), "other than tensors"),
+        (lambda m, x: (x * 1, m.fc.bias), "output 1 .*does not depend on the input"),
+        (
+            lambda m, x: x @ torch.zeros(5, 5),
+            "the model fails on the example inputs.*RuntimeErr",
+        ),
+        (lambda m, x: m.undefined, "AttributeError: .* has no attribute 'undefined'"),
+        (lambda m, x: torch.from_numpy(x.numpy()) + 1, "numpy"),
+        (lambda m, x: torch.cond(x.shape[0] > 2, lambda: x, lambda: -x), "."),
+    ],
+)
+def test_unfaithful_models_are_refused(function: Callable[..., Any], message: str) -> None:
+    with pytest.raises(FxloomError, match=message) as caught:
+        capture(Function(function), X)
+    assert len(str(caught.value)) < 600
+
+
+def test_all_refusals_are_listed() -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(Function(lambda m, x: F.dropout(x) + torch.rand(6)), X)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.ones(6), r"the model fails|batch"),
+        (torch.ones(2, 5), r"mat1 and mat2 shapes cannot be multiplied"),
+        (torch.ones(0, 6), "it is empty"),
+        (torch.tensor(1.0), "does not exist in shape"),
+        (torch.ones(2, 6, dtype=torch.int64), "required float32 or float64, torch.int64"),
+        (torch.ones(2, 6, dtype=torch.float16), r"torch.float16 arrived. Convert with .float"),
+        (torch.ones(2, 6, dtype=torch.complex64), "torch.complex64"),
+        (torch.ones(2, 6, device="meta"), r"it is on meta. Call .cpu\(\)"),
+        (torch.full((2, 6), math.nan), "NaN or infinity"),
+        ((torch.ones(2, 6), torch.ones(2, 6)), "fails on the example inputs"),
+        ((), "at least one example input"),
+        (([1.0],), "required a tensor, list arrived"),
+        ((torch.ones(2, 6), torch.ones(3, 6)), "disagree on the batch size"),
+    ],
+)
+def test_wrong_example_inputs_are_named(inputs: Any, message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        capture(nn.Linear(6, 2), inputs)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(6, 2).half(), "parameter weight: required float32 or float64"),
+        (nn.Linear(6, 2, device="meta"), r"parameter weight: .* on meta. Call .cpu"),
+        (nn.LazyLinear(2), "parameter weight is not initialized"),
+        (nn.Linear, "the class Linear arrived"),
+        (lambda x: x, "function arrived"),
+        (None, "NoneType arrived"),
+    ],
+)
+def test_what_is_no_usable_model_is_named(model: Any, message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        capture(model, X)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_non_finite_weights_are_named(value: float) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    model[1].weight.data[0, 0] = value
+    with pytest.raises(CaptureError, match=r"parameter 1.weight: 1 of 8 values are NaN or inf"):
+        capture(model, X)
+
+
+def test_unused_non_finite_buffers_do_not_matter() -> None:
+    model = Function(lambda m, x: m.fc(x))
+    model.count.fill_(math.nan)
+    capture(model, X)
+
+
+def test_batch_axes_must_match_the_inputs() -> None:
+    with pytest.raises(CaptureError, match="1 example inputs, but 2 batch_axes"):
+        capture(nn.Linear(6, 2), X, batch_axes=(0, 0))
+
+
+def test_a_program_limited_to_two_samples_is_refused() -> None:
+    shapes = ({0: torch.export.Dim("batch", max=2)},)
+    program = torch.export.export(
+        Function(lambda m, x: m.fc(x)).eval(), (X,), dynamic_shapes=shapes, strict=False
+    )
+    with pytest.raises(CaptureError, match=r"the model fails on inputs of shape \[\[3, 6\]\]"):
+        capture(program, X)
+    with pytest.raises(CaptureError, match=r"required shape \['batch', 6\].*\['batch', 5\]"):
+        capture(program, X[:, :5])
+
+
+def test_a_program_exported_for_one_batch_size_is_refused() -> None:
+    program = torch.export.export(nn.Linear(6, 2).eval(), (X,))
+    with pytest.raises(CaptureError, match="dimension 0, the batch, to be the only dynamic one"):
+        capture(program, X)
