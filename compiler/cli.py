@@ -339,9 +339,9 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
 
 def _list_ops() -> None:
     from fxloom import backends
-    from fxloom.ops import OPS
     from fxloom.graph import op_name
     from fxloom.lowering import LOWERINGS
+    from fxloom.ops import OPS
     from fxloom.passes.legalize import REWRITES
     from fxloom.support import CHECKS
 
