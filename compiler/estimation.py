@@ -85,14 +85,29 @@ def hard_multiplications(matrix: IntArray) -> int:
     """Over the rows (inputs) of a weight matrix, the number of distinct weights that need a
     multiplier: w and -w are two, a weight twice in a row is one.
     """
-    total = 0
+    lo, hi = int(matrix.min()), int(matrix.max())
+    count = _hard_by_presence if hi - lo < matrix.shape[1] * 4 else _hard_by_order
     rows = max(1, (1 << 20) // max(matrix.shape[1], 1))
-    for start in range(0, matrix.shape[0], rows):
-        ordered = np.sort(matrix[start : start + rows], axis=1)
-        first = np.ones(ordered.shape, dtype=bool)
-        first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-        total += int((first & (csd_digits(ordered) >= HARD_DIGITS)).sum())
-    return total
+    return sum(
+        count(matrix[start : start + rows].astype(np.int64), lo, hi)
+        for start in range(0, matrix.shape[0], rows)
+    )
+
+
+def _hard_by_presence(rows: IntArray, lo: int, hi: int) -> int:
+    """For few possible weights: mark those that occur in a row."""
+    present = np.zeros((rows.shape[0], hi - lo + 1), dtype=bool)
+    present[np.arange(rows.shape[0])[:, None], rows - lo] = True
+    hard = csd_digits(np.arange(lo, hi + 1)) >= HARD_DIGITS
+    return int(present[:, hard].sum())
+
+
+def _hard_by_order(rows: IntArray, lo: int, hi: int) -> int:
+    """For many possible weights: equal ones become neighbours."""
+    ordered = np.sort(rows, axis=1)
+    first = np.ones(ordered.shape, dtype=bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return int((first & (csd_digits(ordered) >= HARD_DIGITS)).sum())
 
 
 def multiplier_limit(size: int, zeros: int, reuse: int) -> int:

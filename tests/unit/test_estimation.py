@@ -58,10 +58,10 @@ def test_constants_of_few_digits_need_no_multiplier() -> None:
 @given(st.data())
 def test_hard_multiplications_are_distinct_signed_integers_per_input(data: st.DataObject) -> None:
     rows, columns = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
-    flat = data.draw(
-        st.lists(st.integers(-128, 127), min_size=rows * columns, max_size=rows * columns)
-    )
-    matrix = np.array(flat, np.int8).reshape(rows, columns)
+    largest = data.draw(st.sampled_from([11, 127, 10**6]))  # both ways of counting
+    weights = st.integers(-largest, largest)
+    flat = data.draw(st.lists(weights, min_size=rows * columns, max_size=rows * columns))
+    matrix = np.array(flat).reshape(rows, columns)
     naive = sum(
         len({w for w in row if sum(1 for digit in naf(w) if digit) >= 3})
         for row in matrix.astype(int).tolist()
