@@ -1,0 +1,80 @@
+"""Whole models through compiled C++: what PyTorch captured is what the hardware computes.
+
+Together with tests/e2e/test_models.py (graph = program = definition = fast path) this closes the
+chain from the quantized graph to C++ for every first op, alone and together.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fxloom.backends import get
+from fxloom.backends.simulator import quantize_inputs, reference, simulate
+from fxloom.data import Data
+from fxloom.fixed_point import Overflow, Rounding
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.passes.quantize import Quantize
+from fxloom.program import Program
+from fxloom.target import Target
+from tests.conformance.packing import pack
+from tests.models import CASES, make
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+GROUPS = 6
+SAMPLES = 24
+
+
+def program_of(name: str) -> tuple[Program, list[np.ndarray]]:
+    """A case as a program with a rounding mode of its own, and inputs of which many saturate."""
+    model, x = make(name, seed=3)
+    rounding = list(Rounding)[len(name) % 7]
+    overflow = list(Overflow)[len(name) % 4]
+    step = Quantize(weights=6, activations=7, outputs=9, rounding=rounding, overflow=overflow)
+    graph = capture(model, tuple(t[:2] for t in x))
+    program = lower(step(graph, Data(x_train=x if len(x) > 1 else x[0])).graph)
+    scale = torch.linspace(0.5, 4, SAMPLES)
+    beyond = [t[:SAMPLES] * scale.reshape(-1, *(1,) * (t.dim() - 1)) for t in x]
+    return program, quantize_inputs(program, [t.numpy() for t in beyond])
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_every_model_gives_the_simulators_integers(group: int, tmp_path: Path) -> None:
+    names = list(CASES)[group::GROUPS]
+    programs, inputs = zip(*(program_of(name) for name in names), strict=True)
+    packed = pack(programs)
+    mantissas = [array for arrays in inputs for array in arrays]
+    build = get("hls4ml").emit(packed, Target(), tmp_path / "project", cache=tmp_path / "cache")
+    got = iter(build.run_mantissas(mantissas))
+    saturated = 0
+    for name, program, arrays in zip(names, programs, inputs, strict=True):
+        for wanted in reference(program, arrays):
+            np.testing.assert_array_equal(next(got), wanted, err_msg=name)
+        saturated += sum(
+            int(((a == p.value.type.lo) | (a == p.value.type.hi)).sum())
+            for a, p in zip(arrays, program.inputs, strict=True)
+        )
+    assert saturated > 100
+
+
+@pytest.mark.parametrize("name", ["two images", "permute to image", "two outputs", "flatten some"])
+def test_layouts_of_the_users_tensors_survive(name: str, tmp_path: Path) -> None:
+    """Ports: real values in, real values out, in the shapes of the user's model."""
+    model, x = make(name)
+    graph = capture(model, tuple(t[:2] for t in x))
+    program = lower(Quantize()(graph, Data(x_train=x if len(x) > 1 else x[0])).graph)
+    arrays = [t.numpy() for t in x]
+    build = get("hls4ml").emit(program, Target(), tmp_path / "project", cache=tmp_path / "cache")
+    got, wanted = build.run(arrays), simulate(program, arrays)
+    outputs = model(*x)
+    for a, b, user in zip(*map(_several, (got, wanted, outputs)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == tuple(user.shape)
+
+
+def _several(result: object) -> list:
+    return list(result) if isinstance(result, tuple) else [result]
