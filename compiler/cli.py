@@ -9,25 +9,28 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from fxloom.errors import FxloomError
 from fxloom.signals import terminate_as_interrupt
-
-if TYPE_CHECKING:
-    from fxloom.checking import CheckResult
-    from fxloom.demo import DemoResult
+from fxloom.tables import (
+    check_table,
+    demo_table,
+    list_backends,
+    list_ops,
+    list_passes,
+    list_targets,
+)
 
 MISMATCH, INPUT_FAULT, OWN_FAULT = 1, 2, 70
 
@@ -161,18 +164,6 @@ def _print(*renderables: Any) -> None:
         console.print(each)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """The first column to the left, all others that hold numbers to the right."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
-    for number, name in enumerate(columns):
-        cells = [row[number].replace(",", "").replace("%", "") for row in rows]
-        is_number = all(cell[:1].isdigit() for cell in cells if cell) and any(cells)
-        table.add_column(name, justify="right" if number and is_number else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         import fxloom
@@ -278,20 +269,11 @@ def check_(
         opened = open_build(build)
         tell("C simulation (the first one compiles the C++)")
         result = check(opened, samples, lambda kind, done, total: tell(f"{kind}: {done}/{total}"))
-    _print(_check_table(result))
+    _print(check_table(result))
     if result.first is not None:
         typer.echo(f"first difference: {result.first}")
         raise typer.Exit(MISMATCH)
     typer.echo("simulator and C simulation agree on every integer")
-
-
-def _check_table(result: "CheckResult") -> Table:
-    rows = [
-        [each.inputs, *(f"{n:,}" for n in (each.samples, each.values, each.distinct)),
-         f"{each.mismatches:,}"]
-        for each in result.comparisons
-    ]  # fmt: skip
-    return _table(["inputs", "samples", "integers", "distinct", "mismatches"], rows)
 
 
 @app.command("report", epilog="Example:\n\n  fxloom report build/ --html report.html")
@@ -329,88 +311,16 @@ class What(StrEnum):
 @app.command("list", epilog="Example:\n\n  fxloom list passes")
 def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
     """List what fxloom knows: ops, passes, backends or targets."""
-    {
-        What.OPS: _list_ops,
-        What.PASSES: _list_passes,
-        What.BACKENDS: _list_backends,
-        What.TARGETS: _list_targets,
-    }[what]()
+    tables = {
+        What.OPS: list_ops,
+        What.PASSES: list_passes,
+        What.BACKENDS: list_backends,
+        What.TARGETS: list_targets,
+    }
+    _print(*tables[what]())
 
 
-def _list_ops() -> None:
-    from fxloom import backends
-    from fxloom.graph import op_name
-    from fxloom.lowering import LOWERINGS
-    from fxloom.ops import OPS
-    from fxloom.passes.legalize import REWRITES
-    from fxloom.support import CHECKS
-
-    found = {name: backends.get(name).unsupported for name in backends.names()}
-    rows = [
-        [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
-        for op in sorted(OPS)
-    ]
-    how = [
-        [
-            op_name(op),
-            "legalized" if op in REWRITES else "lowered" if op in LOWERINGS else "folded",
-        ]
-        for op in sorted(CHECKS, key=op_name)
-    ]
-    _print(
-        _table(["ATen op", "how"], how),
-        Text(),
-        _table(["program op", "simulator", *found], rows),
-    )
-
-
-def _list_passes() -> None:
-    from dataclasses import MISSING, fields
-    from enum import EnumType
-    from inspect import getdoc
-    from typing import get_type_hints
-
-    from fxloom import passes
-
-    for name in passes.names():
-        cls = passes.get(name)
-        hints = get_type_hints(cls)
-        rows = []
-        for key in fields(cls):
-            factory = key.default_factory
-            default = key.default if factory is MISSING else factory()
-            shown = "required" if default is MISSING else "" if default is None else str(default)
-            kind = hints[key.name]
-            modes = " | ".join(kind) if isinstance(kind, EnumType) else str(key.type)
-            rows.append([f"  {key.name}", modes, shown])
-        _print(Text(name, style="bold"), Text(f"  {(getdoc(cls) or '').splitlines()[0]}"))
-        if rows:
-            _print(_table(["  key", "type", "default"], rows))
-        _print(Text())
-
-
-def _list_backends() -> None:
-    from fxloom import backends
-
-    rows = [["simulator", "NumPy, exact, in this process"]]
-    for name in backends.names():
-        doc = type(backends.get(name)).__doc__ or ""
-        rows.append([name, doc.splitlines()[0]])
-    _print(_table(["backend", "what it is"], rows))
-
-
-def _list_targets() -> None:
-    from fxloom.target import Target
-
-    rows = []
-    for name in Target.names():
-        part = Target(part=name).device
-        numbers = (part.lut, part.ff, part.dsp, part.bram18, part.uram)
-        rows.append([name, part.full_name, *(f"{n:,}" for n in numbers)])
-    _print(_table(["part", "full name", "LUT", "FF", "DSP", "BRAM18", "URAM"], rows))
-
-
-@app.command("demo", epilog="Example:\n\n  fxloom demo --out /tmp/demo")
+@app.command("demo", epilog="Example:\n\n  fxloom demo --out digits/")
 def demo_(
     out: Annotated[str, typer.Option(help="Where the two builds go.")] = "fxloom-demo",
     seed: Annotated[int, typer.Option(help="Seed of split, weights and training.")] = 0,
@@ -422,47 +332,12 @@ def demo_(
         from fxloom.demo import run_demo
 
         results = list(run_demo(out, seed, quick, tell))
-    _print(_demo_table(results))
+    _print(demo_table(results))
     for result in results:
         if result.mismatches is None:
             typer.echo(f"{result.name}: no C simulation: {result.reason}")
     if any(result.mismatches for result in results):
         raise typer.Exit(MISMATCH)
-
-
-def _demo_table(results: Sequence["DemoResult"]) -> Table:
-    columns = ["", *(result.name for result in results)]
-    reports = [result.build.report for result in results]
-    accuracies = [report.accuracy for report in reports]
-    totals = [report.total for report in reports]
-    rows = [
-        ["float accuracy", *(_percent(a.float_accuracy if a else None) for a in accuracies)],
-        ["fixed accuracy", *(_percent(a.fixed_accuracy if a else None) for a in accuracies)],
-        ["simulator / C simulation", *map(_mismatches, results)],
-        ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
-        ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
-        ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
-        ["DSP, by rule", *(f"{t.dsp} ({t.dsp_percent}% of {r.part})" for t, r in
-                           zip(totals, reports, strict=True))],
-        ["cycles, estimated", *(str(total.latency) for total in totals)],
-        ["project", *(str(result.build.project.directory) for result in results)],
-    ]  # fmt: skip
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "?" if share is None else f"{100 * share:.2f}%"
-
-
-def _mismatches(result: "DemoResult") -> str:
-    if result.mismatches is None:
-        return "not run"
-    return f"{result.mismatches} mismatches, {result.images} images"
 
 
 if __name__ == "__main__":

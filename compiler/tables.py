@@ -1,0 +1,149 @@
+"""The tables that the command line shows, built here and printed there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from enum import EnumType
+from inspect import getdoc
+from typing import TYPE_CHECKING, get_type_hints
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fxloom.checking import CheckResult
+    from fxloom.demo import DemoResult
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The first column to the left, all others that hold numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        cells = [row[number].replace(",", "").replace("%", "") for row in rows]
+        is_number = all(cell[:1].isdigit() for cell in cells if cell) and any(cells)
+        table.add_column(name, justify="right" if number and is_number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def check_table(result: CheckResult) -> Table:
+    """What was compared: one row a kind of inputs."""
+    rows = [
+        [each.inputs, *(f"{n:,}" for n in (each.samples, each.values, each.distinct)),
+         f"{each.mismatches:,}"]
+        for each in result.comparisons
+    ]  # fmt: skip
+    return _table(["inputs", "samples", "integers", "distinct", "mismatches"], rows)
+
+
+def demo_table(results: Sequence[DemoResult]) -> Table:
+    """The networks of the demo side by side."""
+    columns = ["", *(result.name for result in results)]
+    reports = [result.build.report for result in results]
+    accuracies = [report.accuracy for report in reports]
+    totals = [report.total for report in reports]
+    rows = [
+        ["float accuracy", *(_percent(a.float_accuracy if a else None) for a in accuracies)],
+        ["fixed accuracy", *(_percent(a.fixed_accuracy if a else None) for a in accuracies)],
+        ["simulator / C simulation", *map(_mismatches, results)],
+        ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
+        ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
+        ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
+        ["DSP, by rule", *(f"{t.dsp} ({t.dsp_percent}% of {r.part})" for t, r in
+                           zip(totals, reports, strict=True))],
+        ["cycles, estimated", *(str(total.latency) for total in totals)],
+        ["project", *(str(result.build.project.directory) for result in results)],
+    ]  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "?" if share is None else f"{100 * share:.2f}%"
+
+
+def _mismatches(result: DemoResult) -> str:
+    if result.mismatches is None:
+        return "not run"
+    return f"{result.mismatches} mismatches, {result.images} images"
+
+
+def list_ops() -> list[RenderableType]:
+    """ATen ops and program ops, and who can do them."""
+    from fxloom import backends
+    from fxloom.graph import op_name
+    from fxloom.lowering import LOWERINGS
+    from fxloom.ops import OPS
+    from fxloom.passes.legalize import REWRITES
+    from fxloom.support import CHECKS
+
+    found = {name: backends.get(name).unsupported for name in backends.names()}
+    rows = [
+        [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
+        for op in sorted(OPS)
+    ]
+    how = [
+        [
+            op_name(op),
+            "legalized" if op in REWRITES else "lowered" if op in LOWERINGS else "folded",
+        ]
+        for op in sorted(CHECKS, key=op_name)
+    ]
+    return [
+        _table(["ATen op", "how"], how),
+        Text(),
+        _table(["program op", "simulator", *found], rows),
+    ]
+
+
+def list_passes() -> list[RenderableType]:
+    """Every pass with its keys, types and defaults."""
+    from fxloom import passes
+
+    found: list[RenderableType] = []
+    for name in passes.names():
+        cls = passes.get(name)
+        hints = get_type_hints(cls)
+        rows = []
+        for key in fields(cls):
+            factory = key.default_factory
+            default = key.default if factory is MISSING else factory()
+            shown = "required" if default is MISSING else "" if default is None else str(default)
+            kind = hints[key.name]
+            modes = " | ".join(kind) if isinstance(kind, EnumType) else str(key.type)
+            rows.append([f"  {key.name}", modes, shown])
+        found += [Text(name, style="bold"), Text(f"  {(getdoc(cls) or '').splitlines()[0]}")]
+        if rows:
+            found.append(_table(["  key", "type", "default"], rows))
+        found.append(Text())
+    return found
+
+
+def list_backends() -> list[RenderableType]:
+    """The backends in a line each."""
+    from fxloom import backends
+
+    rows = [["simulator", "NumPy, exact, in this process"]]
+    for name in backends.names():
+        doc = type(backends.get(name)).__doc__ or ""
+        rows.append([name, doc.splitlines()[0]])
+    return [_table(["backend", "what it is"], rows)]
+
+
+def list_targets() -> list[RenderableType]:
+    """The known parts with what they offer."""
+    from fxloom.target import Target
+
+    rows = []
+    for name in Target.names():
+        part = Target(part=name).device
+        numbers = (part.lut, part.ff, part.dsp, part.bram18, part.uram)
+        rows.append([name, part.full_name, *(f"{n:,}" for n in numbers)])
+    return [_table(["part", "full name", "LUT", "FF", "DSP", "BRAM18", "URAM"], rows)]
