@@ -12,11 +12,11 @@ tags it as pointwise.
 """
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.batch_rules import RULES, BatchAxis, Merged, Mixed, batch_rule, broadcast
-from fxloom.graph import aten, describe, infer, output_nodes, shape_problem
+from fxloom.graph import aten, describe, infer, output_nodes, sample_dims, shape_problem
 
 __all__ = ["BatchAxis", "Merged", "Mixed", "batch_rule", "sample_shape", "track"]
 
@@ -37,7 +37,9 @@ def track(graph_module: fx.GraphModule) -> list[str]:
             unknown.add(node)
             continue
         try:
-            node.meta["val"] = infer(graph_module, node)
+            node.meta["val"] = value = infer(graph_module, node)
+            if isinstance(value, Tensor) and value.numel() == 0:
+                raise Mixed(f"its result of shape {list(sample_dims(value))} is empty. Remove it.")
             node.meta["batch_axis"] = _result_axis(node)
         except Mixed as mixed:
             problems.append(f"{describe(node)}: {mixed}")

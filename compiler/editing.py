@@ -25,7 +25,16 @@ def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def add_tensor(module: fx.GraphModule, name: str, tensor: Tensor, *, trained: bool) -> str:
-    """Register a tensor as parameter (trained) or buffer; returns its unique qualified name."""
+    """Register a tensor as parameter (trained) or buffer; returns its unique qualified name.
+
+    Where part of the name before a dot is no module, an underscore takes the place of the dot.
+    """
+    *owners, leaf = name.split(".")
+    for position in range(len(owners)):
+        found = _lookup(module, ".".join(owners[: position + 1]))
+        if found is not None and not isinstance(found, nn.Module):
+            name = ".".join([*owners[:position], "_".join([*owners[position:], leaf])])
+            break
     candidate, count = name, 0
     while _lookup(module, candidate) is not None:
         count += 1

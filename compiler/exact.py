@@ -80,7 +80,8 @@ def _largest_intermediate(program: Program, instr: Instr) -> int:
     if isinstance(instr.op, Divide):
         finer = max(instr.op.to.fraction - operands[0].fraction, 0)
         return max(4 * (magnitudes[0] << finer), result)
-
+    if instr.op.name == "mul":  # aligns nothing
+        return max(*magnitudes, result)
     fractions = [o.fraction for o in operands]
     aligned = [m << (max(fractions) - f) for m, f in zip(magnitudes, fractions, strict=True)]
     return max(*aligned, result)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
@@ -49,6 +50,31 @@ def export(
                 "Remove the comparison with the batch size."
             )
     return program
+
+
+def refuse_special_batches(program: ExportedProgram) -> None:
+    """Raise CaptureError if the trace holds for some batch sizes only."""
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    environments = [value.fake_mode.shape_env for value in values if hasattr(value, "fake_mode")]
+    batch = sympy.Symbol("b", integer=True, positive=True)
+    for guard in environments[0].guards if environments else ():
+        condition = guard.expr.subs(dict.fromkeys(guard.expr.free_symbols, batch))
+        if not _holds_for_all(condition, batch):
+            raise CaptureError(
+                "the model treats some batch sizes differently: it was traced where "
+                f"{condition} for the batch size b. Remove the comparison with the batch size."
+            )
+
+
+def _holds_for_all(condition: Any, batch: Any) -> bool:
+    """Tried at small sizes and around the numbers in the condition: those are where it breaks."""
+    if condition in (True, sympy.true):
+        return True
+    numbers = {abs(int(number)) for number in condition.atoms(sympy.Integer)}
+    sums = {first + second for first in numbers for second in numbers} | numbers
+    near = {number + step for number in sums for step in (-1, 0, 1)}
+    sizes = {*range(1, 65), *(size for size in near if size > 0)}
+    return all(condition.subs(batch, size) in (True, sympy.true) for size in sizes)
 
 
 def functionalize(program: ExportedProgram) -> ExportedProgram:

@@ -18,7 +18,14 @@ from torch.fx.node import Node
 from fxloom.batch_axis import track
 from fxloom.comparison import compare
 from fxloom.errors import CaptureError, UnsupportedLayer
-from fxloom.exporting import export, functionalize, parameters_of, source_line, untouched
+from fxloom.exporting import (
+    export,
+    functionalize,
+    parameters_of,
+    refuse_special_batches,
+    source_line,
+    untouched,
+)
 from fxloom.graph import BATCH, aten, describe, input_specs, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
@@ -75,11 +82,13 @@ def _capture_program(
     axes: Sequence[int],
     supported: Supported,
 ) -> fx.GraphModule:
-    program = functionalize(program)
+    traced, program = program, functionalize(program)
     _refuse_unfaithful(program)
     graph, state = _import(program, examples, axes)
     normalize(graph)
     fold_constants(graph, state)
+    for name, tensor in state.items():
+        check_finite(name, tensor)
     copies = name_layers(graph)
     problems = [
         f"{describe(copy)}: it uses the batch size as a number. Remove what depends on it."
@@ -95,6 +104,7 @@ def _capture_program(
             problems += [f"{describe(node)}: {reason}"] if reason is not None else []
     if problems:
         raise UnsupportedLayer(problems)
+    refuse_special_batches(traced)
     graph_module.meta["fxloom_inputs"] = input_specs(graph_module)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         compare(model, graph_module, examples, axes)
@@ -156,7 +166,7 @@ def _import(
             tensor = tensors[spec.target]
             name = names.setdefault(id(tensor), spec.target)
             if node.users and name not in state:
-                check_finite(name, tensor)
+                check_finite(name, tensor)  # before anything is computed from it
                 state[name] = share(tensor)
             copies[node] = graph.get_attr(name)
             copies[node].meta["val"] = node.meta["val"]

@@ -90,7 +90,7 @@ class Lowering:
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems: list[str] = []
-        self.literals: dict[float, Value] = {}
+        self.literals: dict[tuple[float, int, Shape], Value] = {}
 
     def run(self) -> Program:
         """Lower every node; all problems are gathered before they are raised."""
@@ -115,6 +115,9 @@ class Lowering:
         )
 
     def _placeholder(self, node: Node) -> None:
+        if not node.users:
+            self.problems.append(f"input {node.target}: nothing uses it. Leave it out of forward.")
+            return
         users = [user for user in node.users if user.target is REQUANTIZE]
         if len(users) != 1 or len(node.users) != 1:
             self.problems.append(
@@ -200,8 +203,8 @@ class Lowering:
         """Add a constant."""
         return self.builder.constant(name, data, kind)
 
-    def literal(self, number: float, name: str) -> Value:
-        """A number of the graph as a scalar constant, exact."""
+    def literal(self, number: float, name: str, like: Value) -> Value:
+        """A number of the graph as a constant of one element that broadcasts to like, exact."""
         exact = Fraction(number)
         fraction = exact.denominator.bit_length() - 1
         mantissa = exact.numerator
@@ -212,10 +215,14 @@ class Lowering:
                 f"the number {number} needs {mantissa.bit_length()} bits. Run the quantize pass, "
                 "which rounds it"
             )
-        if number not in self.literals:
+        if mantissa == 0:  # zero in coarse steps: it must not make a huge value wider
+            fraction = min(0, like.type.fraction)
+        shape = (1,) if like.shape else ()
+        key = (number, fraction, shape)
+        if key not in self.literals:
             kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
-            self.literals[number] = self.constant(name, np.array([mantissa]), kind)
-        return self.literals[number]
+            self.literals[key] = self.constant(name, np.full(shape, mantissa), kind)
+        return self.literals[key]
 
     def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
         """The same tensor in the user's order where it was flattened in another."""
@@ -231,6 +238,11 @@ class Lowering:
         """The tensor's value with its axes in a given order; a transpose only if needed."""
         plain = self.unflatten(lowered, origin(node))
         return self._permuted(plain.value, plain.layout, layout, origin(node))
+
+    def in_order(self, lowered: Lowered, node: Node) -> Value:
+        """The tensor's value with its axes in the user's order."""
+        plain = self.unflatten(lowered, origin(node))
+        return self.in_layout(plain, tuple(range(len(plain.layout))), node)
 
     def _permuted(
         self, value: Value, have: tuple[int, ...], want: tuple[int, ...], layer: str
@@ -302,7 +314,7 @@ def _linear(lowering: Lowering, node: Node) -> Lowered:
         matrix = matrix[order.transpose(x.layout).reshape(-1)]
         value = x.value
     else:
-        value = lowering.in_layout(x, tuple(range(len(x.layout))), node)
+        value = lowering.in_order(x, node)
     kernel = lowering.constant(weight.name, matrix, weight.type)
     product = lowering.emit(ops.MatMul(), [value, kernel], node)
     return Lowered(_biased(lowering, node, product), tuple(range(len(product.shape))))
@@ -343,7 +355,7 @@ def _pair(numbers: Any) -> tuple[int, int]:
 @lowers(aten.relu.default)
 def _relu(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    zero = lowering.literal(0.0, "zero")
+    zero = lowering.literal(0.0, "zero", x.value)
     return replace(x, value=lowering.emit(ops.Max(), [x.value, zero], node))
 
 
@@ -353,9 +365,9 @@ def _clamp(lowering: Lowering, node: Node) -> Lowered:
     low, high = arguments(node)[1:3]
     value = x.value
     if low is not None:
-        value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low")], node)
+        value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low", value)], node)
     if high is not None:
-        value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high")], node)
+        value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high", value)], node)
     return replace(x, value=value)
 
 
@@ -363,7 +375,7 @@ def _clamp(lowering: Lowering, node: Node) -> Lowered:
 def _leaky_relu(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
     slope = arguments(node)[1]
-    scaled = lowering.emit(ops.Mul(), [x.value, lowering.literal(slope, "slope")], node)
+    scaled = lowering.emit(ops.Mul(), [x.value, lowering.literal(slope, "slope", x.value)], node)
     # Up to a slope of one the function is the larger of x and slope * x, beyond it the smaller.
     pick: Op = ops.Max() if slope <= 1 else ops.Min()
     return replace(x, value=lowering.emit(pick, [x.value, scaled], node))
@@ -387,7 +399,7 @@ def _merge(op: Op) -> Rule:
             if isinstance(op, ops.Mul) and _is_power_of_two(float(other)):
                 bits = int(np.log2(float(other)))
                 return replace(x, value=lowering.emit(ops.Shift(bits), [x.value], node))
-            y = lowering.literal(float(other), "number")
+            y = lowering.literal(float(other), "number", x.value)
         else:
             x, y = _with_constant(lowering, node, x, 1 - position)
         pair = [x.value, y] if position == 0 else [y, x.value]
@@ -409,7 +421,7 @@ def _merge_computed(lowering: Lowering, node: Node, op: Op) -> Lowered:
         pair = [a.value, lowering.in_layout(b, a.layout, node)]
         return replace(a, value=lowering.emit(op, pair, node))
     # Ranks differ: broadcasting aligns the user's last axes.
-    plain = [lowering.in_layout(x, tuple(range(len(x.layout))), node) for x in (a, b)]
+    plain = [lowering.in_order(x, node) for x in (a, b)]
     value = lowering.emit(op, plain, node)
     return Lowered(value, tuple(range(len(value.shape))))
 
@@ -420,15 +432,23 @@ def _with_constant(
     """x and the constant argument, brought to x's layout."""
     weight = lowering.weight(node, position)
     x = lowering.unflatten(x, origin(node))
-    data, rank = weight.data, len(x.layout)
-    if data.ndim == rank + 1:
-        if data.shape[0] != 1:
-            raise NotLowered(f"{weight.name} of shape {data.shape} differs between samples")
-        data = data[0]
-    if data.ndim > rank:
-        raise NotLowered(f"{weight.name} of shape {data.shape} has more dimensions than its input")
-    data = data.reshape((1,) * (rank - data.ndim) + data.shape)
+    data = constant_sample(weight.data, node)
+    rank = data.ndim
+    if rank > len(x.layout):
+        raise NotLowered(
+            f"{weight.name} of shape {weight.data.shape} has more dimensions than its input"
+        )
     return x, lowering.constant(weight.name, data.transpose(x.layout), weight.type)
+
+
+def constant_sample(data: np.ndarray[Any, Any], node: Node) -> np.ndarray[Any, Any]:
+    """A constant argument of an elementwise node as one sample sees it, with the rank of that.
+
+    Broadcasting aligns last dimensions; the one that meets the batch has length 1 and goes.
+    """
+    rank, batch = node.meta["val"].dim(), node.meta["batch_axis"]
+    full = data.reshape((1,) * (rank - data.ndim) + data.shape)
+    return full[(slice(None),) * batch + (0,)] if isinstance(batch, int) else full
 
 
 LOWERINGS[aten.add.Tensor] = _merge(ops.Add())
@@ -450,11 +470,7 @@ def _divide(lowering: Lowering, node: Node) -> Lowered:
     divisor = arguments(node)[1]
     assert isinstance(divisor, Node)
     values = constant_of(constant(lowering.module, divisor.target))
-    rank = len(x.layout)
-    data = values.reshape(
-        values.shape[values.ndim - rank :] if values.ndim > rank else values.shape
-    )
-    data = data.reshape((1,) * (rank - data.ndim) + data.shape).transpose(x.layout)
+    data = constant_sample(values, node).transpose(x.layout)
     integers = data.astype(np.int64)
     if (integers != data).any() or integers.min() < 1:
         raise NotLowered("a divisor must be positive integers")
@@ -547,7 +563,7 @@ def _view(lowering: Lowering, node: Node) -> Lowered:
         if moved == sorted(moved):
             return Lowered(value, identity)
         return Lowered(value, x.layout, flattened=x.value.shape)
-    value = lowering.in_layout(x, tuple(range(len(x.layout))), node)
+    value = lowering.in_order(x, node)
     if value.shape == shape:
         return Lowered(value, identity)
     return Lowered(lowering.emit(ops.Reshape(shape), [value], node), identity)

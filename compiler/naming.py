@@ -56,13 +56,12 @@ def fold_constants(graph: fx.Graph, state: State) -> None:
 
 def _sources(node: Node) -> list[str]:
     """Targets of the `get_attr` nodes that `node` is computed from."""
-    found, pending = set[str](), [node]
+    seen, pending = {node}, [node]
     while pending:
-        current = pending.pop()
-        if current.op == "get_attr":
-            found.add(str(current.target))
-        pending.extend(current.all_input_nodes)
-    return sorted(found)
+        sources = pending.pop().all_input_nodes
+        pending += [source for source in sources if source not in seen]
+        seen.update(sources)
+    return sorted({str(source.target) for source in seen if source.op == "get_attr"})
 
 
 def _folded_name(node: Node, sources: list[str]) -> str:

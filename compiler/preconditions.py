@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,12 @@ def check_examples(
     example_inputs: Tensor | tuple[Tensor, ...], batch_axes: int | Sequence[int]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Examples and their batch axes as equally long tuples, axes non-negative."""
-    examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    axes = (batch_axes,) * len(examples) if isinstance(batch_axes, int) else tuple(batch_axes)
+    examples = _as_tuple(example_inputs, Tensor, "example_inputs: required a tensor or a tuple")
+    axes = _as_tuple(batch_axes, int, "batch_axes: required an integer or one for each input")
+    if isinstance(batch_axes, int):
+        axes *= len(examples)
+    if not all(isinstance(axis, int) for axis in axes):
+        raise CaptureError(f"batch_axes: required integers, {batch_axes!r} arrived")
     if not examples:
         raise CaptureError("required at least one example input, none arrived")
     if len(axes) != len(examples):
@@ -40,6 +45,16 @@ def check_examples(
     if len(sizes) > 1:
         raise CaptureError(f"the example inputs disagree on the batch size: {sorted(sizes)}")
     return examples, tuple(axis % tensor.dim() for axis, tensor in zip(axes, examples, strict=True))
+
+
+def _as_tuple(value: Any, one: type, required: str) -> tuple[Any, ...]:
+    """The value alone where it is a `one`, else its entries."""
+    if isinstance(value, one):
+        return (value,)
+    try:
+        return tuple(value)
+    except TypeError:
+        raise CaptureError(f"{required}, {type_name(value)} arrived") from None
 
 
 def _check_tensor(where: str, tensor: Tensor) -> None:

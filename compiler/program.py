@@ -239,8 +239,8 @@ def narrowest(data: IntArray) -> IntArray:
     for dtype in (np.int8, np.int16, np.int32):
         info = np.iinfo(dtype)
         if info.min <= lo and hi <= info.max:
-            return np.ascontiguousarray(data, dtype=dtype)
-    return np.ascontiguousarray(data, dtype=np.int64)
+            return np.asarray(data, dtype=dtype, order="C")
+    return np.asarray(data, dtype=np.int64, order="C")
 
 
 class ProgramBuilder:

@@ -14,6 +14,14 @@ from torch import Tensor
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 
 
+def times_power(x: Tensor, exponent: int) -> Tensor:
+    """x * 2**exponent, in two steps where float32 might not hold the factor itself."""
+    half = exponent // 2
+    if abs(exponent) < 120:
+        return x * 2.0**exponent
+    return x * 2.0**half * 2.0 ** (exponent - half)
+
+
 def _round(scaled: Tensor, rounding: Rounding) -> Tensor:
     """Round to integers. x - trunc(x) is exact for every float, x - floor(x) is not."""
     whole = torch.trunc(scaled)
@@ -56,9 +64,9 @@ def requantize(
 ) -> Tensor:
     """x rounded and fitted into FixedPoint(width, integer, signed); real values, x's dtype."""
     to = FixedPoint(width, integer, signed)
-    scaled = x * 2.0**to.fraction
+    scaled = times_power(x, to.fraction)
     fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
-    return fitted * to.step
+    return times_power(fitted, -to.fraction)
 
 
 @torch.library.custom_op("fxloom::divide", mutates_args=())
@@ -77,7 +85,7 @@ def divide(
     remainder, not the rounded quotient, decides.
     """
     to = FixedPoint(width, integer, signed)
-    scaled = x * 2.0**to.fraction
+    scaled = times_power(x, to.fraction)
     positive = divisor.to(x.dtype)
     remainder = torch.fmod(scaled, positive)
     whole = (scaled - remainder) / positive
@@ -91,7 +99,7 @@ def divide(
     ).to(x.dtype)
     exact = whole + torch.copysign(eighth / 4, remainder)
     fitted = _fit(_round(exact, Rounding(rounding)), to, Overflow(overflow))
-    return fitted * to.step
+    return times_power(fitted, -to.fraction)
 
 
 def _shape_of_first(x: Tensor, *_: Any) -> Tensor:

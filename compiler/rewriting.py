@@ -45,10 +45,11 @@ def same_shape(node: Node, other: Node) -> bool:
 
 def is_constant(node: Node) -> bool:
     """Computed from no input: parameters, buffers, and whatever follows from them alone."""
-    pending = [node]
+    seen, pending = {node}, [node]
     while pending:
         node = pending.pop()
         if node.op == "placeholder":
             return False
-        pending.extend(node.all_input_nodes)
+        pending += [source for source in node.all_input_nodes if source not in seen]
+        seen.update(node.all_input_nodes)
     return True

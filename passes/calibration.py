@@ -17,6 +17,7 @@ from torch.fx.node import Node
 from fxloom.errors import DataError
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import describe
+from fxloom.quantized_ops import times_power
 
 Batch = tuple[Tensor, ...]
 
@@ -86,8 +87,10 @@ class Errors:
 
 def squared_error(x: Tensor, to: FixedPoint) -> float:
     """Sum of squared differences between x and x rounded to nearest and saturated."""
-    rounded = torch.clamp(torch.round(x * 2.0**to.fraction), to.lo, to.hi)
-    return float(torch.sum((rounded * to.step - x) ** 2, dtype=torch.float64))
+    scaled = times_power(x, to.fraction)
+    rounded = torch.clamp(torch.round(scaled), to.lo, to.hi)
+    # Squared in units of the step: the squares of very small and large values leave float32.
+    return float(torch.sum((rounded - scaled) ** 2, dtype=torch.float64)) * to.step**2
 
 
 def covering(low: float, high: float, width: int, signed: bool) -> FixedPoint:
@@ -123,6 +126,7 @@ class Observer(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, watched: Mapping[Node, Sequence[Any]]) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # it would add lines of the graph to our messages
         self._watched = watched
 
     def run_node(self, n: Node) -> Any:

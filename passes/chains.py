@@ -109,21 +109,36 @@ def is_binary_shift(node: Node) -> bool:
 
 
 def _feeds_output_only(node: Node) -> bool:
-    return all(
-        user.op == "output" or (user.target in MOVING and _feeds_output_only(user))
-        for user in node.users
-    )
+    pending = list(node.users)
+    while pending:
+        user = pending.pop()
+        if user.op == "output":
+            continue
+        if user.target not in MOVING:
+            return False
+        pending.extend(user.users)
+    return True
 
 
-def is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
-    """Whether a value cannot be negative by construction. known: verdicts on the inputs."""
-    if node in known:
-        return known[node]
+def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool]:
+    """For every node, whether its value cannot be negative by construction.
+
+    inputs: verdicts on the inputs.
+    """
+    verdicts = dict(inputs)
+    for node in graph.nodes:
+        if node not in verdicts:
+            verdicts[node] = _is_nonnegative(node, verdicts)
+    return verdicts
+
+
+def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
+    """known: verdicts on the nodes before."""
     if node.target is aten.relu.default:
         return True
     if node.target is aten.clamp.default:
-        low = arguments(node)[1]
-        return isinstance(low, int | float) and low >= 0
+        low, high = arguments(node)[1:3]  # where they cross, the high one counts
+        return low is not None and low >= 0 and (high is None or high >= 0)
     passing: tuple[Any, ...] = (
         *MOVING,
         aten.cat.default,
@@ -139,14 +154,17 @@ def is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     numbers = [arg for arg in arguments(node)[:2] if isinstance(arg, int | float)]
     if node.target in MERGES and any(number < 0 for number in numbers):
         return False
-    return all(is_nonnegative(arg, known) for arg in node.all_input_nodes)
+    return all(known[arg] for arg in node.all_input_nodes)
 
 
 def fraction_of(node: Any) -> int:
     """Fraction bits of a value of a graph in which every chain is rounded."""
-    if node.target in (REQUANTIZE, DIVIDE):
-        width, integer = arguments(node)[-5:-3]
-        return int(width - integer)
-    if is_binary_shift(node):
-        return fraction_of(arguments(node)[0]) - int(log2(arguments(node)[1]))
-    return max(fraction_of(arg) for arg in node.all_input_nodes)
+    moved = 0
+    while node.target not in (REQUANTIZE, DIVIDE):
+        if len(node.all_input_nodes) > 1:
+            return max(fraction_of(arg) for arg in node.all_input_nodes) - moved
+        if is_binary_shift(node):
+            moved += int(log2(arguments(node)[1]))
+        (node,) = node.all_input_nodes
+    width, integer = arguments(node)[-5:-3]
+    return int(width - integer) - moved

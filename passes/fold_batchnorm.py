@@ -40,7 +40,7 @@ class FoldBatchnorm:
                 continue
             scale, shift = _scale_and_shift(result, node)
             layer = arguments(node)[0]
-            if layer.target in LAYERS and len(layer.users) == 1 and _has_own_weights(layer):
+            if layer.target in LAYERS and len(layer.users) == 1 and _is_foldable(layer):
                 _fold(result, layer, scale, shift)
                 node.replace_all_uses_with(layer)
                 folded.append(origin(node))
@@ -71,8 +71,13 @@ def _scale_and_shift(module: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def _has_own_weights(layer: Node) -> bool:
-    """Whether weight and bias are tensors of the model rather than computed."""
+def _is_foldable(layer: Node) -> bool:
+    """Whether weight and bias are tensors of the model and the batch norm scales their outputs.
+
+    A batch norm scales dimension 1; a linear layer on leading axes has its outputs in the last.
+    """
+    if layer.target is aten.linear.default and layer.meta["val"].dim() != 2:
+        return False
     return all(
         arg is None or (isinstance(arg, Node) and arg.op == "get_attr")
         for arg in arguments(layer)[1:3]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+MAX_DIVISOR = 2**24
+"""Integers up to here are divided by exactly; by others it is a multiplication."""
+
 Rewrite = Callable[[GraphModule, Node], Node | None]
 
 
@@ -142,7 +145,7 @@ def _division(module: GraphModule, node: Node) -> Node | None:
     if not divisor:
         raise NotLegal("division by zero")
     number = float(divisor)
-    if number.is_integer() and number > 0:
+    if number.is_integer() and 0 < number < MAX_DIVISOR:
         return None if int(number) & (int(number) - 1) else _scaled(module, node, 1.0 / number)
     return _scaled(module, node, 1.0 / number)
 
@@ -151,9 +154,11 @@ def _division_by_tensor(module: GraphModule, node: Node, divisor: Node) -> Node 
     if divisor.op != "get_attr":
         raise NotLegal("division by a computed tensor has no lowering yet")
     values = constant(module, divisor.target).detach()
+    if not values.is_floating_point():
+        values = values.to(node.meta["val"].dtype)
     if (values == 0).any():
         raise NotLegal(f"{divisor.target} holds a zero divisor")
-    if (values > 0).all() and (values == values.round()).all():
+    if ((values > 0) & (values < MAX_DIVISOR) & (values == values.round())).all():
         return None
     inverse = tensor_node(module, node, f"{divisor.target}.inverse", 1 / values)
     return _insert(module, node, aten.mul.Tensor, (arguments(node)[0], inverse))

@@ -9,7 +9,7 @@ that rounding weights causes is corrected in the bias (Nagel et al. 2019, sectio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,9 +18,18 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
-from fxloom.errors import RecipeError, UnsupportedLayer
+from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer, VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
-from fxloom.graph import arguments, constant, describe, insert_like, origin, refresh_shapes
+from fxloom.graph import (
+    arguments,
+    check_inputs,
+    constant,
+    describe,
+    input_specs,
+    insert_like,
+    origin,
+    refresh_shapes,
+)
 from fxloom.passes.calibration import (
     Batch,
     Errors,
@@ -37,12 +46,13 @@ from fxloom.passes.chains import (
     Chain,
     find_chains,
     fraction_of,
-    is_nonnegative,
+    nonnegative,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
 from fxloom.recipe import PassResult
+from fxloom.settings import convert
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -77,6 +87,12 @@ class Quantize:
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        converted, problems = convert(Quantize, values)
+        if problems:
+            raise RecipeError("\n".join(problems))
+        for name, value in converted.items():  # text becomes a mode
+            object.__setattr__(self, name, value)
         widths = {"weights": self.weights, "activations": self.activations, "outputs": self.outputs}
         if self.inputs is not None:
             widths["inputs"] = self.inputs
@@ -102,9 +118,12 @@ class Quantize:
         run = _Run(self, copy_graph(legal), data)
         return PassResult(run.quantized(), True, run.summary)
 
-    def width(self, key: str, layers: tuple[str, ...]) -> int:
-        """Bits of weights or activations for layers known by any of these names."""
-        width: int = getattr(self, key)
+    def width(self, key: str, layers: tuple[str, ...], default: int | None = None) -> int:
+        """Bits of weights or activations for layers known by any of these names.
+
+        default: where no pattern matches; None means the width for all layers.
+        """
+        width: int = getattr(self, key) if default is None else default
         for pattern, keys in self.layers.items():
             if key in keys and any(fnmatchcase(layer, pattern) for layer in layers):
                 width = keys[key]
@@ -135,8 +154,21 @@ class _Run:
                 )
 
     def _batches(self) -> Iterator[Batch]:
+        specs = input_specs(self.module)
         for batch in self.data.spread(self.options.samples):
-            yield batch if isinstance(batch, tuple) else (batch,)
+            inputs = batch if isinstance(batch, tuple) else (batch,)
+            inputs = (
+                tuple(
+                    x.movedim(0, spec.batch_axis).to(spec.dtype) if x.dim() > spec.batch_axis else x
+                    for x, spec in zip(inputs, specs, strict=False)
+                )
+                + inputs[len(specs) :]
+            )
+            try:
+                check_inputs(self.module, inputs)
+            except CaptureError as error:
+                raise DataError(f"calibration data: {error}") from None
+            yield inputs
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
@@ -166,15 +198,16 @@ class _Run:
     def _choose(self, ranges: Mapping[Chain, Range]) -> dict[Chain, FixedPoint]:
         options = self.options
         shortlist: dict[Chain, list[FixedPoint]] = {}
-        seen_nonnegative = {c.end: ranges[c].low >= 0 for c in self.chains if c.is_input}
-        for chain, seen in ranges.items():
-            signed = not is_nonnegative(chain.end, seen_nonnegative)
+        seen = {c.end: ranges[c].low >= 0 for c in self.chains if c.is_input}
+        verdicts = nonnegative(self.module.graph, seen)
+        for chain, span in ranges.items():
+            signed = not verdicts[chain.end]
             width = self._activation_width(chain)
-            low = seen.low if signed else 0.0
+            low = span.low if signed else 0.0
             if options.method == "minmax":
-                shortlist[chain] = [covering(low, seen.high, width, signed)]
+                shortlist[chain] = [covering(low, span.high, width, signed)]
             else:
-                shortlist[chain] = candidates(low, seen.high, width, signed)
+                shortlist[chain] = candidates(low, span.high, width, signed)
         errors = {chain: Errors(formats) for chain, formats in shortlist.items()}
         if options.method == "mse":
             watched = {chain.end: [errors[chain]] for chain in self.chains}
@@ -188,8 +221,7 @@ class _Run:
             default = options.inputs or options.activations
         elif chain.is_output:
             default = options.outputs
-        matched = options.width("activations", chain.layers)
-        return default if matched == options.activations else matched
+        return options.width("activations", chain.layers, default)
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
@@ -243,6 +275,10 @@ class _Run:
     def _constant(self, source: Node, layer: Node) -> Node:
         width = self.options.width("weights", (origin(layer),))
         values = constant(self.module, source.target).detach()
+        if not values.is_floating_point():  # torch converts it to the type of the result
+            values = values.to(layer.meta["val"].dtype)
+            name = release_tensor(self.module, source)
+            source = tensor_node(self.module, layer, name, values)
         to = self._weight_format(values, width)
         self.formats[str(source.target)] = str(to)
         return self._typed(source, layer, to)
@@ -297,7 +333,12 @@ class _Run:
         fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])
         scaled = torch.round(values.to(torch.float64) * 2.0**fraction)
         low, high = (int(x) for x in torch.aminmax(scaled))
-        return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+        try:
+            return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+        except VerifyError as error:
+            raise VerifyError(
+                f"{describe(node)}: its bias in steps of its products: {error}"
+            ) from None
 
     # Bias correction
 

@@ -60,6 +60,19 @@ class Residual(nn.Module):
         return self.act(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+class Buffers(nn.Module):
+    """A function of its input and of constants that are no float32 parameters of a layer."""
+
+    def __init__(self, function: Callable[..., Any], **buffers: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
 def resnet(pool: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     """A small ResNet with a given last pool (outputs 16 channels of 2x2)."""
 
@@ -150,6 +163,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         IMAGE,
     ),
+    "bn of another axis than the linear layer's": (
+        lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)),
+        (5, 6),
+    ),
+    "bn after a linear layer to one": (
+        lambda: nn.Sequential(nn.Linear(6, 1), nn.BatchNorm1d(5)),
+        (5, 6),
+    ),
     # activations
     "relu of the input": (lambda: nn.ReLU(), VECTOR),
     "relu6": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU6()), IMAGE),
@@ -217,6 +238,51 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         IMAGE,
     ),
     "cat height": (fn(lambda m, x: torch.cat([x, x * 0.7], dim=-2)), IMAGE),
+    "constant beside a batch that is last": (
+        lambda: Buffers(
+            lambda m, x: (x.permute(1, 2, 0) * m.w + m.w).permute(2, 0, 1),
+            w=torch.linspace(-1, 2, 4)[:, None],
+        ),
+        (4, 4),
+    ),
+    "constant beside a batch in the middle": (
+        lambda: Buffers(
+            lambda m, x: (x.transpose(0, 1) - m.w).transpose(0, 1),
+            w=torch.linspace(-1, 2, 4).reshape(4, 1, 1),
+        ),
+        (4, 5),
+    ),
+    "division beside a batch that is last": (
+        lambda: Buffers(
+            lambda m, x: (x.permute(1, 2, 0) / m.w).permute(2, 0, 1),
+            w=torch.tensor([[1.0], [3.0], [5.0], [7.0]]),
+        ),
+        (4, 4),
+    ),
+    "division by a buffer": (
+        lambda: Buffers(lambda m, x: x / m.scale, scale=torch.linspace(0.3, 2, 10)),
+        VECTOR,
+    ),
+    "division by a huge number": (fn(lambda m, x: x / 1e30), VECTOR),
+    "integer and boolean buffers": (
+        lambda: Buffers(
+            lambda m, x: x * m.mask + x / m.whole - m.whole,
+            mask=torch.arange(10) % 3 == 0,
+            whole=torch.arange(1, 11),
+        ),
+        VECTOR,
+    ),
+    "one number a sample": (
+        fn(
+            lambda m, x: 0.3 - torch.relu(m.fc(x).squeeze(-1)).clamp(max=0.9) / 3 + x.mean(1) * 0.7,
+            fc=lambda: nn.Linear(10, 1),
+        ),
+        VECTOR,
+    ),
+    "clamp with crossed bounds": (
+        fn(lambda m, x: m.fc(x).clamp(0.3, -0.5), fc=lambda: nn.Linear(10, 3)),
+        VECTOR,
+    ),
     "cat vectors": (
         fn(lambda m, x: torch.cat([m.c(x).flatten(1), x.flatten(1)], 1), c=conv(3)),
         IMAGE,
@@ -229,6 +295,15 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "flatten output": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten()), IMAGE),
     "flatten relu output": (
         fn(lambda m, x: torch.relu(m.c(x).flatten(1)) * 0.3, c=conv(3)),
+        IMAGE,
+    ),
+    "flatten and view": (
+        fn(lambda m, x: m.d(m.c(x).flatten(1).view(-1, 4, 6, 5)), c=conv(3), d=conv(2)),
+        IMAGE,
+    ),
+    "flatten plus vector": (
+        fn(lambda m, x: m.c(x).flatten(1) - m.fc(x.flatten(1)), c=conv(3),
+           fc=lambda: nn.Linear(168, 120)),
         IMAGE,
     ),
     "flatten some": (fn(lambda m, x: m.c(x).flatten(2), c=conv(3)), IMAGE),

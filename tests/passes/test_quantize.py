@@ -11,7 +11,8 @@ from torch import nn
 
 from fxloom.backends.simulator import simulate
 from fxloom.data import Data
-from fxloom.errors import DataError, RecipeError, UnsupportedLayer
+from fxloom.errors import DataError, RecipeError, UnsupportedLayer, VerifyError
+from fxloom.exact import exact_forward
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding, fit, quantize_values, requantize
 from fxloom.frontend import capture
 from fxloom.lowering import lower
@@ -264,3 +265,116 @@ def test_calibration_samples_are_spread_over_sorted_data() -> None:
     x = torch.linspace(0, 8, 4000).reshape(-1, 1)
     program = program_of(nn.Linear(1, 1), x, method="minmax", samples=10)
     assert program.inputs[0].value.type.integer == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(5, 4), r"input input: required shape \['batch', 3\].*\[5, 4\]"),
+        (torch.ones(5, 1), r"required shape \['batch', 3\].*\[5, 1\]"),
+        (torch.ones(5, 2, 3), r"required shape \['batch', 3\].*\[5, 2, 3\]"),
+        ((torch.ones(5, 3), torch.ones(5, 3)), "required 1 inputs"),
+    ],
+)
+def test_data_that_does_not_fit_the_model_is_refused(x: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"calibration data: .*{message}"):
+        Quantize()(capture(nn.Linear(3, 4), torch.ones(2, 3)), Data(x_train=x))
+
+
+def test_a_float64_model_is_calibrated_in_float64() -> None:
+    model, x = nn.Linear(3, 4).double(), torch.randn(40, 3, dtype=torch.float64)
+    program = program_of(model, x, weights=16, activations=16)
+    wanted = model(x).detach().numpy()
+    np.testing.assert_allclose(simulate(program, x.numpy()), wanted, atol=1e-3)
+
+
+def test_samples_are_the_first_axis_of_data_wherever_the_model_has_its_batch() -> None:
+    model = Fn(lambda m, x: m.fc(x), fc=nn.Linear(5, 3))
+    graph = capture(model, torch.randn(7, 2, 5), batch_axes=1)
+    x = torch.rand(7, 7, 5) * 2 + 1
+    x[0, 0] = -1
+    x[3:] *= 1000  # later samples, not later steps
+    summary = Quantize(samples=2, method="minmax")(graph, Data(x_train=x)).summary
+    assert summary["formats"]["inputs_0"] == "fixed<8,13>"
+    small = Quantize(samples=1, method="minmax")(graph, Data(x_train=x)).summary
+    assert small["formats"]["inputs_0"] == "fixed<8,3>"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "kl"}, "method: required 'mse' or 'minmax'"),
+        ({"weights": "8"}, "weights: required an integer"),
+        ({"activations": 8.0}, "activations: required an integer"),
+        ({"rounding": "UP"}, "rounding: required"),
+        ({"layers": {"a": 3}}, "layers.a: required a table"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Quantize(**options)
+
+
+def test_a_width_given_for_an_output_layer_counts_even_where_it_is_the_default() -> None:
+    model, x = make("mlp")
+    program = program_of(model, x[0], activations=8, layers={"5": {"activations": 8}})
+    assert types(program)["5"].width == 8
+
+
+def test_integer_constants_are_what_torch_makes_of_them() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.tensor([1, 2**24 + 1]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    x = torch.randn(40, 2)
+    quantized = Quantize(weights=32, outputs=32)(capture(Scaled(), x[:2]), Data(x_train=x)).graph
+    y = simulate(lower(quantized), x.numpy())
+    np.testing.assert_array_equal(y, exact_forward(quantized, x).numpy())
+
+
+def test_values_beyond_float32_powers_of_two_are_calibrated() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 3, bias=False))
+    x = torch.randn(40, 3) * 2.0**-100
+    program = program_of(model, x, weights=16, activations=32, outputs=32)
+    wanted = model(x).detach().numpy()
+    np.testing.assert_allclose(simulate(program, x.numpy()), wanted, atol=1e-3 * wanted.max())
+
+
+def test_a_bias_too_wide_for_its_accumulator_names_the_layer() -> None:
+    model = nn.Sequential(nn.Linear(3, 4))
+    with torch.no_grad():
+        model[0].weight.mul_(2.0**-60)
+        model[0].bias.mul_(2.0**40)
+    with pytest.raises(VerifyError, match=r"0 \(aten.linear\): its bias"):
+        program_of(model, torch.randn(40, 3))
+
+
+def test_many_ways_through_a_graph_take_no_time() -> None:
+    def braid(m: Any, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(40):
+            x = x * 0.75 + x.transpose(1, 2) * 0.2
+        return x
+
+    program_of(Fn(braid), torch.rand(8, 3, 3), bias_correction=False)
+
+
+def test_lowering_names_an_unused_input() -> None:
+    x = torch.randn(40, 3)
+    graph = capture(Fn(lambda m, x, y: x * 0.3), (x, x))
+    with pytest.raises(UnsupportedLayer, match=r"input inputs_1: nothing uses it. Leave it out"):
+        lower(Quantize()(graph, Data(x_train=(x, x))).graph)
+
+
+def test_a_graph_as_deep_as_python_is_not_is_quantized() -> None:
+    pools = [nn.MaxPool2d(1) for _ in range(1100)]
+    program_of(nn.Sequential(*pools, nn.Flatten(), nn.Linear(4, 2)), torch.randn(9, 1, 2, 2))
+
+
+def test_rectifying_huge_values_does_not_widen_them() -> None:
+    program = program_of(nn.ReLU(), torch.randn(40, 3) * 2.0**90)
+    assert program.value(program.outputs[0].value).type.width <= 8

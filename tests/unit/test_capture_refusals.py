@@ -1,6 +1,7 @@
 """A model that no graph computes faithfully is refused, and the message says why and where."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -179,3 +180,55 @@ def test_a_program_exported_for_one_batch_size_is_refused() -> None:
     program = torch.export.export(nn.Linear(6, 2).eval(), (X,))
     with pytest.raises(CaptureError, match="dimension 0, the batch, to be the only dynamic one"):
         capture(program, X)
+
+
+@pytest.mark.parametrize(
+    "special", [lambda size: size == 17, lambda size: size % 4 == 0], ids=["equal", "multiple"]
+)
+def test_models_that_treat_some_batch_sizes_differently_are_refused(
+    special: Callable[[int], bool],
+) -> None:
+    model = Function(lambda m, x: x * 2 if special(x.shape[0]) else x)
+    with pytest.raises(CaptureError, match="treats some batch sizes differently"):
+        capture(model, X)
+
+
+def test_one_batch_for_all_inputs_is_no_special_case() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    capture(Sum(), (X, X))
+
+
+def test_empty_tensors_are_named() -> None:
+    with pytest.raises(FxloomError, match=r"fc.*its result of shape \['batch', 0\] is empty"):
+        capture(nn.Sequential(OrderedDict(fc=nn.Linear(6, 0))), X)
+
+
+def test_a_constant_that_becomes_infinite_is_named() -> None:
+    model = Function(lambda m, x: (x * (1 / m.count)).clamp(-1, 1))
+    with pytest.raises(CaptureError, match="count_folded: 1 of 1 values are NaN or infinite"):
+        capture(model, X)
+
+
+@pytest.mark.parametrize("inputs", [None, 5])
+def test_example_inputs_of_the_wrong_kind_are_refused(inputs: Any) -> None:
+    with pytest.raises(CaptureError, match="example_inputs: required a tensor"):
+        capture(nn.Linear(6, 2), inputs)
+
+
+@pytest.mark.parametrize("axes", [None, "a", 0.0, (0.0,)])
+def test_batch_axes_of_the_wrong_kind_are_refused(axes: Any) -> None:
+    with pytest.raises(CaptureError, match="batch_axes: required"):
+        capture(nn.Linear(6, 2), X, batch_axes=axes)
+
+
+def test_weights_computed_in_many_ways_take_no_time() -> None:
+    def newton_schulz(m: Function, x: Tensor) -> Tensor:
+        w = m.fc.weight
+        for _ in range(30):
+            w = 1.5 * w - 0.5 * w @ (w.T @ w)
+        return x @ w
+
+    capture(Function(newton_schulz), X)
