@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxloom.graph import infer
+from fxloom.state_names import spell
 
 
 def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
@@ -29,6 +30,7 @@ def add_tensor(module: fx.GraphModule, name: str, tensor: Tensor, *, trained: bo
 
     Where part of the name before a dot is no module, an underscore takes the place of the dot.
     """
+    name = spell([name])[name]
     *owners, leaf = name.split(".")
     for position in range(len(owners)):
         found = _lookup(module, ".".join(owners[: position + 1]))

@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import Node
 
 from fxloom.errors import CaptureError
+from fxloom.state_names import spell_state
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 
@@ -49,6 +50,7 @@ def export(
                 f"the model treats batches of more than {allowed.upper} samples differently. "
                 "Remove the comparison with the batch size."
             )
+    spell_state(program)
     return program
 
 

@@ -25,6 +25,7 @@ from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.support import refused_ports
 
 aten = torch.ops.aten
 
@@ -89,7 +90,7 @@ class Lowering:
         self.module = graph
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
-        self.problems: list[str] = []
+        self.problems = refused_ports(graph)
         self.literals: dict[tuple[float, int, Shape], Value] = {}
 
     def run(self) -> Program:
@@ -116,8 +117,7 @@ class Lowering:
 
     def _placeholder(self, node: Node) -> None:
         if not node.users:
-            self.problems.append(f"input {node.target}: nothing uses it. Leave it out of forward.")
-            return
+            return  # one of the refused ports
         users = [user for user in node.users if user.target is REQUANTIZE]
         if len(users) != 1 or len(node.users) != 1:
             self.problems.append(

@@ -9,9 +9,10 @@ from math import isfinite
 from typing import Any
 
 import torch
+from torch import fx
 from torch.fx.node import Node
 
-from fxloom.graph import arguments, op_name
+from fxloom.graph import arguments, describe, op_name, output_nodes
 
 aten = torch.ops.aten
 
@@ -39,6 +40,27 @@ def refusal(node: Node) -> str | None:
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
     return check(node)
+
+
+def refused_ports(graph_module: fx.GraphModule) -> list[str]:
+    """Inputs and outputs that hardware cannot have: one line each, none where all is well.
+
+    A program takes and gives batches first. A model may keep its batch elsewhere, but then its
+    outputs must keep it where its inputs do: anything else would hide a permutation of results.
+    """
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    problems = [
+        f"input {node.target}: nothing uses it. Leave it out of forward."
+        for node in inputs
+        if not node.users
+    ]
+    allowed = {0} | {node.meta.get("batch_axis", 0) for node in inputs}
+    return problems + [
+        f"output of {describe(node)}: its batch is dimension {node.meta['batch_axis']}, it must be "
+        "the first. Permute it back before it is returned."
+        for node in output_nodes(graph_module)
+        if node.meta.get("batch_axis", 0) not in allowed
+    ]
 
 
 def supported_ops() -> list[str]:

@@ -53,6 +53,7 @@ from fxloom.passes.legalize import Legalize
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
 from fxloom.recipe import PassResult
 from fxloom.settings import convert
+from fxloom.support import refused_ports
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -114,6 +115,8 @@ class Quantize:
             raise RecipeError("quantize: required data to calibrate with, got none")
         if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
             raise RecipeError("quantize: the graph is quantized already")
+        if problems := refused_ports(graph):
+            raise UnsupportedLayer(problems)
         legal = Legalize()(FoldBatchnorm()(graph).graph).graph
         run = _Run(self, copy_graph(legal), data)
         return PassResult(run.quantized(), True, run.summary)

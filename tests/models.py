@@ -379,3 +379,38 @@ def make(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
                 module.weight.uniform_(-1.5, 1.5)
                 module.bias.uniform_(-0.5, 0.5)
     return model.eval(), x
+
+
+class AwkwardNames(nn.Module):
+    """Layers, parameters and buffers whose names Python, C++ or torch.fx keep for themselves."""
+
+    NAMES = (
+        "class",
+        "graph",
+        "input",
+        "meta",
+        "code",
+        "größe",
+        "_graph",
+        "int",
+        "Input",
+        "x-y",
+        "import_",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in self.NAMES:
+            self.add_module(name, nn.Linear(4, 4))
+        self.block = nn.ModuleDict({"class": nn.BatchNorm1d(4), "for": nn.Linear(4, 4, bias=False)})
+        self.register_parameter("import", nn.Parameter(torch.ones(4)))
+        self.register_buffer("def", torch.full((4,), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.NAMES:
+            x = torch.relu(self.get_submodule(name)(x)) + x
+        x = self.block["for"](self.block["class"](x))
+        return x * self.get_parameter("import") + self.get_buffer("def")
+
+
+CASES["awkward names"] = (AwkwardNames, (4,))

@@ -16,10 +16,13 @@ from fxloom.graph import (
     input_specs,
     insert_like,
     lint_origins,
+    origin,
     refresh_shapes,
     set_training,
 )
+from fxloom.state_names import spell
 from tests.capturing import capture_anything as capture
+from tests.models import AwkwardNames, make
 
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 
@@ -338,3 +341,21 @@ def test_random_nets_compute_the_same(seed: int) -> None:
     graph = capture(model, X)
     lint_origins(graph.graph)
     same(graph, model, torch.randn(4, 3, 8, 8))
+
+
+def test_names_that_fx_keeps_for_itself_are_captured() -> None:
+    model, x = make("awkward names")
+    graph = capture(model, x)
+    origins = {origin(node) for node in graph.graph.nodes if node.op == "call_function"}
+    assert {*AwkwardNames.NAMES, "block.class", "block.for"} <= origins
+    names = dict(graph.named_parameters())
+    assert names["class_.weight"].data_ptr() == model.get_parameter("class.weight").data_ptr()
+    assert "class.weight" in dict(model.named_parameters())
+
+
+def test_spelled_names_stay_apart() -> None:
+    names = ["class.weight", "class_.weight", "class__.weight", "a.for.b", "graph", "a.graph"]
+    spelled = spell(names)
+    assert len(set(spelled.values())) == len(names)
+    assert spelled["a.graph"] == "a.graph"
+    assert spelled["class.weight"] == "class___.weight"
