@@ -3,14 +3,17 @@
 import contextlib
 import inspect
 import io
+import keyword
 import linecache
 import logging
 import re
 import sys
 import textwrap
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export.graph_signature import ExportGraphSignature
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import Node
 
@@ -75,6 +79,48 @@ def _holds_for_all(condition: Any, batch: Any) -> bool:
     near = {number + step for number in sums for step in (-1, 0, 1)}
     sizes = {*range(1, 65), *(size for size in near if size > 0)}
     return all(condition.subs(batch, size) in (True, sympy.true) for size in sizes)
+
+
+def with_writable_names(program: ExportedProgram) -> ExportedProgram:
+    """`program` with tensor names that Python source can hold; itself where all can.
+
+    torch writes `self.class.weight` into the source of a graph module and cannot read it again.
+    The names of layers, which reports show, are other ones and stay.
+    """
+    taken = {*program.state_dict, *program.constants}
+    names = {name: _writable(name, taken) for name in [*program.state_dict, *program.constants]}
+    if all(name == new for name, new in names.items()):
+        return program
+
+    def renamed(spec: Any) -> Any:
+        return replace(spec, target=names.get(spec.target, spec.target))
+
+    old = program.graph_signature
+    with quiet():
+        return program._update(
+            program.graph_module,
+            ExportGraphSignature(
+                [renamed(spec) for spec in old.input_specs],
+                [renamed(spec) for spec in old.output_specs],
+            ),
+            state_dict={names[name]: tensor for name, tensor in program.state_dict.items()},
+            constants={names[name]: value for name, value in program.constants.items()},
+        )
+
+
+def _writable(name: str, taken: set[str]) -> str:
+    """`name`, with an underscore and only word characters in parts that source cannot hold."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        plain = unicodedata.normalize("NFKC", part)
+        quotable = part.isprintable() and not {'"', "\\"} & set(part)
+        if keyword.iskeyword(part) or (plain != part if part.isidentifier() else not quotable):
+            parts[position] = re.sub(r"\W", "_", plain) + "_"
+    new = ".".join(parts)
+    while new != name and new in taken:
+        new += "_"
+    taken.add(new)
+    return new
 
 
 def functionalize(program: ExportedProgram) -> ExportedProgram:
