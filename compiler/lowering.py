@@ -589,8 +589,8 @@ def _cat(lowering: Lowering, node: Node) -> Lowered:
         raise NotLowered("only tensors computed from an input can be concatenated")
     first = lowering.unflatten(computed[0], origin(node))
     axis = first.layout.index(_sample_axis(node, dim))
-    values = [lowering.in_layout(part, first.layout, node) for part in computed]
-    return Lowered(lowering.emit(ops.Concat(axis), values, node), first.layout)
+    rest = [lowering.in_layout(part, first.layout, node) for part in computed[1:]]
+    return Lowered(lowering.emit(ops.Concat(axis), [first.value, *rest], node), first.layout)
 
 
 @lowers(aten.constant_pad_nd.default)

@@ -38,6 +38,9 @@ def test_model_is_exact_and_faithful(name: str) -> None:
     coarse = Quantize(weights=5, activations=6, outputs=8, rounding=rounding, overflow=overflow)
     quantized = coarse(graph, data).graph
     program = lower(quantized)
+    used = {arg for instr in program.instrs for arg in instr.args}
+    used |= {port.value for port in program.outputs}
+    assert {instr.result.name for instr in program.instrs} <= used, "hardware for nothing"
     beyond = tuple(3 * t for t in x)
     arrays = [t.numpy() for t in beyond]
     raw = outputs(simulate(program, arrays, raw=True))
