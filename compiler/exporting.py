@@ -22,7 +22,6 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import Node
 
 from fxloom.errors import CaptureError
-from fxloom.state_names import spell_state
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 
@@ -50,7 +49,6 @@ def export(
                 f"the model treats batches of more than {allowed.upper} samples differently. "
                 "Remove the comparison with the batch size."
             )
-    spell_state(program)
     return program
 
 

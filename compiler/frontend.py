@@ -30,6 +30,7 @@ from fxloom.graph import BATCH, aten, describe, input_specs, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
+from fxloom.state_names import spelled_program
 from fxloom.support import refusal
 
 Supported = Callable[[Node], str | None]
@@ -65,14 +66,16 @@ def capture(
     """
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
-        return _capture_program(model, model.module(), examples, axes, supported)
+        program = spelled_program(model)
+        return _capture_program(program, program.module(), examples, axes, supported)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"required a torch.nn.Module or an ExportedProgram, {type_name(model)} arrived"
         )
     check_state(parameters_of(model))
     with untouched(model):
-        return _capture_program(export(model, examples, axes), model, examples, axes, supported)
+        program = spelled_program(export(model, examples, axes))
+        return _capture_program(program, model, examples, axes, supported)
 
 
 def _capture_program(

@@ -2,12 +2,14 @@
 
 import copy
 import random
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.graph import (
@@ -359,3 +361,24 @@ def test_spelled_names_stay_apart() -> None:
     assert len(set(spelled.values())) == len(names)
     assert spelled["a.graph"] == "a.graph"
     assert spelled["class.weight"] == "class___.weight"
+
+
+@pytest.mark.parametrize("name", ["class", "None", "ﬁ", "größe", "a b", 'say "hi"', "a\\b", "a\nb"])
+@pytest.mark.parametrize("exported", [False, True])
+def test_any_layer_name_is_captured_and_kept(name: str, exported: bool) -> None:
+    """Torch writes names into source text as they are, where keywords are errors."""
+    inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    model = nn.Sequential(OrderedDict([(name, inner), (f"{name}_", nn.Linear(4, 2))])).eval()
+    x = torch.randn(3, 4)
+    given: nn.Module | ExportedProgram = model
+    if exported:
+        shapes = ({0: torch.export.Dim("batch")},)
+        given = torch.export.export(model, (x,), dynamic_shapes=shapes)
+        before = dict(given.state_dict)
+    graph = capture(given, x)
+    origins = [n.meta["origin"] for n in graph.graph.nodes if n.op == "call_function"]
+    assert origins == [f"{name}.0", f"{name}.1", f"{name}_"]
+    same(graph, model, x)
+    same(copy.deepcopy(graph), model, x)
+    if isinstance(given, ExportedProgram):
+        assert list(given.state_dict) == list(before)
