@@ -31,6 +31,7 @@ GROWING = (
     aten.avg_pool2d.default,
 )
 SUMS = (aten.sum.dim_IntList, aten.avg_pool2d.default)
+LEAKY = aten.leaky_relu.default
 ACTIVATIONS = (aten.relu.default, aten.clamp.default, aten.leaky_relu.default)
 MOVING = (
     aten.reshape.default,
@@ -82,6 +83,8 @@ def _follow(node: Node) -> list[Node]:
     nodes = [node]
     while node.target is not aten.div.Tensor and len(node.users) == 1:  # a division rounds itself
         (user,) = node.users
+        if user.target is LEAKY and LEAKY in {each.target for each in nodes}:
+            break  # each product adds bits: a second one begins a chain of its own
         if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
             nodes.append(user)
         elif user.target is aten.max_pool2d.default and _rectified(user):

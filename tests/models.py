@@ -414,3 +414,4 @@ class AwkwardNames(nn.Module):
 
 
 CASES["awkward names"] = (AwkwardNames, (4,))
+CASES["leaky chain"] = (lambda: nn.Sequential(*(nn.LeakyReLU(0.3) for _ in range(9))), VECTOR)
