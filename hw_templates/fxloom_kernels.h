@@ -141,7 +141,7 @@ void matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::n_in * CON
             R res[CONFIG::rows * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
     for (int row = 0; row < CONFIG::rows; row++) {
-        #pragma HLS PIPELINE II=1
+        #pragma HLS PIPELINE II=CONFIG::reuse
         for (int o = 0; o < CONFIG::n_out; o++) {
             #pragma HLS UNROLL
             typename CONFIG::sum_t sum = 0;
@@ -164,7 +164,7 @@ void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
-        #pragma HLS PIPELINE II=1
+        #pragma HLS PIPELINE II=CONFIG::reuse
         const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
         const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
         for (int o = 0; o < CONFIG::n_out; o++) {

@@ -11,22 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
-from fxloom.errors import FxloomError
+from fxloom.errors import FxloomError, TargetError
 from fxloom.fixed_point import Int64Array
 from fxloom.program import Output, Program
+from fxloom.target import Target
 
 LAYERS = "layers.json"
 
 
 @dataclass(frozen=True)
 class Hls4mlBuild:
-    """A project in a directory, and the program it computes.
+    """A project in a directory, the program it computes and the target it was made for.
 
-    layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class).
+    layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class);
+    where it multiplies by a matrix also strategy, reuse and note: what it got of what was asked.
     """
 
     directory: Path
     program: Program
+    target: Target
     project: str
     layers: tuple[Mapping[str, Any], ...]
     cache: Path | None = None
@@ -64,7 +67,6 @@ class Hls4mlBuild:
         which all of them are outputs; what is fused into a layer has no array. Raises as run does.
         """
         from fxloom.backends.hls4ml import BACKEND
-        from fxloom.target import Target
 
         seen = dict.fromkeys(layer["values"][-1] for layer in self.layers)
         ports = [self.program.value(name) for name in seen]
@@ -72,7 +74,7 @@ class Hls4mlBuild:
         tapped = replace(self.program, outputs=outputs)
         inputs = quantize_inputs(self.program, x)
         with tempfile.TemporaryDirectory(prefix="fxloom-trace-") as folder:
-            build = BACKEND.emit(tapped, Target(), folder, cache=self.cache)
+            build = BACKEND.emit(tapped, self.target, folder, cache=self.cache)
             return dict(zip(seen, build.run_mantissas(inputs), strict=True))
 
     def run_mantissas(
@@ -105,11 +107,12 @@ def load_build(
     try:
         record = json.loads((directory / LAYERS).read_text(encoding="utf-8"))
         project, digest, layers = record["project"], record["program"], record["layers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        target = Target.parse(record["target"], LAYERS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TargetError) as error:
         raise FxloomError(f"{directory}: no emitted hls4ml project: {error}") from None
     if digest != program.digest():
         raise FxloomError(
             f"{directory}: it was made from another program ({str(digest)[:12]}, not "
             f"{program.digest()[:12]}). Emit it again."
         )
-    return Hls4mlBuild(directory, program, str(project), tuple(layers), cache)
+    return Hls4mlBuild(directory, program, target, str(project), tuple(layers), cache)

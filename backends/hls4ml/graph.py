@@ -16,6 +16,7 @@ import numpy as np
 
 from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
 from fxloom.errors import FxloomError
+from fxloom.target import Target
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ with silenced():
     from hls4ml.model.layers import layer_map, register_layer
     from hls4ml.model.types import FixedPrecisionType, IntegerPrecisionType
 
-FLOW = "vitis:fxloom"
+BACKENDS = ("Vitis", "Vivado")
 HEADER = "nnet_utils/fxloom_kernels.h"
 
 
@@ -94,12 +95,17 @@ def _register() -> None:
     if "FxloomKernel" in layer_map:
         return
     register_layer("FxloomKernel", FxloomKernel)
-    backend = get_backend("Vitis")
-    backend.register_template(FxloomConfigTemplate)
-    backend.register_template(FxloomFunctionTemplate)
-    parts = ("vivado:init_layers", "vivado:specific_types", "vivado:apply_templates")
-    passes = [name for part in parts for name in get_flow(part).optimizers]
-    register_flow("fxloom", passes + get_flow("vitis:apply_templates").optimizers, backend="vitis")
+    parts = ("init_layers", "specific_types", "apply_templates")
+    for name in BACKENDS:
+        backend = get_backend(name)
+        backend.register_template(FxloomConfigTemplate)
+        backend.register_template(FxloomFunctionTemplate)
+        passes = [step for part in parts for step in get_flow(f"vivado:{part}").optimizers]
+        # The plan has transposed the weights of Resource layers, so that it holds what is written.
+        passes.remove("vivado:apply_resource_strategy")
+        own = f"{name.lower()}:apply_templates"
+        passes += [step for step in get_flow(own).optimizers if step not in passes]
+        register_flow("fxloom", passes, backend=name.lower())
 
 
 def _precision(kind: ValueType) -> Any:
@@ -142,24 +148,32 @@ def _precisions(layer: Layer) -> dict[str, Any]:
     return precisions
 
 
-def build_graph(plan: Plan, project: str, out: str) -> Any:
+def _settings(layer: Layer) -> dict[str, Any]:
+    settings: dict[str, Any] = {"Precision": _precisions(layer)}
+    if layer.allotment is not None:
+        settings["Strategy"] = layer.allotment.strategy
+        settings["ReuseFactor"] = layer.allotment.reuse
+    return settings
+
+
+def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
     """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
     _register()
     config = {
         "OutputDir": out,
         "ProjectName": project,
-        "Backend": "Vitis",
+        "Backend": target.backend,
         "IOType": "io_parallel",
         "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
-            "Flows": [FLOW],
+            "Flows": [f"{target.backend.lower()}:fxloom"],
             "Model": {
                 "Precision": "fixed<16,6>",
                 "ReuseFactor": 1,
                 "Strategy": "Latency",
                 "PipelineStyle": "dataflow" if plan.dataflow else "pipeline",
             },
-            "LayerName": {layer.name: {"Precision": _precisions(layer)} for layer in plan.layers},
+            "LayerName": {layer.name: _settings(layer) for layer in plan.layers},
         },
     }
     try:
@@ -229,6 +243,9 @@ def _facts(layer: Layer) -> dict[str, Any]:
         "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
         "product": None if layer.accum is None else True,
     }
+    if layer.accum is not None and layer.allotment is not None:
+        facts["strategy"] = layer.allotment.strategy
+        facts["reuse_factor"] = layer.allotment.reuse
     if layer.kind != "InputLayer":
         facts["inputs"] = list(layer.inputs)
     if layer.kernel is not None:

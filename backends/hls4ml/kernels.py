@@ -35,13 +35,18 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place where a kernel is called. result_name: the C++ array it fills."""
+    """One place where a kernel is called.
+
+    result_name: the C++ array it fills; reuse: cycles from one position to the next, in which a
+    multiplier can be used again.
+    """
 
     index: int
     op: Any
     args: tuple[Argument, ...]
     result: Value
     result_name: str
+    reuse: int = 1
 
     @property
     def config(self) -> str:
@@ -255,7 +260,7 @@ def _matmul(site: Site) -> Kernel:
     n_in, n_out = w.operand.shape
     rows = x.size // n_in
     lines = [
-        *_constants(rows=rows, n_in=n_in, n_out=n_out),
+        *_constants(rows=rows, n_in=n_in, n_out=n_out, reuse=site.reuse),
         _argument_type("a", x),
         _argument_type("w", w),
         _typedef("sum_t", integer_type(site.result.type)),
@@ -290,6 +295,7 @@ def _conv(site: Site) -> Kernel:
             groups=site.op.groups,
             per_group=w.operand.shape[2],
             n_out=w.operand.shape[3],
+            reuse=site.reuse,
         ),
         _argument_type("a", x),
         _argument_type("w", w),

@@ -9,7 +9,7 @@ can be compared with what hls4ml made of it.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, copy, integer_type, render
+from fxloom.estimation import Allotment, allot
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Requantize
 from fxloom.program import Input, Instr, Program, Value
+from fxloom.target import Target
 
 EXACT_DOUBLE = 53
 """Mantissa bits of a double: hls4ml's layers read weights as decimal literals."""
@@ -27,6 +29,8 @@ EXACT_DOUBLE = 53
 MAX_WINDOW_LINES = 16384
 """hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
 kernel, which has loops instead, keeps compilers alive."""
+
+UNROLLED = (Allotment("latency", 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class Layer:
 
     name: its legal and unique C++ name; array: the C++ array it fills; inputs: names of layers;
     values: names of the program's values it stands for, the last being its result; kind: the
-    hls4ml class; attributes: what that class needs; kernel: text, for kernels of ours.
+    hls4ml class; attributes: what that class needs; kernel: text, for kernels of ours;
+    allotment: strategy and reuse factor, where it multiplies by a matrix.
     """
 
     index: int
@@ -92,6 +97,7 @@ class Layer:
     accum: ValueType | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kernel: Kernel | None = None
+    allotment: Allotment | None = None
 
     @property
     def size(self) -> int:
@@ -109,9 +115,11 @@ class Plan:
 
     @property
     def dataflow(self) -> bool:
-        """Whether a layer iterates over positions; a pipelined top function would unroll them."""
+        """Whether a layer iterates over positions or reuses multipliers; a pipelined top function
+        would unroll that."""
         return any(
-            layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
+            (layer.allotment is not None and layer.allotment not in UNROLLED)
+            or layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
             or (layer.kernel is not None and layer.kernel.repeats > 1)
             for layer in self.layers
         )
@@ -126,14 +134,15 @@ def identifier(index: int, origin: str) -> str:
     return f"n{index}_{readable}" if readable else f"n{index}"
 
 
-def make_plan(program: Program) -> Plan:
+def make_plan(program: Program, target: Target | None = None) -> Plan:
     """The layers of a program's project. Raises FxloomError for operations without a rule."""
-    return _Planner(program).plan()
+    return _Planner(program, target or Target()).plan()
 
 
 class _Planner:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, target: Target) -> None:
         self.program = program
+        self.target = target
         self.layers: list[Layer] = []
         self.layer_of: dict[str, Layer] = {}
         self.uses = Counter(name for instr in program.instrs for name in instr.args)
@@ -222,7 +231,12 @@ class _Planner:
             held = Weights(f"c{index}_{number}", constant.data, kind, True)
             weights[f"constant{number}"] = held
             arguments.append(Argument(held.name, operand, kind))
-        site = Site(index, instr.op, tuple(arguments), instr.result, array)
+        allotment = None
+        if isinstance(instr.op, MatMul | Conv):
+            shape = self.program.value(instr.args[1]).shape
+            allotment = self._allot("FxloomKernel", instr.origin, prod(shape[:-1]), shape[-1])
+        reuse = 1 if allotment is None else allotment.reuse
+        site = Site(index, instr.op, tuple(arguments), instr.result, array, reuse)
         return Layer(
             index,
             name,
@@ -236,7 +250,11 @@ class _Planner:
             (instr.op.name,),
             weights,
             kernel=render(site, instr.origin),
+            allotment=allotment,
         )
+
+    def _allot(self, kind: str, origin: str, n_in: int, n_out: int) -> Allotment:
+        return allot(kind, n_in, n_out, self.target.resolve(origin), self.target.io)
 
     # -- hls4ml's own layers ----------------------------------------------------------------------
 
@@ -292,9 +310,14 @@ class _Planner:
             bias = Weights(f"b{index}", data, constant.value.type, False)
             exact = instr.result
             result = ValueType(exact.type)
+        shape = weight.value.shape
+        allotment = self._allot(kind, first.origin, prod(shape[:-1]), shape[-1])
         data = weight.data
         if kind == "DepthwiseConv2D":
             data = data.transpose(0, 1, 3, 2)
+        elif allotment.strategy == "resource":
+            # Outputs first, as its loops read them.
+            data = np.moveaxis(data, -1, 0)
         return Layer(
             index,
             name,
@@ -311,6 +334,7 @@ class _Planner:
             # may wrap in it, which cannot change a sum that fits.
             accum=ValueType(exact.type),
             attributes=attributes,
+            allotment=allotment,
         )
 
 
@@ -365,8 +389,10 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict
 
 
 def describe(plan: Plan) -> Iterator[dict[str, Any]]:
-    """One record a layer: C++ names, type, and the user's layer it comes from."""
+    """One record a layer: C++ names, type, the user's layer it comes from, and what it got of the
+    strategy and reuse factor asked for."""
     for layer in plan.layers:
+        given = {} if layer.allotment is None else asdict(layer.allotment)
         yield {
             "name": layer.name,
             "array": layer.array,
@@ -376,4 +402,5 @@ def describe(plan: Plan) -> Iterator[dict[str, Any]]:
             "values": list(layer.values),
             "ops": list(layer.ops),
             "class": layer.kind,
+            **given,
         }
