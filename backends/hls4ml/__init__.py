@@ -29,7 +29,7 @@ UNCERTAINTY = {"Vitis": "27%", "Vivado": "12.5%"}
 
 
 class Hls4mlBackend:
-    """Emits projects for Vitis HLS and Vivado HLS: io_parallel, Latency and Resource."""
+    """Emits projects for Vitis HLS and Vivado HLS: both io types, Latency and Resource."""
 
     name = "hls4ml"
 
@@ -109,8 +109,6 @@ def check_target(target: "Target") -> None:
         problems.append(
             f"backend must be {' or '.join(map(repr, UNCERTAINTY))}, got {target.backend!r}"
         )
-    if target.io != "parallel":
-        problems.append(f"io must be 'parallel', got {target.io!r} (streams are not there yet)")
     if problems:
         raise TargetError("the hls4ml backend cannot do this target: " + "; ".join(problems))
 

@@ -50,13 +50,15 @@ class FxloomKernel(Hls4mlLayer):  # type: ignore[misc]
 
     _expected_attributes = (
         Attribute("shape", value_type=tuple),
+        Attribute("arrays", value_type=tuple),
         Attribute("declarations", value_type=str),
         Attribute("call", value_type=str),
     )
 
     def initialize(self) -> None:
-        """Add the result's array and the constants."""
-        self.add_output_variable(list(self.get_attr("shape")))
+        """Add the result's arrays and the constants."""
+        for name, array in zip(self.outputs, self.get_attr("arrays"), strict=True):
+            self.add_output_variable(list(self.get_attr("shape")), name, array)
         for key, held in self.get_attr("constants").items():
             kind = IntegerPrecisionType(held.kind.width, held.kind.signed)
             self.add_weights_variable(
@@ -129,6 +131,8 @@ def _record(layer: Layer) -> dict[str, Any]:
     if layer.kernel is not None:
         return record | {
             "shape": shape,
+            "outputs": [name for name, _ in layer.results],
+            "arrays": tuple(array for _, array in layer.results),
             "declarations": layer.kernel.declarations,
             "call": layer.kernel.call,
             "constants": layer.weights,
@@ -163,7 +167,7 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
         "OutputDir": out,
         "ProjectName": project,
         "Backend": target.backend,
-        "IOType": "io_parallel",
+        "IOType": "io_stream" if plan.stream else "io_parallel",
         "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
             "Flows": [f"{target.backend.lower()}:fxloom"],
@@ -214,7 +218,7 @@ def check_graph(graph: Any, plan: Plan) -> None:
     if got != expected:
         raise FxloomError(f"hls4ml changed the layers: asked for {expected}, got {got}")
     for layer, node in zip(plan.layers, nodes, strict=True):
-        asked, found = _facts(layer), _node_facts(node)
+        asked, found = _facts(layer, plan.stream), _node_facts(node)
         wrong = [key for key in asked if asked[key] != found.get(key)]
         if wrong:
             key = wrong[0]
@@ -233,11 +237,17 @@ def check_graph(graph: Any, plan: Plan) -> None:
             raise FxloomError(f"hls4ml changed the {what} of the project")
 
 
-def _facts(layer: Layer) -> dict[str, Any]:
+def _facts(layer: Layer, stream: bool) -> dict[str, Any]:
+    # A FIFO that holds a whole tensor cannot make residual joins deadlock: take the oldest sample
+    # that is not finished, and the first layer that is not finished with it. All layers after it
+    # are done with the sample before, so its results fit; all before it are done with this one, so
+    # its arguments are there.
+    depth = layer.packs
     facts: dict[str, Any] = {
         "index": layer.index,
-        "array": layer.array,
+        "arrays": [array for _, array in layer.results],
         "size": layer.size,
+        "depth": depth if stream else None,
         "type": layer.type.cpp,
         "accumulator": None if layer.accum is None else layer.accum.cpp,
         "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
@@ -262,7 +272,8 @@ def _node_facts(node: Any) -> dict[str, Any]:
     facts = {
         **node.attributes,
         "index": node.index,
-        "array": result.name,
+        "arrays": [variable.name for variable in node.get_variables()],
+        "depth": int(result.pragma[1]) if isinstance(result.pragma, tuple) else None,
         "size": int(np.prod(result.shape)),
         "type": result.type.precision.definition_cpp(),
         "accumulator": None if accum is None else accum.precision.definition_cpp(),

@@ -6,13 +6,13 @@ and limits are computed here, so that the C++ has nothing to decide.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from fxloom.errors import FxloomError
 from fxloom.fixed_point import FixedPoint, Overflow
-from fxloom.ops import Operand, Shape
+from fxloom.ops import Operand, Pad, Shape
 from fxloom.program import Value
 
 UNSUPPORTED: dict[str, str] = {}
@@ -365,6 +365,125 @@ def _divide(site: Site) -> Kernel:
     return Kernel(_struct(site.config, lines), _call(site, "divide"))
 
 
+def fork(site: Site, outputs: Sequence[str]) -> Kernel:
+    """Every pack of a stream into several streams; into none where nothing reads the value."""
+    (x,) = site.args
+    names = [f"out{number}" for number in range(len(outputs))]
+    streams = ["hls::stream<T> &in", *(f"hls::stream<T> &{name}" for name in names)]
+    lines = [
+        "template <class T>",
+        f"void fork{site.index}({', '.join(streams)}) {{",
+        f"    for (int row = 0; row < {_packs(x.operand.shape)}; row++) {{",
+        "        #pragma HLS PIPELINE",
+        "        const T pack = in.read();",
+        *(f"        {name}.write(pack);" for name in names),
+        "    }",
+        "}",
+    ]
+    return Kernel("\n".join(lines), f"fork{site.index}({', '.join([x.name, *outputs])});")
+
+
+def _packs(shape: Shape) -> int:
+    """Packs of a tensor in a stream: one holds the last axis."""
+    return prod(shape[:-1])
+
+
+def _pad_stream(site: Site) -> Kernel:
+    """Padding that leaves the packs as they are: zero packs between those that come in."""
+    (x,) = site.args
+    leading = replace(x, operand=x.operand._replace(shape=x.operand.shape[:-1]))
+    result = replace(site.result, shape=site.result.shape[:-1])
+    rows = replace(site, op=Pad(site.op.padding[:-1]), args=(leading,), result=result)
+    return replace(_pad(rows), call=_call(site, "pad_stream"))
+
+
+_ELEMENTWISE = {"add", "sub", "mul", "max", "min", "requantize", "divide", "shift"}
+
+
+def _pack_by_pack(site: Site) -> bool:
+    """Whether every pack of the result follows from one pack of each streamed argument."""
+    name = "shift" if site.op is None else site.op.name
+    shape = site.result.shape
+    streamed = [arg.operand.shape for arg in site.args if arg.operand.data is None]
+    if name in _ELEMENTWISE:
+        return all(each == shape for each in streamed)
+    if name == "concat":
+        return bool(site.op.axis == len(shape) - 1)
+    if name == "reshape":
+        return bool(shape) and all(each[-1:] == shape[-1:] for each in streamed)
+    return name == "matmul"
+
+
+def _row(arg: Argument, shape: Shape, name: str) -> Argument:
+    """The part of an argument that belongs to one pack of a result of that shape."""
+    operand = arg.operand
+    if operand.data is None or not operand.shape:
+        return Argument(name, operand._replace(shape=operand.shape[-1:]), arg.type)
+    full = (1,) * (len(shape) - len(operand.shape)) + operand.shape
+    strides = [0 if n == 1 else s for n, s in zip(full, _strides(full), strict=True)]
+    offset = index_text("row", shape[:-1], strides[:-1])
+    moved = name if offset == "0" else f"{name} + {offset}"
+    return Argument(moved, operand._replace(shape=operand.shape[-1:]), arg.type)
+
+
+def streamed(site: Site, rule: Rule) -> Kernel:
+    """A kernel that reads and writes streams.
+
+    Where packs do not depend on each other it works on one after another, else on the whole tensor,
+    which it first collects: always right, and as large as the tensor.
+    """
+    if site.op is not None and site.op.name == "pad" and site.op.padding[-1:] == ((0, 0),):
+        return _pad_stream(site)
+    local = [
+        arg if arg.operand.data is not None else replace(arg, name=f"a{number}")
+        for number, arg in enumerate(site.args)
+    ]
+    result, rows = site.result, 1
+    inner = replace(site, args=tuple(local), result_name="result")
+    if _pack_by_pack(site) and _packs(result.shape) > 1:
+        rows = _packs(result.shape)
+        args = [
+            arg
+            if site.op is not None and site.op.name == "matmul" and arg.operand.data is not None
+            else _row(arg, result.shape, arg.name)
+            for arg in local
+        ]
+        op = replace(site.op, axis=0) if site.op is not None and site.op.name == "concat" else site.op
+        result = replace(result, shape=result.shape[-1:])
+        inner = replace(inner, op=op, args=tuple(args), result=result)
+    kernel = rule(inner)
+    ins = [number for number, arg in enumerate(site.args) if arg.operand.data is None]
+    # Packs are the elements that come in one cycle, and so those that need ports of their own.
+    buffers = [(f"a{n}", f"A{n}", inner.args[n].operand.shape) for n in ins]
+    body = []
+    for name, kind, shape in [*buffers, ("result", "R", result.shape)]:
+        body += [
+            f"typename {kind}::value_type {name}[{prod(shape)}];",
+            f"#pragma HLS ARRAY_PARTITION variable={name} cyclic factor={(shape or (1,))[-1]}",
+        ]
+    body += [f"fxloom::receive(in{n}, a{n});" for n in ins]
+    body += [kernel.call, "fxloom::send(result, out);"]
+    if rows > 1:
+        pipeline = f"    #pragma HLS PIPELINE II={site.reuse}"
+        body = [
+            f"for (int row = 0; row < {rows}; row++) {{",
+            pipeline,
+            *(f"    {line}" for line in body),
+            "}",
+        ]
+    streams = [f"hls::stream<A{n}> &in{n}" for n in ins]
+    name = f"stream{site.index}"
+    function = [
+        kernel.declarations,
+        f"template <{', '.join([*(f'class A{n}' for n in ins), 'class R'])}>",
+        f"void {name}({', '.join([*streams, 'hls::stream<R> &out'])}) {{",
+        *(f"    {line}" for line in body),
+        "}",
+    ]
+    names = [*(site.args[n].name for n in ins), site.result_name]
+    return Kernel("\n".join(function), f"{name}({', '.join(names)});", rows * kernel.repeats)
+
+
 RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "conv": _conv,
@@ -385,10 +504,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def render(site: Site, origin: str) -> Kernel:
-    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule."""
-    rule = RULES.get(site.op.name)
+def render(site: Site, origin: str, stream: bool) -> Kernel:
+    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule.
+
+    stream: between streams instead of arrays. A site without an operation is a copy.
+    """
+    rule = copy if site.op is None else RULES.get(site.op.name)
     if rule is None:
         reason = UNSUPPORTED.get(site.op.name, "the backend has no rule for it")
         raise FxloomError(f"{origin} ({site.op.name}): not possible with hls4ml: {reason}")
-    return rule(site)
+    return streamed(site, rule) if stream else rule(site)

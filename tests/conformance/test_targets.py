@@ -30,6 +30,7 @@ from tests.strategies import PROGRAMS
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 Backend = Literal["Vitis", "Vivado"]
+Io = Literal["parallel", "stream"]
 
 SETTINGS: list[LayerTable] = [
     {"strategy": "resource", "reuse": 1},
@@ -94,18 +95,28 @@ def _evaluates(program: Program) -> bool:
 
 @needs_compiler
 @pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("io", ["parallel", "stream"])
 @pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
-def test_every_strategy_and_reuse_factor(name: str, backend: Backend, tmp_path: Path) -> None:
+def test_every_strategy_and_reuse_factor(
+    name: str, io: Io, backend: Backend, tmp_path: Path
+) -> None:
     programs, layers = matrix_programs(name)
-    target = Target(backend=backend, layers=layers)
+    target = Target(backend=backend, io=io, layers=layers)
     assert mismatches(pack(programs), target, tmp_path) == {}
 
 
 @needs_compiler
 @pytest.mark.parametrize("part", [0, 1])
-def test_every_other_operation_on_vivado(part: int, tmp_path: Path) -> None:
-    programs = [program for name in OTHERS[part::2] for program in drawn(name, 8, 6)]
-    assert mismatches(pack(programs), Target(backend="Vivado"), tmp_path) == {}
+@pytest.mark.parametrize(
+    ("io", "backend", "count"),
+    [("parallel", "Vivado", 8), ("stream", "Vitis", 20), ("stream", "Vivado", 8)],
+)
+def test_every_other_operation(
+    io: Io, backend: Backend, count: int, part: int, tmp_path: Path
+) -> None:
+    """test_hls4ml.py has the fourth combination."""
+    programs = [program for name in OTHERS[part::2] for program in drawn(name, count, 6)]
+    assert mismatches(pack(programs), Target(backend=backend, io=io), tmp_path) == {}
 
 
 def test_the_corpus_has_every_strategy_in_every_kind_of_layer() -> None:
