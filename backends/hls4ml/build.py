@@ -48,15 +48,17 @@ class Hls4mlBuild:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
         """C simulation of real inputs [N, ...] in the user's layout.
 
         Returns float64 values, int64 mantissas where raw; a tuple where there are several outputs.
-        progress(done, total) is called now and then. Raises DataError for inputs that do not fit,
-        ToolError where g++ is missing or a child process fails.
+        progress(done, total) is called now and then. debug: compiled for gdb (-O0 -g), with driver,
+        inputs and outputs left in the cache. Raises DataError for inputs that do not fit, ToolError
+        where g++ is missing, a child process fails, or a stream is read while empty or not emptied.
         """
         mantissas = self.run_mantissas(
-            quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s
+            quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s, debug=debug
         )
         return present_outputs(self.program, mantissas, raw)
 
@@ -83,15 +85,16 @@ class Hls4mlBuild:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> list[Int64Array]:
         """C simulation of input mantissas (channels-last); one array an output."""
         from fxloom.backends.hls4ml.csim import build_driver, run_driver
         from fxloom.backends.hls4ml.testbench import flat_samples
 
         values = [self.program.value(port.value) for port in self.program.outputs]
-        driver = build_driver(self.directory, self.project, self.cache)
+        driver = build_driver(self.directory, self.project, self.cache, debug)
         sizes = [value.size for value in values]
-        flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s)
+        flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s, debug)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
         return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
 

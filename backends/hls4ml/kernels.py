@@ -32,6 +32,11 @@ class Argument:
         """Number of elements."""
         return prod(self.operand.shape)
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is an array of its own instead of another layer's result."""
+        return self.operand.data is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -47,6 +52,11 @@ class Site:
     result: Value
     result_name: str
     reuse: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the operation; without one the site copies its argument."""
+        return "copy" if self.op is None else str(self.op.name)
 
     @property
     def config(self) -> str:
@@ -402,28 +412,35 @@ _ELEMENTWISE = {"add", "sub", "mul", "max", "min", "requantize", "divide", "shif
 
 def _pack_by_pack(site: Site) -> bool:
     """Whether every pack of the result follows from one pack of each streamed argument."""
-    name = "shift" if site.op is None else site.op.name
-    shape = site.result.shape
-    streamed = [arg.operand.shape for arg in site.args if arg.operand.data is None]
+    name, shape = site.name, site.result.shape
+    shapes = [arg.operand.shape for arg in site.args if not arg.constant]
     if name in _ELEMENTWISE:
-        return all(each == shape for each in streamed)
+        return all(each == shape for each in shapes)
     if name == "concat":
         return bool(site.op.axis == len(shape) - 1)
     if name == "reshape":
-        return bool(shape) and all(each[-1:] == shape[-1:] for each in streamed)
-    return name == "matmul"
+        return all(each[-1:] == shape[-1:] for each in shapes)
+    return name in ("matmul", "copy")
 
 
-def _row(arg: Argument, shape: Shape, name: str) -> Argument:
-    """The part of an argument that belongs to one pack of a result of that shape."""
-    operand = arg.operand
-    if operand.data is None or not operand.shape:
-        return Argument(name, operand._replace(shape=operand.shape[-1:]), arg.type)
-    full = (1,) * (len(shape) - len(operand.shape)) + operand.shape
+def _of_pack(arg: Argument, shape: Shape) -> Argument:
+    """The part of an argument that belongs to pack number `row` of a result of that shape."""
+    own = replace(arg, operand=arg.operand._replace(shape=arg.operand.shape[-1:]))
+    if not arg.constant or not arg.operand.shape:
+        return own
+    full = (1,) * (len(shape) - len(arg.operand.shape)) + arg.operand.shape
     strides = [0 if n == 1 else s for n, s in zip(full, _strides(full), strict=True)]
     offset = index_text("row", shape[:-1], strides[:-1])
-    moved = name if offset == "0" else f"{name} + {offset}"
-    return Argument(moved, operand._replace(shape=operand.shape[-1:]), arg.type)
+    return own if offset == "0" else replace(own, name=f"{arg.name} + {offset}")
+
+
+def _one_pack(site: Site) -> Site:
+    """The same operation on one pack."""
+    shape = site.result.shape
+    whole = site.args[1:] if site.name == "matmul" else ()  # the weights of every pack
+    args = [arg if arg in whole else _of_pack(arg, shape) for arg in site.args]
+    op = replace(site.op, axis=0) if site.name == "concat" else site.op
+    return replace(site, op=op, args=tuple(args), result=replace(site.result, shape=shape[-1:]))
 
 
 def streamed(site: Site, rule: Rule) -> Kernel:
@@ -432,31 +449,21 @@ def streamed(site: Site, rule: Rule) -> Kernel:
     Where packs do not depend on each other it works on one after another, else on the whole tensor,
     which it first collects: always right, and as large as the tensor.
     """
-    if site.op is not None and site.op.name == "pad" and site.op.padding[-1:] == ((0, 0),):
+    if site.name == "pad" and site.op.padding[-1:] == ((0, 0),):
         return _pad_stream(site)
+    ins = [number for number, arg in enumerate(site.args) if not arg.constant]
     local = [
-        arg if arg.operand.data is not None else replace(arg, name=f"a{number}")
+        arg if arg.constant else replace(arg, name=f"a{number}")
         for number, arg in enumerate(site.args)
     ]
-    result, rows = site.result, 1
-    inner = replace(site, args=tuple(local), result_name="result")
-    if _pack_by_pack(site) and _packs(result.shape) > 1:
-        rows = _packs(result.shape)
-        args = [
-            arg
-            if site.op is not None and site.op.name == "matmul" and arg.operand.data is not None
-            else _row(arg, result.shape, arg.name)
-            for arg in local
-        ]
-        op = replace(site.op, axis=0) if site.op is not None and site.op.name == "concat" else site.op
-        result = replace(result, shape=result.shape[-1:])
-        inner = replace(inner, op=op, args=tuple(args), result=result)
+    inner, rows = replace(site, args=tuple(local), result_name="result"), 1
+    if _pack_by_pack(site) and _packs(site.result.shape) > 1:
+        inner, rows = _one_pack(inner), _packs(site.result.shape)
     kernel = rule(inner)
-    ins = [number for number, arg in enumerate(site.args) if arg.operand.data is None]
-    # Packs are the elements that come in one cycle, and so those that need ports of their own.
     buffers = [(f"a{n}", f"A{n}", inner.args[n].operand.shape) for n in ins]
     body = []
-    for name, kind, shape in [*buffers, ("result", "R", result.shape)]:
+    for name, kind, shape in [*buffers, ("result", "R", inner.result.shape)]:
+        # What comes in one pack is what is needed at a time.
         body += [
             f"typename {kind}::value_type {name}[{prod(shape)}];",
             f"#pragma HLS ARRAY_PARTITION variable={name} cyclic factor={(shape or (1,))[-1]}",
@@ -464,24 +471,23 @@ def streamed(site: Site, rule: Rule) -> Kernel:
     body += [f"fxloom::receive(in{n}, a{n});" for n in ins]
     body += [kernel.call, "fxloom::send(result, out);"]
     if rows > 1:
-        pipeline = f"    #pragma HLS PIPELINE II={site.reuse}"
         body = [
             f"for (int row = 0; row < {rows}; row++) {{",
-            pipeline,
+            f"    #pragma HLS PIPELINE II={site.reuse}",
             *(f"    {line}" for line in body),
             "}",
         ]
-    streams = [f"hls::stream<A{n}> &in{n}" for n in ins]
-    name = f"stream{site.index}"
+    streams = [*(f"hls::stream<A{n}> &in{n}" for n in ins), "hls::stream<R> &out"]
     function = [
         kernel.declarations,
         f"template <{', '.join([*(f'class A{n}' for n in ins), 'class R'])}>",
-        f"void {name}({', '.join([*streams, 'hls::stream<R> &out'])}) {{",
+        f"void stream{site.index}({', '.join(streams)}) {{",
         *(f"    {line}" for line in body),
         "}",
     ]
     names = [*(site.args[n].name for n in ins), site.result_name]
-    return Kernel("\n".join(function), f"{name}({', '.join(names)});", rows * kernel.repeats)
+    call = f"stream{site.index}({', '.join(names)});"
+    return Kernel("\n".join(function), call, rows * kernel.repeats)
 
 
 RULES: dict[str, Rule] = {
@@ -509,8 +515,8 @@ def render(site: Site, origin: str, stream: bool) -> Kernel:
 
     stream: between streams instead of arrays. A site without an operation is a copy.
     """
-    rule = copy if site.op is None else RULES.get(site.op.name)
+    rule = copy if site.op is None else RULES.get(site.name)
     if rule is None:
-        reason = UNSUPPORTED.get(site.op.name, "the backend has no rule for it")
-        raise FxloomError(f"{origin} ({site.op.name}): not possible with hls4ml: {reason}")
+        reason = UNSUPPORTED.get(site.name, "the backend has no rule for it")
+        raise FxloomError(f"{origin} ({site.name}): not possible with hls4ml: {reason}")
     return streamed(site, rule) if stream else rule(site)

@@ -25,7 +25,7 @@ from fxloom.ops import OPS
 from fxloom.program import Program, ProgramBuilder
 from fxloom.target import LayerTable, Target
 from tests.conformance.packing import corner_inputs, draw_programs, pack
-from tests.strategies import PROGRAMS
+from tests.strategies import PROGRAMS, graphs
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -109,7 +109,7 @@ def test_every_strategy_and_reuse_factor(
 @pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize(
     ("io", "backend", "count"),
-    [("parallel", "Vivado", 8), ("stream", "Vitis", 20), ("stream", "Vivado", 8)],
+    [("parallel", "Vivado", 8), ("stream", "Vitis", 12), ("stream", "Vivado", 8)],
 )
 def test_every_other_operation(
     io: Io, backend: Backend, count: int, part: int, tmp_path: Path
@@ -117,6 +117,16 @@ def test_every_other_operation(
     """test_hls4ml.py has the fourth combination."""
     programs = [program for name in OTHERS[part::2] for program in drawn(name, count, 6)]
     assert mismatches(pack(programs), Target(backend=backend, io=io), tmp_path) == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
+def test_values_that_are_used_again_in_streams(backend: Backend, tmp_path: Path) -> None:
+    programs = [p for p in draw_programs(graphs(6, 6), 16, 7) if _evaluates(p)]
+    readers = Counter(arg for program in programs for i in program.instrs for arg in i.args)
+    assert max(readers.values()) > 2
+    target = Target(backend=backend, io="stream", strategy="resource", reuse=2)
+    assert mismatches(pack(programs), target, tmp_path) == {}
 
 
 def test_the_corpus_has_every_strategy_in_every_kind_of_layer() -> None:
