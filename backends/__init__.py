@@ -39,8 +39,12 @@ class Build(Protocol):
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> "npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]":
-        """Outputs for real inputs [N, ...] in the user's layout; mantissas where raw."""
+        """Outputs for real inputs [N, ...] in the user's layout; mantissas where raw.
+
+        debug: build what runs for a debugger.
+        """
         ...
 
     def trace(self, x: Any) -> "dict[str, npt.NDArray[np.int64]]":

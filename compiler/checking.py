@@ -70,19 +70,20 @@ def check(
     build: Compilation | str | Path,
     samples: int = 100,
     progress: Callable[[str, int, int], None] | None = None,
+    debug: bool = False,
 ) -> CheckResult:
     """Compare the simulator with the C simulation.
 
     On the samples kept in the build, on `samples` random inputs within the calibrated range and
     as many beyond it, and on its corners. The same build gives the same inputs. progress: kind of
-    inputs, samples done, samples in all. Raises FxloomError for a damaged build, ToolError
-    where g++ is missing or fails.
+    inputs, samples done, samples in all. debug: compile for gdb. Raises FxloomError for a damaged
+    build, ToolError where g++ is missing or fails.
     """
     opened = build if isinstance(build, Compilation) else open_build(build)
     comparisons = []
     first: Divergence | None = None
     for kind, x in _inputs(opened, samples):
-        comparison, divergence = compare(opened, kind, x, progress)
+        comparison, divergence = compare(opened, kind, x, progress, debug)
         comparisons.append(comparison)
         first = first or divergence
     return CheckResult(tuple(comparisons), first)
@@ -93,6 +94,7 @@ def compare(
     kind: str,
     x: Any,
     progress: Callable[[str, int, int], None] | None = None,
+    debug: bool = False,
 ) -> tuple[Comparison, Divergence | None]:
     """One set of real inputs [N, ...] in the user's layout. kind: what to call it."""
 
@@ -101,7 +103,7 @@ def compare(
             progress(kind, done, total)
 
     simulated = _tuple(build.simulate(x, raw=True))
-    hardware = _tuple(build.run(x, raw=True, progress=step))
+    hardware = _tuple(build.run(x, raw=True, progress=step, debug=debug))
     mismatches, first = 0, None
     for port, want, got in zip(build.program.outputs, simulated, hardware, strict=True):
         differing = np.argwhere(want != got)

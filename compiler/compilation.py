@@ -82,9 +82,13 @@ class Compilation:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> Values | tuple[Values, ...]:
-        """The same by the C simulation of the generated C++. Raises ToolError without g++."""
-        return self.project.run(x, raw, progress=progress, timeout_s=timeout_s)
+        """The same by the C simulation of the generated C++. Raises ToolError without g++.
+
+        debug: compiled for gdb.
+        """
+        return self.project.run(x, raw, progress=progress, timeout_s=timeout_s, debug=debug)
 
 
 def compile(

@@ -17,7 +17,7 @@ from fxloom.fixed_point import IntArray
 from fxloom.ops import Add, Concat, Conv, Divide, MatMul, Mul, Pool, ReduceSum, Requantize, Sub
 from fxloom.program import Instr, Program
 from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
-from fxloom.target import LayerSettings, Target
+from fxloom.target import LayerSettings, Strategy, Target
 
 HARD_DIGITS = 3
 """A constant with fewer non-zero signed digits becomes one addition or none, not a multiplier."""
@@ -61,6 +61,9 @@ RULE_REUSE = (
 )
 RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
 WIRES = "rule: wires only"
+
+KERNEL = "FxloomKernel"
+"""The class of layers that are not hls4ml's own."""
 
 _WIRING = ("reshape", "transpose", "concat", "shift", "pad")
 _ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul")
@@ -120,9 +123,43 @@ def latency_dsp(hard: int, size: int, zeros: int, reuse: int) -> int:
     return min(hard, multiplier_limit(size, zeros, reuse))
 
 
-def closest_reuse(n_in: int, n_out: int, wanted: int) -> int:
-    """The reuse factor that hls4ml makes of a wanted one for the Resource strategy."""
-    valid = _valid_reuse(n_in, n_out)
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """What a layer gets of the strategy and reuse factor asked for; note: why it is something else,
+    empty where it is not."""
+
+    strategy: Strategy
+    reuse: int
+    note: str = ""
+
+
+def allot(kind: str, n_in: int, n_out: int, wanted: LayerSettings, io: str) -> Allotment:
+    """Strategy and reuse factor of a layer with a constant n_in x n_out matrix.
+
+    kind: hls4ml's class, anything else being a kernel of fxloom. Used by the backend and by the
+    estimate, so that they cannot disagree.
+    """
+    if wanted.strategy == "latency":
+        return Allotment("latency", wanted.reuse)
+    if kind not in ("Dense", "Conv2D"):
+        return Allotment(
+            "latency",
+            wanted.reuse,
+            f"resource asked for, latency given: there is no Resource {kind}",
+        )
+    # hls4ml's Resource convolution for io_parallel runs beyond its window buffer with more.
+    most = n_in if kind == "Conv2D" and io == "parallel" else None
+    reuse = closest_reuse(n_in, n_out, wanted.reuse, most)
+    note = "" if reuse == wanted.reuse else f"reuse {wanted.reuse} asked for, {reuse} is nearest"
+    return Allotment("resource", reuse, note)
+
+
+def closest_reuse(n_in: int, n_out: int, wanted: int, most: int | None = None) -> int:
+    """The reuse factor that hls4ml makes of a wanted one for the Resource strategy.
+
+    most: the largest that is possible.
+    """
+    valid = [reuse for reuse in _valid_reuse(n_in, n_out) if most is None or reuse <= most]
     position = bisect_left(valid, wanted)
     if position == 0:
         return valid[0]
@@ -171,13 +208,17 @@ class _Matrix:
 
     weights: IntArray
     positions: int
-    is_dense: bool
+    kind: str
     source: str
 
     @property
     def shape(self) -> tuple[int, int]:
         n_in, n_out = self.weights.shape
         return n_in, n_out
+
+    @property
+    def is_dense(self) -> bool:
+        return self.kind == "Dense"
 
     @property
     def macs(self) -> int:
@@ -199,7 +240,7 @@ def estimate(program: Program, target: Target) -> Report:
         )
     layers, counted = [], set[str]()
     for name, instrs in groups.items():
-        layers.append(_layer(program, name, instrs, target.resolve(name), counted))
+        layers.append(_layer(program, name, instrs, target.resolve(name), target.io, counted))
     return Report(
         part=target.device.name,
         clock_ns=target.clock_ns,
@@ -214,6 +255,7 @@ def _layer(
     name: str,
     instrs: Sequence[Instr],
     settings: LayerSettings,
+    io: str,
     counted: set[str],
 ) -> LayerReport:
     """counted: constants of layers before this one; a shared one counts once."""
@@ -225,7 +267,7 @@ def _layer(
     costs = [
         _FREE
         if has_matrix and _belongs_to_matrix(program, instr)
-        else _cost(program, instr, settings)
+        else _cost(program, instr, settings, io)
         for instr in instrs
     ]
     return LayerReport(
@@ -265,16 +307,17 @@ def _matrix(program: Program, instr: Instr) -> _Matrix | None:
     weight = program.constants[instr.args[1]].data
     if isinstance(instr.op, MatMul):
         positions = prod(instr.result.shape[:-1])
-        return _Matrix(
-            weight, positions, positions == 1, RULE_1 if positions == 1 else RULE_1_KERNEL
-        )
+        if positions > 1:
+            return _Matrix(weight, positions, KERNEL, RULE_1_KERNEL)
+        return _Matrix(weight, 1, "Dense", RULE_1)
     positions, groups = prod(instr.result.shape[:2]), instr.op.groups
     depthwise = groups > 1 and weight.shape[2] == 1 and weight.shape[3] == groups
     # One row an input of the unrolled product: kernel position and input channel.
     rows = weight.reshape(*weight.shape[:3], groups, weight.shape[3] // groups)
     matrix = rows.transpose(0, 1, 3, 2, 4).reshape(-1, weight.shape[3] // groups)
-    hls4ml = groups == 1 or depthwise
-    return _Matrix(matrix, positions, False, RULE_1_CONV if hls4ml else RULE_1_KERNEL)
+    if instr.op.dilation != (1, 1) or not (groups == 1 or depthwise):
+        return _Matrix(matrix, positions, KERNEL, RULE_1_KERNEL)
+    return _Matrix(matrix, positions, "DepthwiseConv2D" if depthwise else "Conv2D", RULE_1_CONV)
 
 
 def _macs(program: Program, instr: Instr) -> int:
@@ -284,13 +327,14 @@ def _macs(program: Program, instr: Instr) -> int:
     return instr.result.size if isinstance(instr.op, Mul) else 0
 
 
-def _cost(program: Program, instr: Instr, settings: LayerSettings) -> _Cost:
+def _cost(program: Program, instr: Instr, settings: LayerSettings, io: str) -> _Cost:
     matrix = _matrix(program, instr)
     if matrix is not None:
         width = program.value(instr.args[1]).type.width
-        if settings.strategy == "resource":
-            return _resource(matrix, width, settings.reuse)
-        return _latency(matrix, settings.reuse)
+        given = allot(matrix.kind, *matrix.shape, settings, io)
+        if given.strategy == "resource":
+            return _resource(matrix, width, given.reuse)
+        return _latency(matrix, given.reuse)
     name = instr.op.name
     if name in _WIRING:
         return _Cost(_none("DSP"), Figure(0, "cycles", "rule", WIRES))
@@ -337,10 +381,8 @@ def _latency(matrix: _Matrix, reuse: int) -> _Cost:
     return _Cost(dsp, latency)
 
 
-def _resource(matrix: _Matrix, width: int, wanted: int) -> _Cost:
-    n_in, n_out = matrix.shape
-    reuse = closest_reuse(n_in, n_out, wanted)
-    most = n_in * n_out // reuse
+def _resource(matrix: _Matrix, width: int, reuse: int) -> _Cost:
+    most = matrix.weights.size // reuse
     if width >= 8:
         dsp = Figure(most, "DSP", "rule", RULE_2)
     elif width <= 4:

@@ -27,7 +27,8 @@ int main(int argc, char **argv) {
     for (long sample = 0; sample < count; sample++) {
         if (std::fread(&input[0], 8, input.size(), inputs) != input.size())
             return fail("too few samples in", argv[1]);
-        fxloom_run_sample(&input[0], &output[0]);
+        const std::string complaint = fxloom_run_sample(&input[0], &output[0]);
+        if (!complaint.empty()) return fail("streams:", complaint.c_str());
         if (std::fwrite(&output[0], 8, output.size(), outputs) != output.size())
             return fail("cannot write", argv[2]);
         const std::time_t now = std::time(NULL);

@@ -10,6 +10,12 @@
 
 #include "ap_fixed.h"
 #include "ap_int.h"
+#include "hls_stream.h"
+#ifndef __SYNTHESIS__
+#include <iostream>
+#include <sstream>
+#include <string>
+#endif
 
 namespace fxloom {
 
@@ -57,6 +63,57 @@ template <class T, class M> T write(const M &m) {
     T x;
     x.V = fitted.V;
     return x;
+}
+
+// ---- streams -------------------------------------------------------------------------------------
+
+// A stream carries packs, nnet::array<T, C>: one position of a tensor with its C channels.
+
+template <class P, class T, int N> void receive(hls::stream<P> &stream, T (&a)[N]) {
+    #pragma HLS INLINE
+    for (int i = 0; i < N / (int)P::size; i++) {
+        #pragma HLS PIPELINE
+        const P pack = stream.read();
+        for (int j = 0; j < (int)P::size; j++) {
+            #pragma HLS UNROLL
+            a[i * P::size + j] = pack[j];
+        }
+    }
+}
+
+template <class P, class T, int N> void send(const T (&a)[N], hls::stream<P> &stream) {
+    #pragma HLS INLINE
+    for (int i = 0; i < N / (int)P::size; i++) {
+        #pragma HLS PIPELINE
+        P pack;
+        for (int j = 0; j < (int)P::size; j++) {
+            #pragma HLS UNROLL
+            pack[j] = a[i * P::size + j];
+        }
+        stream.write(pack);
+    }
+}
+
+// Packs in order, with packs of zeros where source(row) is negative.
+template <class CONFIG, class P, class Q>
+void pad_stream(hls::stream<P> &stream, hls::stream<Q> &padded) {
+    for (int row = 0; row < CONFIG::n_out; row++) {
+        #pragma HLS PIPELINE
+        Q pack;
+        if (CONFIG::source(row) >= 0) {
+            const P inside = stream.read();
+            for (int j = 0; j < (int)P::size; j++) {
+                #pragma HLS UNROLL
+                pack[j] = write<typename Q::value_type>(read<typename CONFIG::a_t>(inside[j]));
+            }
+        } else {
+            for (int j = 0; j < (int)P::size; j++) {
+                #pragma HLS UNROLL
+                pack[j] = 0;
+            }
+        }
+        padded.write(pack);
+    }
 }
 
 // ---- rearranging: shift, reshape, transpose, pad, copy, concat -----------------------------------
@@ -141,7 +198,7 @@ void matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::n_in * CON
             R res[CONFIG::rows * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
     for (int row = 0; row < CONFIG::rows; row++) {
-        #pragma HLS PIPELINE II=1
+        #pragma HLS PIPELINE II=CONFIG::reuse
         for (int o = 0; o < CONFIG::n_out; o++) {
             #pragma HLS UNROLL
             typename CONFIG::sum_t sum = 0;
@@ -164,7 +221,7 @@ void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
-        #pragma HLS PIPELINE II=1
+        #pragma HLS PIPELINE II=CONFIG::reuse
         const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
         const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
         for (int o = 0; o < CONFIG::n_out; o++) {
@@ -324,6 +381,36 @@ struct set_weights {
 template <class T> long long to_integer(const T &x) {
     return read<typename mantissa<T>::type>(x).to_int64();
 }
+
+template <class P, int N> void push_mantissas(hls::stream<P> &stream, const long long *mantissas) {
+    for (int i = 0; i < N; i++) {
+        P pack;
+        for (int j = 0; j < (int)P::size; j++)
+            pack[j] = write<typename P::value_type>(mantissas[i * P::size + j]);
+        stream.write(pack);
+    }
+}
+
+template <class P, int N> void pop_mantissas(hls::stream<P> &stream, long long *mantissas) {
+    for (int i = 0; i < N; i++) {
+        const P pack = stream.read();
+        for (int j = 0; j < (int)P::size; j++) mantissas[i * P::size + j] = to_integer(pack[j]);
+    }
+}
+
+// hls::stream only warns on std::cout when it is read while empty or destroyed with data in it.
+class complaints {
+    std::ostringstream said;
+    std::streambuf *before;
+
+  public:
+    complaints() : before(std::cout.rdbuf(said.rdbuf())) {}
+    ~complaints() { std::cout.rdbuf(before); }
+    std::string of_streams() const {
+        const std::string text = said.str();
+        return text.find("ls::stream") == std::string::npos ? std::string() : text;
+    }
+};
 #endif
 
 } // namespace fxloom

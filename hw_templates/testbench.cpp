@@ -36,7 +36,11 @@ int main() {
     int samples = 0;
     for (; samples < FXLOOM_TB_SAMPLES && read_sample(inputs, input); samples++) {
         if (!read_sample(expected, wanted)) break;
-        fxloom_run_sample(&input[0], &output[0]);
+        const std::string complaint = fxloom_run_sample(&input[0], &output[0]);
+        if (!complaint.empty()) {
+            std::cout << "FAIL: sample " << samples << ": " << complaint << std::endl;
+            return 1;
+        }
         for (size_t i = 0; i < output.size(); i++) results << output[i] << ' ';
         results << std::endl;
         for (size_t i = 0; i < output.size(); i++) {

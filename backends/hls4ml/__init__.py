@@ -1,4 +1,4 @@
-"""hls4ml backend: a Program as a Vitis HLS project, and its C simulation.
+"""hls4ml backend: a Program as a project for Vitis HLS or Vivado HLS, and its C simulation.
 
 Importing this package is cheap; hls4ml is imported by the first emit.
 """
@@ -24,9 +24,12 @@ __all__ = ["BACKEND", "Hls4mlBackend", "Hls4mlBuild", "load_build"]
 PROJECT = "myproject"
 """hls4ml's customary name for the top function; build_prj.tcl reads it from project.tcl."""
 
+UNCERTAINTY = {"Vitis": "27%", "Vivado": "12.5%"}
+"""Every possible backend, and the part of the clock period that hls4ml keeps free for it."""
+
 
 class Hls4mlBackend:
-    """Emits Vitis HLS projects: io_parallel, Latency, reuse factor 1."""
+    """Emits projects for Vitis HLS and Vivado HLS: both io types, Latency and Resource."""
 
     name = "hls4ml"
 
@@ -51,8 +54,8 @@ class Hls4mlBackend:
         Raises TargetError for what the backend cannot do yet, DataError for bad samples,
         FxloomError where hls4ml refuses or changes anything.
         """
-        plan = make_plan(program)
-        check_target(target, [layer.origin for layer in plan.layers])
+        check_target(target)
+        plan = make_plan(program, target)
         directory = Path(out)
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -66,21 +69,32 @@ class Hls4mlBackend:
         if not len(inputs[0]):
             raise DataError("the testbench needs at least one sample")
         with silenced():
-            graph = build_graph(plan, PROJECT, str(directory))
-            write_project(graph, plan, directory)
+            graph = build_graph(plan, target, PROJECT, str(directory))
+            write_project(graph, plan, target.backend, directory)
         write_testbench(program, plan, PROJECT, directory, inputs)
         tcl = template("project.tcl")
-        fields = {"PROJECT": PROJECT, "PART": target.device.full_name, "CLOCK_NS": target.clock_ns}
+        fields = {
+            "PROJECT": PROJECT,
+            "BACKEND": target.backend.lower(),
+            "PART": target.device.full_name,
+            "CLOCK_NS": target.clock_ns,
+            "UNCERTAINTY": UNCERTAINTY[target.backend],
+        }
         for key, value in fields.items():
             tcl = tcl.replace(f"@{key}@", str(value))
         (directory / "project.tcl").write_text(tcl, encoding="ascii")
         layers = tuple(describe(plan))
-        record = {"project": PROJECT, "program": program.digest(), "layers": layers}
+        record = {
+            "project": PROJECT,
+            "program": program.digest(),
+            "target": target.to_toml(),
+            "layers": layers,
+        }
         (directory / LAYERS).write_text(
             json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         return Hls4mlBuild(
-            directory, program, PROJECT, layers, None if cache is None else Path(cache)
+            directory, program, target, PROJECT, layers, None if cache is None else Path(cache)
         )
 
     def open(self, directory: str | os.PathLike[str], program: Program) -> Hls4mlBuild:
@@ -88,23 +102,13 @@ class Hls4mlBackend:
         return load_build(Path(directory), program)
 
 
-def check_target(target: "Target", origins: list[str]) -> None:
+def check_target(target: "Target") -> None:
     """Raise TargetError, with all reasons, where a target asks for what is not there yet."""
     problems = []
-    if target.backend != "Vitis":
-        problems.append(f"backend must be 'Vitis', got {target.backend!r}")
-    if target.io != "parallel":
-        problems.append(f"io must be 'parallel', got {target.io!r} (streams are not there yet)")
-    if target.strategy != "latency":
-        problems.append(f"strategy must be 'latency', got {target.strategy!r}")
-    if target.reuse != 1:
-        problems.append(f"reuse must be 1, got {target.reuse}")
-    for origin in dict.fromkeys(origins) if not problems else ():
-        where, setting = f"layer {origin}: ", target.resolve(origin)
-        if setting.strategy != "latency":
-            problems.append(f"{where}strategy must be 'latency', got {setting.strategy!r}")
-        if setting.reuse != 1:
-            problems.append(f"{where}reuse must be 1, got {setting.reuse}")
+    if target.backend not in UNCERTAINTY:
+        problems.append(
+            f"backend must be {' or '.join(map(repr, UNCERTAINTY))}, got {target.backend!r}"
+        )
     if problems:
         raise TargetError("the hls4ml backend cannot do this target: " + "; ".join(problems))
 

@@ -11,22 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
-from fxloom.errors import FxloomError
+from fxloom.errors import FxloomError, TargetError
 from fxloom.fixed_point import Int64Array
 from fxloom.program import Output, Program
+from fxloom.target import Target
 
 LAYERS = "layers.json"
 
 
 @dataclass(frozen=True)
 class Hls4mlBuild:
-    """A project in a directory, and the program it computes.
+    """A project in a directory, the program it computes and the target it was made for.
 
-    layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class).
+    layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class);
+    where it multiplies by a matrix also strategy, reuse and note: what it got of what was asked.
     """
 
     directory: Path
     program: Program
+    target: Target
     project: str
     layers: tuple[Mapping[str, Any], ...]
     cache: Path | None = None
@@ -45,15 +48,17 @@ class Hls4mlBuild:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
         """C simulation of real inputs [N, ...] in the user's layout.
 
         Returns float64 values, int64 mantissas where raw; a tuple where there are several outputs.
-        progress(done, total) is called now and then. Raises DataError for inputs that do not fit,
-        ToolError where g++ is missing or a child process fails.
+        progress(done, total) is called now and then. debug: compiled for gdb (-O0 -g), with driver,
+        inputs and outputs left in the cache. Raises DataError for inputs that do not fit, ToolError
+        where g++ is missing, a child process fails, or a stream is read while empty or not emptied.
         """
         mantissas = self.run_mantissas(
-            quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s
+            quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s, debug=debug
         )
         return present_outputs(self.program, mantissas, raw)
 
@@ -64,7 +69,6 @@ class Hls4mlBuild:
         which all of them are outputs; what is fused into a layer has no array. Raises as run does.
         """
         from fxloom.backends.hls4ml import BACKEND
-        from fxloom.target import Target
 
         seen = dict.fromkeys(layer["values"][-1] for layer in self.layers)
         ports = [self.program.value(name) for name in seen]
@@ -72,7 +76,7 @@ class Hls4mlBuild:
         tapped = replace(self.program, outputs=outputs)
         inputs = quantize_inputs(self.program, x)
         with tempfile.TemporaryDirectory(prefix="fxloom-trace-") as folder:
-            build = BACKEND.emit(tapped, Target(), folder, cache=self.cache)
+            build = BACKEND.emit(tapped, self.target, folder, cache=self.cache)
             return dict(zip(seen, build.run_mantissas(inputs), strict=True))
 
     def run_mantissas(
@@ -81,15 +85,16 @@ class Hls4mlBuild:
         *,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
+        debug: bool = False,
     ) -> list[Int64Array]:
         """C simulation of input mantissas (channels-last); one array an output."""
         from fxloom.backends.hls4ml.csim import build_driver, run_driver
         from fxloom.backends.hls4ml.testbench import flat_samples
 
         values = [self.program.value(port.value) for port in self.program.outputs]
-        driver = build_driver(self.directory, self.project, self.cache)
+        driver = build_driver(self.directory, self.project, self.cache, debug)
         sizes = [value.size for value in values]
-        flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s)
+        flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s, debug)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
         return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
 
@@ -105,11 +110,12 @@ def load_build(
     try:
         record = json.loads((directory / LAYERS).read_text(encoding="utf-8"))
         project, digest, layers = record["project"], record["program"], record["layers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        target = Target.parse(record["target"], LAYERS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TargetError) as error:
         raise FxloomError(f"{directory}: no emitted hls4ml project: {error}") from None
     if digest != program.digest():
         raise FxloomError(
             f"{directory}: it was made from another program ({str(digest)[:12]}, not "
             f"{program.digest()[:12]}). Emit it again."
         )
-    return Hls4mlBuild(directory, program, str(project), tuple(layers), cache)
+    return Hls4mlBuild(directory, program, target, str(project), tuple(layers), cache)

@@ -29,6 +29,7 @@ COMPILER = "g++"
 # NDEBUG: the ap_fixed headers abort on some exact format pairs without it. O1: measured on an MLP
 # and a residual CNN, O0 runs 20 times slower, O2 and O3 compile longer and run no faster.
 FLAGS = ("-std=c++14", "-O1", "-DNDEBUG", "-w")
+DEBUG_FLAGS = ("-O0", "-g")
 COMPILE_TIMEOUT_S = 1800.0
 # Kernels keep their products in local arrays: a million weights overflow the usual 8 MB of stack.
 UNLIMITED_STACK = ("sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$0" "$@"')
@@ -70,15 +71,16 @@ def _key(project: Path, sources: Sequence[str], facts: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def build_driver(directory: Path, top: str, cache: Path | None = None) -> Path:
+def build_driver(directory: Path, top: str, cache: Path | None = None, debug: bool = False) -> Path:
     """Path of the executable for a project, compiled now unless the cache has it.
 
-    top: the name of the top function and its file. Raises ToolError.
+    top: the name of the top function and its file; debug: for gdb. Raises ToolError.
     """
     if not (directory / "firmware" / f"{top}.cpp").is_file() or not (directory / PORTS).is_file():
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
     compiler = find_compiler()
-    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *FLAGS, top])
+    flags = (*FLAGS, *DEBUG_FLAGS) if debug else FLAGS
+    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *flags, top])
     folder = (cache or cache_directory()) / key
     executable = folder / "driver"
     if executable.is_file():
@@ -95,7 +97,7 @@ def build_driver(directory: Path, top: str, cache: Path | None = None) -> Path:
     log = folder / "compile.log"
     command = [
         compiler,
-        *FLAGS,
+        *flags,
         f'-DFXLOOM_TOP="firmware/{top}.cpp"',
         f"-I{directory.resolve()}",
         f"-I{(directory / 'firmware' / 'ap_types').resolve()}",
@@ -115,6 +117,8 @@ def build_driver(directory: Path, top: str, cache: Path | None = None) -> Path:
                 str(log),
             )
         # Two processes may compile at once; the last rename wins, and both files are the same.
+        if debug:
+            shutil.copyfile(source, folder / DRIVER)
         os.replace(partial, executable)
     finally:
         for path in (source, partial):
@@ -181,8 +185,12 @@ def run_driver(
     output_length: int,
     progress: Progress | None = None,
     timeout_s: float | None = None,
+    keep: bool = False,
 ) -> Int64Array:
     """Run samples through a compiled project.
+
+    keep: leave its inputs and outputs beside the executable, for `gdb --args driver inputs outputs
+    N`.
 
     inputs: [N, input elements] mantissas. Returns [N, output_length]. progress(done, total) is
     called about once a second and at the end. Raises ToolError where the child process fails.
@@ -193,6 +201,8 @@ def run_driver(
     with tempfile.TemporaryDirectory(prefix="fxloom-csim-") as temporary:
         folder = Path(temporary)
         source, target, log = folder / "in", folder / "out", folder / "log"
+        if keep:
+            source, target = executable.with_name("inputs"), executable.with_name("outputs")
         np.ascontiguousarray(inputs, "<i8").tofile(source)
 
         def report(line: str) -> None:

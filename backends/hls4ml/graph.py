@@ -16,6 +16,7 @@ import numpy as np
 
 from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
 from fxloom.errors import FxloomError
+from fxloom.target import Target
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ with silenced():
     from hls4ml.model.layers import layer_map, register_layer
     from hls4ml.model.types import FixedPrecisionType, IntegerPrecisionType
 
-FLOW = "vitis:fxloom"
+BACKENDS = ("Vitis", "Vivado")
 HEADER = "nnet_utils/fxloom_kernels.h"
 
 
@@ -49,13 +50,15 @@ class FxloomKernel(Hls4mlLayer):  # type: ignore[misc]
 
     _expected_attributes = (
         Attribute("shape", value_type=tuple),
+        Attribute("arrays", value_type=tuple),
         Attribute("declarations", value_type=str),
         Attribute("call", value_type=str),
     )
 
     def initialize(self) -> None:
-        """Add the result's array and the constants."""
-        self.add_output_variable(list(self.get_attr("shape")))
+        """Add the result's arrays and the constants."""
+        for name, array in zip(self.outputs, self.get_attr("arrays"), strict=True):
+            self.add_output_variable(list(self.get_attr("shape")), name, array)
         for key, held in self.get_attr("constants").items():
             kind = IntegerPrecisionType(held.kind.width, held.kind.signed)
             self.add_weights_variable(
@@ -94,12 +97,17 @@ def _register() -> None:
     if "FxloomKernel" in layer_map:
         return
     register_layer("FxloomKernel", FxloomKernel)
-    backend = get_backend("Vitis")
-    backend.register_template(FxloomConfigTemplate)
-    backend.register_template(FxloomFunctionTemplate)
-    parts = ("vivado:init_layers", "vivado:specific_types", "vivado:apply_templates")
-    passes = [name for part in parts for name in get_flow(part).optimizers]
-    register_flow("fxloom", passes + get_flow("vitis:apply_templates").optimizers, backend="vitis")
+    parts = ("init_layers", "specific_types", "apply_templates")
+    for name in BACKENDS:
+        backend = get_backend(name)
+        backend.register_template(FxloomConfigTemplate)
+        backend.register_template(FxloomFunctionTemplate)
+        passes = [step for part in parts for step in get_flow(f"vivado:{part}").optimizers]
+        # The plan has transposed the weights of Resource layers, so that it holds what is written.
+        passes.remove("vivado:apply_resource_strategy")
+        own = f"{name.lower()}:apply_templates"
+        passes += [step for step in get_flow(own).optimizers if step not in passes]
+        register_flow("fxloom", passes, backend=name.lower())
 
 
 def _precision(kind: ValueType) -> Any:
@@ -123,6 +131,8 @@ def _record(layer: Layer) -> dict[str, Any]:
     if layer.kernel is not None:
         return record | {
             "shape": shape,
+            "outputs": [name for name, _ in layer.results],
+            "arrays": tuple(array for _, array in layer.results),
             "declarations": layer.kernel.declarations,
             "call": layer.kernel.call,
             "constants": layer.weights,
@@ -142,24 +152,32 @@ def _precisions(layer: Layer) -> dict[str, Any]:
     return precisions
 
 
-def build_graph(plan: Plan, project: str, out: str) -> Any:
+def _settings(layer: Layer) -> dict[str, Any]:
+    settings: dict[str, Any] = {"Precision": _precisions(layer)}
+    if layer.allotment is not None:
+        settings["Strategy"] = layer.allotment.strategy
+        settings["ReuseFactor"] = layer.allotment.reuse
+    return settings
+
+
+def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
     """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
     _register()
     config = {
         "OutputDir": out,
         "ProjectName": project,
-        "Backend": "Vitis",
-        "IOType": "io_parallel",
+        "Backend": target.backend,
+        "IOType": "io_stream" if plan.stream else "io_parallel",
         "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
-            "Flows": [FLOW],
+            "Flows": [f"{target.backend.lower()}:fxloom"],
             "Model": {
                 "Precision": "fixed<16,6>",
                 "ReuseFactor": 1,
                 "Strategy": "Latency",
                 "PipelineStyle": "dataflow" if plan.dataflow else "pipeline",
             },
-            "LayerName": {layer.name: {"Precision": _precisions(layer)} for layer in plan.layers},
+            "LayerName": {layer.name: _settings(layer) for layer in plan.layers},
         },
     }
     try:
@@ -200,7 +218,7 @@ def check_graph(graph: Any, plan: Plan) -> None:
     if got != expected:
         raise FxloomError(f"hls4ml changed the layers: asked for {expected}, got {got}")
     for layer, node in zip(plan.layers, nodes, strict=True):
-        asked, found = _facts(layer), _node_facts(node)
+        asked, found = _facts(layer, plan.stream), _node_facts(node)
         wrong = [key for key in asked if asked[key] != found.get(key)]
         if wrong:
             key = wrong[0]
@@ -219,16 +237,25 @@ def check_graph(graph: Any, plan: Plan) -> None:
             raise FxloomError(f"hls4ml changed the {what} of the project")
 
 
-def _facts(layer: Layer) -> dict[str, Any]:
+def _facts(layer: Layer, stream: bool) -> dict[str, Any]:
+    # A FIFO that holds a whole tensor cannot make residual joins deadlock: take the oldest sample
+    # that is not finished, and the first layer that is not finished with it. All layers after it
+    # are done with the sample before, so its results fit; all before it are done with this one, so
+    # its arguments are there.
+    depth = layer.packs
     facts: dict[str, Any] = {
         "index": layer.index,
-        "array": layer.array,
+        "arrays": [array for _, array in layer.results],
         "size": layer.size,
+        "depth": depth if stream else None,
         "type": layer.type.cpp,
         "accumulator": None if layer.accum is None else layer.accum.cpp,
         "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
         "product": None if layer.accum is None else True,
     }
+    if layer.accum is not None and layer.allotment is not None:
+        facts["strategy"] = layer.allotment.strategy
+        facts["reuse_factor"] = layer.allotment.reuse
     if layer.kind != "InputLayer":
         facts["inputs"] = list(layer.inputs)
     if layer.kernel is not None:
@@ -245,7 +272,8 @@ def _node_facts(node: Any) -> dict[str, Any]:
     facts = {
         **node.attributes,
         "index": node.index,
-        "array": result.name,
+        "arrays": [variable.name for variable in node.get_variables()],
+        "depth": int(result.pragma[1]) if isinstance(result.pragma, tuple) else None,
         "size": int(np.prod(result.shape)),
         "type": result.type.precision.definition_cpp(),
         "accumulator": None if accum is None else accum.precision.definition_cpp(),

@@ -6,13 +6,13 @@ and limits are computed here, so that the C++ has nothing to decide.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from fxloom.errors import FxloomError
 from fxloom.fixed_point import FixedPoint, Overflow
-from fxloom.ops import Operand, Shape
+from fxloom.ops import Operand, Pad, Shape
 from fxloom.program import Value
 
 UNSUPPORTED: dict[str, str] = {}
@@ -32,16 +32,31 @@ class Argument:
         """Number of elements."""
         return prod(self.operand.shape)
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is an array of its own instead of another layer's result."""
+        return self.operand.data is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place where a kernel is called. result_name: the C++ array it fills."""
+    """One place where a kernel is called.
+
+    result_name: the C++ array it fills; reuse: cycles from one position to the next, in which a
+    multiplier can be used again.
+    """
 
     index: int
     op: Any
     args: tuple[Argument, ...]
     result: Value
     result_name: str
+    reuse: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the operation; without one the site copies its argument."""
+        return "copy" if self.op is None else str(self.op.name)
 
     @property
     def config(self) -> str:
@@ -255,7 +270,7 @@ def _matmul(site: Site) -> Kernel:
     n_in, n_out = w.operand.shape
     rows = x.size // n_in
     lines = [
-        *_constants(rows=rows, n_in=n_in, n_out=n_out),
+        *_constants(rows=rows, n_in=n_in, n_out=n_out, reuse=site.reuse),
         _argument_type("a", x),
         _argument_type("w", w),
         _typedef("sum_t", integer_type(site.result.type)),
@@ -290,6 +305,7 @@ def _conv(site: Site) -> Kernel:
             groups=site.op.groups,
             per_group=w.operand.shape[2],
             n_out=w.operand.shape[3],
+            reuse=site.reuse,
         ),
         _argument_type("a", x),
         _argument_type("w", w),
@@ -359,6 +375,121 @@ def _divide(site: Site) -> Kernel:
     return Kernel(_struct(site.config, lines), _call(site, "divide"))
 
 
+def fork(site: Site, outputs: Sequence[str]) -> Kernel:
+    """Every pack of a stream into several streams; into none where nothing reads the value."""
+    (x,) = site.args
+    names = [f"out{number}" for number in range(len(outputs))]
+    streams = ["hls::stream<T> &in", *(f"hls::stream<T> &{name}" for name in names)]
+    lines = [
+        "template <class T>",
+        f"void fork{site.index}({', '.join(streams)}) {{",
+        f"    for (int row = 0; row < {_packs(x.operand.shape)}; row++) {{",
+        "        #pragma HLS PIPELINE",
+        "        const T pack = in.read();",
+        *(f"        {name}.write(pack);" for name in names),
+        "    }",
+        "}",
+    ]
+    return Kernel("\n".join(lines), f"fork{site.index}({', '.join([x.name, *outputs])});")
+
+
+def _packs(shape: Shape) -> int:
+    """Packs of a tensor in a stream: one holds the last axis."""
+    return prod(shape[:-1])
+
+
+def _pad_stream(site: Site) -> Kernel:
+    """Padding that leaves the packs as they are: zero packs between those that come in."""
+    (x,) = site.args
+    leading = replace(x, operand=x.operand._replace(shape=x.operand.shape[:-1]))
+    result = replace(site.result, shape=site.result.shape[:-1])
+    rows = replace(site, op=Pad(site.op.padding[:-1]), args=(leading,), result=result)
+    return replace(_pad(rows), call=_call(site, "pad_stream"))
+
+
+_ELEMENTWISE = {"add", "sub", "mul", "max", "min", "requantize", "divide", "shift"}
+
+
+def _pack_by_pack(site: Site) -> bool:
+    """Whether every pack of the result follows from one pack of each streamed argument."""
+    name, shape = site.name, site.result.shape
+    shapes = [arg.operand.shape for arg in site.args if not arg.constant]
+    if name in _ELEMENTWISE:
+        return all(each == shape for each in shapes)
+    if name == "concat":
+        return bool(site.op.axis == len(shape) - 1)
+    if name == "reshape":
+        return all(each[-1:] == shape[-1:] for each in shapes)
+    return name in ("matmul", "copy")
+
+
+def _of_pack(arg: Argument, shape: Shape) -> Argument:
+    """The part of an argument that belongs to pack number `row` of a result of that shape."""
+    own = replace(arg, operand=arg.operand._replace(shape=arg.operand.shape[-1:]))
+    if not arg.constant or not arg.operand.shape:
+        return own
+    full = (1,) * (len(shape) - len(arg.operand.shape)) + arg.operand.shape
+    strides = [0 if n == 1 else s for n, s in zip(full, _strides(full), strict=True)]
+    offset = index_text("row", shape[:-1], strides[:-1])
+    return own if offset == "0" else replace(own, name=f"{arg.name} + {offset}")
+
+
+def _one_pack(site: Site) -> Site:
+    """The same operation on one pack."""
+    shape = site.result.shape
+    whole = site.args[1:] if site.name == "matmul" else ()  # the weights of every pack
+    args = [arg if arg in whole else _of_pack(arg, shape) for arg in site.args]
+    op = replace(site.op, axis=0) if site.name == "concat" else site.op
+    return replace(site, op=op, args=tuple(args), result=replace(site.result, shape=shape[-1:]))
+
+
+def streamed(site: Site, rule: Rule) -> Kernel:
+    """A kernel that reads and writes streams.
+
+    Where packs do not depend on each other it works on one after another, else on the whole tensor,
+    which it first collects: always right, and as large as the tensor.
+    """
+    if site.name == "pad" and site.op.padding[-1:] == ((0, 0),):
+        return _pad_stream(site)
+    ins = [number for number, arg in enumerate(site.args) if not arg.constant]
+    local = [
+        arg if arg.constant else replace(arg, name=f"a{number}")
+        for number, arg in enumerate(site.args)
+    ]
+    inner, rows = replace(site, args=tuple(local), result_name="result"), 1
+    if _pack_by_pack(site) and _packs(site.result.shape) > 1:
+        inner, rows = _one_pack(inner), _packs(site.result.shape)
+    kernel = rule(inner)
+    buffers = [(f"a{n}", f"A{n}", inner.args[n].operand.shape) for n in ins]
+    body = []
+    for name, kind, shape in [*buffers, ("result", "R", inner.result.shape)]:
+        # What comes in one pack is what is needed at a time.
+        body += [
+            f"typename {kind}::value_type {name}[{prod(shape)}];",
+            f"#pragma HLS ARRAY_PARTITION variable={name} cyclic factor={(shape or (1,))[-1]}",
+        ]
+    body += [f"fxloom::receive(in{n}, a{n});" for n in ins]
+    body += [kernel.call, "fxloom::send(result, out);"]
+    if rows > 1:
+        body = [
+            f"for (int row = 0; row < {rows}; row++) {{",
+            f"    #pragma HLS PIPELINE II={site.reuse}",
+            *(f"    {line}" for line in body),
+            "}",
+        ]
+    streams = [*(f"hls::stream<A{n}> &in{n}" for n in ins), "hls::stream<R> &out"]
+    function = [
+        kernel.declarations,
+        f"template <{', '.join([*(f'class A{n}' for n in ins), 'class R'])}>",
+        f"void stream{site.index}({', '.join(streams)}) {{",
+        *(f"    {line}" for line in body),
+        "}",
+    ]
+    names = [*(site.args[n].name for n in ins), site.result_name]
+    call = f"stream{site.index}({', '.join(names)});"
+    return Kernel("\n".join(function), call, rows * kernel.repeats)
+
+
 RULES: dict[str, Rule] = {
     "matmul": _matmul,
     "conv": _conv,
@@ -379,10 +510,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def render(site: Site, origin: str) -> Kernel:
-    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule."""
-    rule = RULES.get(site.op.name)
+def render(site: Site, origin: str, stream: bool) -> Kernel:
+    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule.
+
+    stream: between streams instead of arrays. A site without an operation is a copy.
+    """
+    rule = copy if site.op is None else RULES.get(site.name)
     if rule is None:
-        reason = UNSUPPORTED.get(site.op.name, "the backend has no rule for it")
-        raise FxloomError(f"{origin} ({site.op.name}): not possible with hls4ml: {reason}")
-    return rule(site)
+        reason = UNSUPPORTED.get(site.name, "the backend has no rule for it")
+        raise FxloomError(f"{origin} ({site.name}): not possible with hls4ml: {reason}")
+    return streamed(site, rule) if stream else rule(site)

@@ -8,18 +8,20 @@ can be compared with what hls4ml made of it.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, copy, integer_type, render
+from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, integer_type, render
+from fxloom.estimation import Allotment, allot
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
-from fxloom.ops import Add, Conv, MatMul, Requantize
+from fxloom.ops import Add, Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
+from fxloom.target import Target
 
 EXACT_DOUBLE = 53
 """Mantissa bits of a double: hls4ml's layers read weights as decimal literals."""
@@ -27,6 +29,8 @@ EXACT_DOUBLE = 53
 MAX_WINDOW_LINES = 16384
 """hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
 kernel, which has loops instead, keeps compilers alive."""
+
+UNROLLED = (Allotment("latency", 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,9 @@ class Layer:
 
     name: its legal and unique C++ name; array: the C++ array it fills; inputs: names of layers;
     values: names of the program's values it stands for, the last being its result; kind: the
-    hls4ml class; attributes: what that class needs; kernel: text, for kernels of ours.
+    hls4ml class; attributes: what that class needs; kernel: text, for kernels of ours;
+    allotment: strategy and reuse factor, where it multiplies by a matrix; copies: names and arrays
+    of its results, where it hands out one value several times (streams can be read only once).
     """
 
     index: int
@@ -92,6 +98,18 @@ class Layer:
     accum: ValueType | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     kernel: Kernel | None = None
+    allotment: Allotment | None = None
+    copies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def results(self) -> tuple[tuple[str, str], ...]:
+        """Names, for the inputs of other layers, and arrays of its results."""
+        return self.copies or ((self.name, self.array),)
+
+    @property
+    def packs(self) -> int:
+        """How many reads of a stream make up the result."""
+        return prod(self.shape[:-1])
 
     @property
     def size(self) -> int:
@@ -106,12 +124,15 @@ class Plan:
     layers: tuple[Layer, ...]
     inputs: tuple[Layer, ...]
     outputs: tuple[Layer, ...]
+    stream: bool = False
 
     @property
     def dataflow(self) -> bool:
-        """Whether a layer iterates over positions; a pipelined top function would unroll them."""
-        return any(
-            layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
+        """Whether a layer iterates over positions or reuses multipliers; a pipelined top function
+        would unroll that."""
+        return self.stream or any(
+            (layer.allotment is not None and layer.allotment not in UNROLLED)
+            or layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
             or (layer.kernel is not None and layer.kernel.repeats > 1)
             for layer in self.layers
         )
@@ -126,14 +147,17 @@ def identifier(index: int, origin: str) -> str:
     return f"n{index}_{readable}" if readable else f"n{index}"
 
 
-def make_plan(program: Program) -> Plan:
+def make_plan(program: Program, target: Target | None = None) -> Plan:
     """The layers of a program's project. Raises FxloomError for operations without a rule."""
-    return _Planner(program).plan()
+    return _Planner(program, target or Target()).plan()
 
 
 class _Planner:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, target: Target) -> None:
         self.program = program
+        self.target = target
+        self.stream = target.io == "stream"
+        self.sources: dict[str, list[tuple[str, str]]] = {}
         self.layers: list[Layer] = []
         self.layer_of: dict[str, Layer] = {}
         self.uses = Counter(name for instr in program.instrs for name in instr.args)
@@ -142,6 +166,8 @@ class _Planner:
 
     def plan(self) -> Plan:
         inputs = tuple(self._input(port) for port in self.program.inputs)
+        for layer in inputs:
+            self._publish(layer)
         fused: set[str] = set()
         for instr in self.program.instrs:
             if instr.result.name in fused:
@@ -149,13 +175,52 @@ class _Planner:
             layer = self._hls4ml_layer(instr) or self._kernel_layer(instr)
             fused.update(layer.values)
             self._add(layer)
+            self._publish(layer)
         outputs = tuple(self._output(port.value, port.name) for port in self.program.outputs)
-        return Plan(tuple(self.layers), inputs, outputs)
+        return Plan(tuple(self.layers), inputs, outputs, self.stream)
 
     def _add(self, layer: Layer) -> Layer:
         self.layers.append(layer)
-        self.layer_of[layer.values[-1]] = layer
         return layer
+
+    def _publish(self, layer: Layer) -> None:
+        """Make a layer the one that later ones read a value from.
+
+        A stream can be read once: where a value has not exactly one reader, a layer copies it, or
+        reads it and drops it.
+        """
+        value = layer.values[-1]
+        self.layer_of[value] = layer
+        readers = self.uses[value] + self.outputs[value]
+        if self.stream and readers != 1:
+            index, name, array = self._next(layer.origin)
+            copies = tuple((f"{name}_{n}", f"{array}_{n}") for n in range(readers))
+            argument = self._argument(value, layer.array)
+            site = Site(index, None, (argument,), self.program.value(value), array)
+            layer = self._add(
+                Layer(
+                    index,
+                    name,
+                    array,
+                    "FxloomKernel",
+                    (layer.name,),
+                    layer.shape,
+                    layer.type,
+                    layer.origin,
+                    (value,),
+                    ("fork",),
+                    kernel=fork(site, [array for _, array in copies]),
+                    copies=copies,
+                )
+            )
+        self.sources[value] = list(layer.results)
+
+    def _take(self, value: str) -> tuple[str, str]:
+        """Name and array to read a value from; of a stream, every copy once."""
+        return self.sources[value].pop(0) if self.stream else self.sources[value][0]
+
+    def _argument(self, value: str, array: str) -> Argument:
+        return Argument(array, self.program.operand(value), self.program.value(value).type)
 
     def _next(self, origin: str) -> tuple[int, str, str]:
         """Index, layer name and array name of the next layer."""
@@ -186,57 +251,54 @@ class _Planner:
         alone = self.outputs[value_name] == 1 and not self.uses[value_name]
         if alone and layer.kind != "InputLayer":
             return layer
-        index, name, array = self._next(port_name)
         value = self.program.value(value_name)
-        argument = Argument(layer.array, self.program.operand(value_name), value.type)
-        copied = Layer(
-            index,
-            name,
-            array,
-            "FxloomKernel",
-            (layer.name,),
-            value.shape,
-            ValueType(value.type),
-            port_name,
-            (value_name,),
-            ("output",),
-            kernel=copy(Site(index, None, (argument,), value, array)),
-        )
-        self.layers.append(copied)
-        return copied
+        return self._add(self._kernel(None, [value_name], value, port_name, "output"))
 
     # -- kernels of ours ------------------------------------------------------------------------
 
     def _kernel_layer(self, instr: Instr) -> Layer:
-        index, name, array = self._next(instr.origin)
+        return self._kernel(instr.op, instr.args, instr.result, instr.origin, instr.op.name)
+
+    def _kernel(self, op: Any, args: Sequence[str], result: Value, origin: str, what: str) -> Layer:
+        """A layer that computes op, or a copy where that is None."""
+        index, name, array = self._next(origin)
         arguments, weights, inputs = [], {}, []
-        for number, arg in enumerate(instr.args):
+        for number, arg in enumerate(args):
             constant = self.program.constants.get(arg)
-            operand = self.program.operand(arg)
             if constant is None:
-                layer = self.layer_of[arg]
-                inputs.append(layer.name)
-                arguments.append(Argument(layer.array, operand, layer.type.format))
+                source, stream = self._take(arg)
+                inputs.append(source)
+                arguments.append(self._argument(arg, stream))
                 continue
+            operand = self.program.operand(arg)
             kind = FixedPoint.holding(operand.lo, operand.hi, 0)
             held = Weights(f"c{index}_{number}", constant.data, kind, True)
             weights[f"constant{number}"] = held
             arguments.append(Argument(held.name, operand, kind))
-        site = Site(index, instr.op, tuple(arguments), instr.result, array)
+        allotment = None
+        if isinstance(op, MatMul | Conv):
+            shape = self.program.value(args[1]).shape
+            allotment = self._allot("FxloomKernel", origin, prod(shape[:-1]), shape[-1])
+        reuse = 1 if allotment is None else allotment.reuse
+        site = Site(index, op, tuple(arguments), result, array, reuse)
         return Layer(
             index,
             name,
             array,
             "FxloomKernel",
             tuple(inputs),
-            instr.result.shape,
-            ValueType(instr.result.type),
-            instr.origin,
-            (instr.result.name,),
-            (instr.op.name,),
+            result.shape,
+            ValueType(result.type),
+            origin,
+            (result.name,),
+            (what,),
             weights,
-            kernel=render(site, instr.origin),
+            kernel=render(site, origin, self.stream),
+            allotment=allotment,
         )
+
+    def _allot(self, kind: str, origin: str, n_in: int, n_out: int) -> Allotment:
+        return allot(kind, n_in, n_out, self.target.resolve(origin), self.target.io)
 
     # -- hls4ml's own layers ----------------------------------------------------------------------
 
@@ -269,15 +331,29 @@ class _Planner:
         per_channel = prod(shape) == (shape[-1] if shape else 1)
         return other if per_channel and _narrow(constant.value) else None
 
+    def _padded(self, instr: Instr, attributes: dict[str, Any]) -> str:
+        """What hls4ml's layer for a stream reads: its convolutions want the input padded."""
+        x = self.program.value(instr.args[0])
+        if not isinstance(instr.op, Conv) or instr.op.padding == ((0, 0), (0, 0)):
+            return self._take(x.name)[0]
+        pad = Pad((*instr.op.padding, (0, 0)))
+        shape = pad.infer([self.program.operand(x.name)]).shape
+        # Zeros are of every type, so the padded value keeps the type of the input.
+        padded = replace(x, shape=shape)
+        attributes |= {"in_height": shape[0], "in_width": shape[1]}
+        attributes |= dict.fromkeys(("pad_top", "pad_bottom", "pad_left", "pad_right"), 0)
+        return self._add(self._kernel(pad, [x.name], padded, instr.origin, "pad")).name
+
     def _hls4ml_layer(self, first: Instr) -> Layer | None:
         if not isinstance(first.op, MatMul | Conv):
             return None
         weight = self.program.constants[first.args[1]]
         x = self.program.value(first.args[0])
-        kind, attributes = _attributes(first, x, weight.value)
+        kind, attributes = _attributes(first, x, weight.value, self.stream)
         if kind is None or not _narrow(weight.value):
             return None
         chain = self._chain(first)
+        source = self._padded(first, attributes) if self.stream else self._take(x.name)[0]
         index, name, array = self._next(first.origin)
         exact = first.result
         channels = first.result.shape[-1]
@@ -292,15 +368,20 @@ class _Planner:
             bias = Weights(f"b{index}", data, constant.value.type, False)
             exact = instr.result
             result = ValueType(exact.type)
+        shape = weight.value.shape
+        allotment = self._allot(kind, first.origin, prod(shape[:-1]), shape[-1])
         data = weight.data
         if kind == "DepthwiseConv2D":
             data = data.transpose(0, 1, 3, 2)
+        elif allotment.strategy == "resource":
+            # Outputs first, as its loops read them.
+            data = np.moveaxis(data, -1, 0)
         return Layer(
             index,
             name,
             array,
             kind,
-            (self.layer_of[x.name].name,),
+            (source,),
             chain[-1].result.shape,
             result,
             first.origin,
@@ -311,6 +392,7 @@ class _Planner:
             # may wrap in it, which cannot change a sum that fits.
             accum=ValueType(exact.type),
             attributes=attributes,
+            allotment=allotment,
         )
 
 
@@ -331,7 +413,9 @@ def _narrow(value: Value) -> bool:
     return max(-value.lo, value.hi).bit_length() <= EXACT_DOUBLE
 
 
-def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict[str, Any]]:
+def _attributes(
+    instr: Instr, x: Value, weight: Value, stream: bool
+) -> tuple[str | None, dict[str, Any]]:
     """The hls4ml class that computes a matmul or conv exactly, or None; and its attributes."""
     op = instr.op
     if isinstance(op, MatMul):
@@ -343,7 +427,12 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict
     depthwise = op.groups > 1 and per_group == 1 and n_filt == op.groups
     if op.dilation != (1, 1) or not (op.groups == 1 or depthwise):
         return None, {}
-    if prod(instr.result.shape[:2]) * kernel_height * kernel_width * x.shape[2] > MAX_WINDOW_LINES:
+    if stream and kernel_height == 1 and (op.stride[0] > 1 or depthwise):
+        # hls4ml's line buffer for height 1 forgets the vertical stride, and has no room for
+        # depthwise.
+        return None, {}
+    lines = prod(instr.result.shape[:2]) * kernel_height * kernel_width * x.shape[2]
+    if lines > MAX_WINDOW_LINES and not stream:
         return None, {}
     return "DepthwiseConv2D" if depthwise else "Conv2D", {
         "data_format": "channels_last",
@@ -365,8 +454,10 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> tuple[str | None, dict
 
 
 def describe(plan: Plan) -> Iterator[dict[str, Any]]:
-    """One record a layer: C++ names, type, and the user's layer it comes from."""
+    """One record a layer: C++ names, type, the user's layer it comes from, and what it got of the
+    strategy and reuse factor asked for."""
     for layer in plan.layers:
+        given = {} if layer.allotment is None else asdict(layer.allotment)
         yield {
             "name": layer.name,
             "array": layer.array,
@@ -376,4 +467,5 @@ def describe(plan: Plan) -> Iterator[dict[str, Any]]:
             "values": list(layer.values),
             "ops": list(layer.ops),
             "class": layer.kind,
+            **given,
         }

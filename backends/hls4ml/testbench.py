@@ -46,8 +46,40 @@ def _type_name(layer: Layer, plan: Plan) -> str:
     return "result_t" if len(plan.outputs) == 1 else f"layer{layer.index}_t"
 
 
+def _port_lines(layer: Layer, plan: Plan, word: str, number: int, start: int) -> tuple[str, ...]:
+    """Declaration of a port, and the line that moves a sample between it and its mantissas."""
+    name, kind = f"{word}{number}", _type_name(layer, plan)
+    if not plan.stream:
+        at = f"{word}[{start} + i]"
+        moved = (
+            f"{name}[i] = fxloom::write<{kind}>({at});"
+            if word == "input"
+            else f"{at} = fxloom::to_integer({name}[i]);"
+        )
+        return (
+            f"    static {kind} {name}[{layer.size}]; // {layer.name}",
+            f"    for (int i = 0; i < {layer.size}; i++) {moved}",
+        )
+    function = "push_mantissas" if word == "input" else "pop_mantissas"
+    return (
+        f'    hls::stream<{kind}> {name}("{name}"); // {layer.name}',
+        f"    fxloom::{function}<{kind}, {layer.packs}>({name}, {word} + {start});",
+    )
+
+
 def ports_text(plan: Plan, project: str, samples: int) -> str:
     """A header with one function from the mantissas of a sample to those of its outputs."""
+    declarations: list[str] = []
+    moves: dict[str, list[str]] = {"input": [], "output": []}
+    names: list[str] = []
+    for layers, word in ((plan.inputs, "input"), (plan.outputs, "output")):
+        start = 0
+        for number, layer in enumerate(layers):
+            declared, moved = _port_lines(layer, plan, word, number, start)
+            declarations.append(declared)
+            moves[word].append(moved)
+            names.append(f"{word}{number}")
+            start += layer.size
     lines = [
         "// The top function, called with mantissas: for the testbench and the C simulation.",
         '#include "firmware/nnet_utils/fxloom_kernels.h"',
@@ -57,29 +89,22 @@ def ports_text(plan: Plan, project: str, samples: int) -> str:
         f"static const int FXLOOM_OUTPUT_LENGTH = {sum(p.size for p in plan.outputs)};",
         f"static const int FXLOOM_TB_SAMPLES = {samples};",
         "",
-        "static void fxloom_run_sample(const long long *input, long long *output) {",
+        "static void fxloom_call(const long long *input, long long *output) {",
+        *declarations,
+        *moves["input"],
+        f"    {project}({', '.join(names)});",
+        *moves["output"],
+        "}",
+        "",
+        "// Returns what a stream complained of: read while empty, or left with data.",
+        "static std::string fxloom_run_sample(const long long *input, long long *output) {",
+        "    const fxloom::complaints heard;",
+        "    fxloom_call(input, output);",
+        "    return heard.of_streams();",
+        "}",
+        "",
     ]
-    names: list[str] = []
-    loads: list[str] = []
-    stores: list[str] = []
-    for layers, into, word in ((plan.inputs, loads, "input"), (plan.outputs, stores, "output")):
-        start = 0
-        for number, layer in enumerate(layers):
-            name, kind = f"{word}{number}", _type_name(layer, plan)
-            names.append(name)
-            lines.append(f"    static {kind} {name}[{layer.size}]; // {layer.name}")
-            at = f"{word}[{start} + i]"
-            into.append(
-                f"    for (int i = 0; i < {layer.size}; i++) "
-                + (
-                    f"{name}[i] = fxloom::write<{kind}>({at});"
-                    if word == "input"
-                    else f"{at} = fxloom::to_integer({name}[i]);"
-                )
-            )
-            start += layer.size
-    call = f"    {project}({', '.join(names)});"
-    return "\n".join([*lines, *loads, call, *stores, "}", ""])
+    return "\n".join(lines)
 
 
 def write_testbench(

@@ -1,4 +1,4 @@
-"""Writes a checked ModelGraph as a Vitis HLS project.
+"""Writes a checked ModelGraph as a project for Vitis HLS or Vivado HLS.
 
 hls4ml's writer, with everything replaced that is slow, random or tied to a place: weights are
 written in one piece and exactly, and there is no Stamp, no absolute path, no YAML, no Python
@@ -23,6 +23,12 @@ with silenced():
     from hls4ml.writer.vitis_writer import VitisWriter
 
 KERNELS = "fxloom_kernels.h"
+
+SCRIPTS = {
+    "Vitis": ("vitis/build_prj.tcl", "vitis/build_opt.tcl", "vivado/vivado_synth.tcl"),
+    "Vivado": ("vivado/build_prj.tcl", "vivado/vivado_synth.tcl"),
+}
+"""hls4ml's own Tcl files, taken unchanged."""
 
 
 def template(name: str) -> str:
@@ -86,10 +92,11 @@ def _weight_text(held: Weights, type_name: str) -> str:
 
 
 class FxloomWriter(VitisWriter):  # type: ignore[misc]
-    """hls4ml's Vitis writer without what is slow, random or tied to a place."""
+    """hls4ml's writer without what is slow, random or tied to a place."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, backend: str) -> None:
         super().__init__()
+        self._backend = backend
         self._held = {held.name: held for layer in plan.layers for held in layer.weights.values()}
 
     def print_array_to_cpp(
@@ -100,10 +107,10 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         (Path(odir) / "firmware" / "weights" / f"{var.name}.h").write_text(text, encoding="ascii")
 
     def write_build_script(self, model: Any) -> None:
-        """The Tcl files: Vitis' own, unchanged."""
+        """The Tcl files of the backend."""
         root = Path(hls4ml.__file__).parent / "templates"
         out = Path(model.config.get_output_dir())
-        for source in ("vitis/build_prj.tcl", "vitis/build_opt.tcl", "vivado/vivado_synth.tcl"):
+        for source in SCRIPTS[self._backend]:
             shutil.copyfile(root / source, out / Path(source).name)
 
     def write_hls(self, model: Any, is_multigraph: bool = False) -> None:
@@ -117,7 +124,7 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
             self.write_parameters,
             self.write_build_script,
             self.write_nnet_utils,
-            self.write_nnet_utils_overrides,
+            *((self.write_nnet_utils_overrides,) if self._backend == "Vitis" else ()),
             self.write_generated_code,
         )
         for step in steps:
@@ -126,10 +133,10 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         (out / "firmware" / "nnet_utils" / KERNELS).write_text(template(KERNELS), encoding="ascii")
 
 
-def write_project(graph: Any, plan: Plan, out: Path) -> None:
+def write_project(graph: Any, plan: Plan, backend: str, out: Path) -> None:
     """Write hls4ml's part of the project. Raises FxloomError."""
     try:
-        FxloomWriter(plan).write_hls(graph)
+        FxloomWriter(plan, backend).write_hls(graph)
     except OSError:
         raise
     except FxloomError:

@@ -206,8 +206,8 @@ def test_a_wrong_accumulator_is_caught(
     b.output(b.emit(ops.Requantize(FixedPoint(9, 4), Rounding.RND, Overflow.WRAP), [y], "fc"), "y")
     program = b.build()
 
-    def wrong_plan(program: Program) -> Plan:
-        plan = make_plan(program)
+    def wrong_plan(program: Program, target: Target) -> Plan:
+        plan = make_plan(program, target)
         dense = plan.layers[1]
         assert dense.accum is not None
         kind = dense.accum.format

@@ -125,7 +125,7 @@ CASES = {
     "malformed target": Case("not valid TOML", target="part = \n"),
     "unknown target key": Case("Did you mean clock_ns?", target="clock_n = 5\n"),
     "bad clock": Case("clock_ns: required", target="clock_ns = 0\n"),
-    "target of the future": Case("stream", target='io = "stream"\n'),
+    "target of the future": Case("got 'Catapult'", target='backend = "Catapult"\n'),
 }
 
 
