@@ -39,6 +39,7 @@ from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.target import Target
+from fxloom.threads import one_thread
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
@@ -113,7 +114,7 @@ def compile(
             raise FxloomError("compile: required example inputs or data, got neither")
         example_inputs = samples.example(2)
     manifest: dict[str, Any] = {}
-    with BuildDir(out, manifest) as folder:
+    with one_thread(), BuildDir(out, manifest) as folder:
         tell("capture")
         graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
