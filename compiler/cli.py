@@ -117,7 +117,14 @@ def _faults_reported() -> Iterator[None]:
         if fault.errno == errno.EPIPE:  # `fxloom list ops | head`
             _close_output()
             raise typer.Exit(128 + signal.SIGPIPE) from None
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # `fxloom report build/ > log`
+            _close_output()
+            _complain(f"the disk is full: {fault}. What was to be printed or kept is incomplete")
+            raise typer.Exit(INPUT_FAULT) from None
         _own_fault()
+    except MemoryError as fault:
+        _complain(f"out of memory: {fault or 'required more than is free'}. Give fewer samples")
+        raise typer.Exit(INPUT_FAULT) from None
     except Exception:
         _own_fault()
 

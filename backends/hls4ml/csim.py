@@ -193,7 +193,13 @@ def run_driver(
     with tempfile.TemporaryDirectory(prefix="fxloom-csim-") as temporary:
         folder = Path(temporary)
         source, target, log = folder / "in", folder / "out", folder / "log"
-        np.ascontiguousarray(inputs, "<i8").tofile(source)
+        try:
+            source.write_bytes(np.ascontiguousarray(inputs, "<i8").data)
+        except OSError as fault:
+            raise ToolError(
+                f"the C simulation needs {inputs.nbytes} bytes in {folder.parent} for its inputs: "
+                f"{fault.strerror}. Free some space, or set TMPDIR to another directory"
+            ) from None
 
         def report(line: str) -> None:
             if progress is not None:
