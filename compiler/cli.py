@@ -216,6 +216,8 @@ def compile_(
 ) -> None:
     """Compile a model into an FPGA project with its exact program and a report."""
     shapes = [_shape(text) for text in shape or []]
+    if shapes and data is not None:
+        raise FxloomError("--shape: --data has the shapes already; give one of the two")
     with _progress() as tell:
         tell("load")
         import torch
@@ -236,7 +238,10 @@ def compile_(
             raise CaptureError(
                 "required example inputs: give --data, or --shape such as --shape 1,28,28"
             )
-        examples = tuple(torch.zeros(2, *each) for each in shapes)
+        try:
+            examples = tuple(torch.zeros(2, *each) for each in shapes)
+        except RuntimeError:
+            raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         if samples is not None:
             first = samples.example(2)
             examples = first if isinstance(first, tuple) else (first,)

@@ -114,7 +114,8 @@ def compile(
             raise FxloomError("compile: required example inputs or data, got neither")
         example_inputs = samples.example(2)
     manifest: dict[str, Any] = {}
-    with one_thread(), BuildDir(out, manifest) as folder:
+    directory = BuildDir(out, manifest)
+    with one_thread(), directory as folder:
         tell("capture")
         graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
@@ -141,7 +142,8 @@ def compile(
             "versions": tool_versions(),
         }
         tell("put it in place")
-    path = Path(out)
+    # `missing/../build` is a name for the new directory, but not one that opens it.
+    path = directory.path if ".." in Path(out).parts else Path(out)
     project = backend.open(path / PROJECT, program)
     return Compilation(path, program, passes, goal, report, kept, project)
 

@@ -102,6 +102,8 @@ CASES = {
     "no data": Case("example inputs", data=None),
     "shape without data": Case("required data", data=None, more=("--shape", "1,6,6")),
     "bad shape": Case("--shape 1,x: required", data=None, more=("--shape", "1,x")),
+    "huge shape": Case("too large", data=None, more=("--shape", str(10**15))),
+    "shape and data": Case("one of the two", more=("--shape", "1,6,6")),
     "wrong shape": Case("the model fails on the example inputs", data="wrong_shape.npz"),
     "NaN in data": Case("NaN", data="nan.npz"),
     "infinity in data": Case("infin", data="infinite.npz"),

@@ -72,6 +72,12 @@ def test_build_directory_carries_what_it_was_made_from(pristine: Path) -> None:
     }
 
 
+def test_output_beside_a_directory_that_does_not_exist(tmp_path: Path) -> None:
+    build = fxloom.compile(model(), data=data(), out=tmp_path / "missing" / ".." / "build")
+    assert build.path == tmp_path / "build"
+    assert fxloom.open_build(build.path).program.digest() == build.program.digest()
+
+
 def test_open_build_gives_back_what_compile_returned(tmp_path: Path) -> None:
     recipe, target = fxloom.Recipe([Quantize(weights=6)]), fxloom.Target(part="xczu7ev")
     made = fxloom.compile(model(), None, recipe, target, data(), tmp_path / "build")
