@@ -47,6 +47,11 @@ class BuildDir:
         # Should a signal strike between the block and __exit__, collection or exit clears up.
         self._last_resort = weakref.finalize(self, self._traces.remove)
 
+    @property
+    def path(self) -> Path:
+        """Where the build will lie, absolute and without links or `..` on the way."""
+        return self._out
+
     def __enter__(self) -> Path:
         try:
             with uninterrupted(), _explained(self._out):
@@ -130,7 +135,7 @@ class _Traces:
 
 
 def _absolute(out: Path) -> Path:
-    if out.name in ("", ".."):
+    if out.name in ("", "..") or "\0" in out.name:
         raise FxloomError(f"{out}: cannot be a build directory; give it a name of its own")
     try:
         absolute = out.parent.resolve() / out.name

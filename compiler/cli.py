@@ -117,7 +117,14 @@ def _faults_reported() -> Iterator[None]:
         if fault.errno == errno.EPIPE:  # `fxloom list ops | head`
             _close_output()
             raise typer.Exit(128 + signal.SIGPIPE) from None
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # `fxloom report build/ > log`
+            _close_output()
+            _complain(f"the disk is full: {fault}. What was to be printed or kept is incomplete")
+            raise typer.Exit(INPUT_FAULT) from None
         _own_fault()
+    except MemoryError as fault:
+        _complain(f"out of memory: {fault or 'required more than is free'}. Give fewer samples")
+        raise typer.Exit(INPUT_FAULT) from None
     except Exception:
         _own_fault()
 
@@ -209,6 +216,8 @@ def compile_(
 ) -> None:
     """Compile a model into an FPGA project with its exact program and a report."""
     shapes = [_shape(text) for text in shape or []]
+    if shapes and data is not None:
+        raise FxloomError("--shape: --data has the shapes already; give one of the two")
     with _progress() as tell:
         tell("load")
         import torch
@@ -229,7 +238,10 @@ def compile_(
             raise CaptureError(
                 "required example inputs: give --data, or --shape such as --shape 1,28,28"
             )
-        examples = tuple(torch.zeros(2, *each) for each in shapes)
+        try:
+            examples = tuple(torch.zeros(2, *each) for each in shapes)
+        except RuntimeError:
+            raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         if samples is not None:
             first = samples.example(2)
             examples = first if isinstance(first, tuple) else (first,)

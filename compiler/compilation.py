@@ -39,6 +39,7 @@ from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.target import Target
+from fxloom.threads import one_thread
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
@@ -117,7 +118,8 @@ def compile(
             raise FxloomError("compile: required example inputs or data, got neither")
         example_inputs = samples.example(2)
     manifest: dict[str, Any] = {}
-    with BuildDir(out, manifest) as folder:
+    directory = BuildDir(out, manifest)
+    with one_thread(), directory as folder:
         tell("capture")
         graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
@@ -144,7 +146,8 @@ def compile(
             "versions": tool_versions(),
         }
         tell("put it in place")
-    path = Path(out)
+    # `missing/../build` is a name for the new directory, but not one that opens it.
+    path = directory.path if ".." in Path(out).parts else Path(out)
     project = backend.open(path / PROJECT, program)
     return Compilation(path, program, passes, goal, report, kept, project)
 

@@ -1,7 +1,6 @@
 """The demonstration: two small networks for scikit-learn's digits, trained, compiled, compared."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fxloom.data import Data
 from fxloom.errors import FxloomError, ToolError
 from fxloom.recipe import Recipe
 from fxloom.target import Target
+from fxloom.threads import one_thread
 
 BATCH = 64
 LEARNING_RATE = 3e-3
@@ -118,19 +118,8 @@ def train(network: Network, data: Data, seed: int = 0, epochs: int | None = None
 
     AdamW with a cosine schedule. The random state of the caller is left alone.
     """
-    with _one_thread():
+    with one_thread():
         return _train(network, data, seed, epochs)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order on every machine; networks this small are faster for it, too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train(network: Network, data: Data, seed: int, epochs: int | None) -> nn.Module:

@@ -9,7 +9,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -111,10 +111,14 @@ def _is_own(value: object, module: ModuleType) -> bool:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Let the file import its neighbours, as `python FILE.py` would."""
+    """Let the file import its neighbours, as `python FILE.py` would.
+
+    Should it change the current directory, ours stays: other paths of the user are relative to it.
+    """
     sys.path.insert(0, str(folder))
     try:
-        yield
+        with chdir("."):
+            yield
     finally:
         if str(folder) in sys.path:
             sys.path.remove(str(folder))

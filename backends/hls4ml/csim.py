@@ -203,7 +203,13 @@ def run_driver(
         source, target, log = folder / "in", folder / "out", folder / "log"
         if keep:
             source, target = executable.with_name("inputs"), executable.with_name("outputs")
-        np.ascontiguousarray(inputs, "<i8").tofile(source)
+        try:
+            source.write_bytes(np.ascontiguousarray(inputs, "<i8").data)
+        except OSError as fault:
+            raise ToolError(
+                f"the C simulation needs {inputs.nbytes} bytes in {source.parent} for its inputs: "
+                f"{fault.strerror}. Free some space, or set TMPDIR to another directory"
+            ) from None
 
         def report(line: str) -> None:
             if progress is not None:

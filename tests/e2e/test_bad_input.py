@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,8 @@ CASES = {
     "no data": Case("example inputs", data=None),
     "shape without data": Case("required data", data=None, more=("--shape", "1,6,6")),
     "bad shape": Case("--shape 1,x: required", data=None, more=("--shape", "1,x")),
+    "huge shape": Case("too large", data=None, more=("--shape", str(10**15))),
+    "shape and data": Case("one of the two", more=("--shape", "1,6,6")),
     "wrong shape": Case("the model fails on the example inputs", data="wrong_shape.npz"),
     "NaN in data": Case("NaN", data="nan.npz"),
     "infinity in data": Case("infin", data="infinite.npz"),
@@ -274,6 +277,28 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_really_is_full_is_named(files: Path, small_disk: Path) -> None:
     refused(command(Case(""), files, small_disk.parent, small_disk / "build"), "the disk is full")
     assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["report", "check"])
+def test_output_to_a_full_disk_is_no_fault_of_fxloom(pristine: Path, verb: str) -> None:
+    command = [sys.executable, "-m", "fxloom.cli", verb, str(pristine)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "the disk is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception" not in result.stderr
+
+
+def test_a_full_temporary_directory_is_named(
+    pristine: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    refused(["check", str(pristine), "--samples", "3000"], "set TMPDIR to another directory")
+
+
+def test_more_samples_than_memory_holds_are_refused(pristine: Path) -> None:
+    refused(["check", str(pristine), "--samples", str(10**14)], "out of memory")
 
 
 def stages() -> list[str]:

@@ -34,6 +34,24 @@ def test_two_compilations_in_different_places_are_the_same_bytes(
     assert [name for name in first if first[name] != second[name]] == []
 
 
+def test_the_number_of_threads_is_not_in_a_build(tmp_path: Path) -> None:
+    """Float sums over 784 inputs differ between 1 and 4 threads."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU())
+    net.append(nn.Linear(100, 10))
+    x = torch.randn(600, 784)
+    threads, builds = torch.get_num_threads(), []
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            fxloom.compile(net, data=(x, torch.zeros(600)), out=tmp_path / str(count))
+            assert torch.get_num_threads() == count
+            builds.append(snapshot(tmp_path / str(count)))
+    finally:
+        torch.set_num_threads(threads)
+    assert [name for name in builds[0] if builds[0][name] != builds[1][name]] == []
+
+
 def test_no_path_of_this_machine_is_in_a_build(net: Path, pristine: Path) -> None:
     places = [str(pristine), str(net), str(Path.home()), str(Path(fxloom.__file__).parent)]
     for path in pristine.rglob("*"):
@@ -52,6 +70,12 @@ def test_build_directory_carries_what_it_was_made_from(pristine: Path) -> None:
         "samples.safetensors",
         "target.toml",
     }
+
+
+def test_output_beside_a_directory_that_does_not_exist(tmp_path: Path) -> None:
+    build = fxloom.compile(model(), data=data(), out=tmp_path / "missing" / ".." / "build")
+    assert build.path == tmp_path / "build"
+    assert fxloom.open_build(build.path).program.digest() == build.program.digest()
 
 
 def test_open_build_gives_back_what_compile_returned(tmp_path: Path) -> None:

@@ -191,6 +191,8 @@ def test_parent_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FxloomError, match=r"cannot be written|cannot be a build"):
         write(tmp_path / ("x" * 300), "new")
     with pytest.raises(FxloomError, match="cannot be a build"):
+        write(tmp_path / "a\0b", "new")
+    with pytest.raises(FxloomError, match="cannot be a build"):
         write(tmp_path / "a\0b" / "c", "new")
     assert content(tmp_path) == {"file": b"mine"}
 

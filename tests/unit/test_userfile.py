@@ -30,6 +30,13 @@ def test_function_is_called_and_its_result_returned(tmp_path: Path) -> None:
     assert not (tmp_path / "__pycache__" / "mine.cpython-311.pyc").exists()
 
 
+def test_current_directory_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "import os\nos.chdir('/')\ndef make():\n    os.chdir('..')\n    return 7\n")
+    assert load_factory("mine.py:make", DataError) == 7
+    assert Path.cwd() == tmp_path
+
+
 @pytest.mark.parametrize("spec", ["mine.py", "mine:make", "mine.py:", "mine.py:a-b", ":f", ""])
 def test_malformed_name_is_explained(spec: str) -> None:
     with pytest.raises(DataError, match=r"required FILE\.py:NAME"):
