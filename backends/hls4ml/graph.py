@@ -193,8 +193,16 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
         ) from error
     check_graph(graph, plan)
     for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
-        if layer.kind != "InputLayer":
-            node.set_attr("function_cpp", [_comment(layer), node.get_attr("function_cpp")])
+        if layer.kind == "InputLayer":
+            continue
+        call = str(node.get_attr("function_cpp"))
+        if plan.stream and layer.pointwise:
+            # hls4ml's own choice for these, made by a pass that would give them another number.
+            # Unlike its line buffer it knows vertical strides.
+            call = call.replace("nnet::conv_2d_cl<", "nnet::pointwise_conv_2d_cl<")
+            headers = [*node.get_attr("include_header"), "nnet_utils/nnet_sepconv2d_stream.h"]
+            node.set_attr("include_header", headers)
+        node.set_attr("function_cpp", [_comment(layer), call])
     return graph
 
 

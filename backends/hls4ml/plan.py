@@ -107,6 +107,12 @@ class Layer:
         return self.copies or ((self.name, self.array),)
 
     @property
+    def pointwise(self) -> bool:
+        """Whether it is a convolution with a 1 x 1 kernel."""
+        kernel = [self.attributes.get(f"filt_{side}") for side in ("height", "width")]
+        return self.kind == "Conv2D" and kernel == [1, 1]
+
+    @property
     def packs(self) -> int:
         """How many reads of a stream make up the result."""
         return prod(self.shape[:-1])
@@ -427,7 +433,8 @@ def _attributes(
     depthwise = op.groups > 1 and per_group == 1 and n_filt == op.groups
     if op.dilation != (1, 1) or not (op.groups == 1 or depthwise):
         return None, {}
-    if stream and kernel_height == 1 and (op.stride[0] > 1 or depthwise):
+    pointwise = stream and (kernel_height, kernel_width) == (1, 1) and not depthwise
+    if stream and kernel_height == 1 and (op.stride[0] > 1 or depthwise) and not pointwise:
         # hls4ml's line buffer for height 1 forgets the vertical stride, and has no room for
         # depthwise.
         return None, {}

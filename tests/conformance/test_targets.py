@@ -6,6 +6,7 @@ own, so that a project covers all of them for one backend.
 
 import shutil
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,14 +52,16 @@ def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-O0"))
 
 
-def matrix_programs(name: str) -> tuple[list[Program], dict[str, LayerTable]]:
+def matrix_programs(name: str, io: Io) -> tuple[list[Program], dict[str, LayerTable]]:
     """Programs with every kind of layer for an operation, and settings for them when packed: each
     kind has each setting at least twice."""
     programs: list[Program] = []
     layers: dict[str, LayerTable] = {}
     seen: Counter[str] = Counter()
     for program in drawn(name, 240, 5):
-        kind = next(layer.kind for layer in make_plan(program).layers if layer.allotment)
+        kind = next(
+            layer.kind for layer in make_plan(program, Target(io=io)).layers if layer.allotment
+        )
         if seen[kind] < PER_KIND:
             layers[f"p{len(programs)}.*"] = SETTINGS[seen[kind] % len(SETTINGS)]
             programs.append(program)
@@ -79,6 +82,7 @@ def mismatches(program: Program, target: Target, out: Path) -> dict[str, int]:
     }
 
 
+@cache
 def drawn(name: str, count: int, seed: int) -> list[Program]:
     """Programs of one operation that int64 can evaluate; a quarter of them with wide formats."""
     programs = draw_programs(PROGRAMS[name](9), count - count // 4, seed)
@@ -100,7 +104,7 @@ def _evaluates(program: Program) -> bool:
 def test_every_strategy_and_reuse_factor(
     name: str, io: Io, backend: Backend, tmp_path: Path
 ) -> None:
-    programs, layers = matrix_programs(name)
+    programs, layers = matrix_programs(name, io)
     target = Target(backend=backend, io=io, layers=layers)
     assert mismatches(pack(programs), target, tmp_path) == {}
 
@@ -129,11 +133,12 @@ def test_values_that_are_used_again_in_streams(backend: Backend, tmp_path: Path)
     assert mismatches(pack(programs), target, tmp_path) == {}
 
 
-def test_the_corpus_has_every_strategy_in_every_kind_of_layer() -> None:
+@pytest.mark.parametrize("io", ["parallel", "stream"])
+def test_the_corpus_has_every_strategy_in_every_kind_of_layer(io: Io) -> None:
     seen: Counter[tuple[Any, ...]] = Counter()
     for name in MATRICES:
-        programs, layers = matrix_programs(name)
-        plan = make_plan(pack(programs), Target(layers=layers))
+        programs, layers = matrix_programs(name, io)
+        plan = make_plan(pack(programs), Target(io=io, layers=layers))
         for layer in plan.layers:
             if layer.allotment is not None:
                 reuse = "more" if layer.allotment.reuse > 1 else "one"
@@ -192,6 +197,26 @@ def test_a_build_says_which_layer_got_which_reuse_factor(tmp_path: Path) -> None
     # The estimate counts with the same figures.
     dsp = {layer.name: layer.dsp.value for layer in estimate(program, target).layers}
     assert dsp["fc"] == 0 == dsp["conv"]  # Resource, 4 bits: rule 2
+
+
+@needs_compiler
+@pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
+def test_strided_1x1_convolutions_of_streams(backend: Backend, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    programs = []
+    for stride in ((1, 1), (2, 2), (3, 1), (1, 2)):
+        for _ in SETTINGS:
+            b = ProgramBuilder()
+            pads = ((int(rng.integers(2)), 0), (0, int(rng.integers(2))))
+            x = b.input("x", (*(int(n) for n in rng.integers(2, 6, 2)), 3), FixedPoint(6, 2))
+            w = b.constant("w", rng.integers(-7, 8, (1, 1, 3, 4)), FixedPoint(4, 1))
+            b.output(b.emit(ops.Conv(stride, pads), [x, w], "conv"), "y")
+            programs.append(b.build())
+    layers = {f"p{n}.*": SETTINGS[n % len(SETTINGS)] for n in range(len(programs))}
+    target = Target(backend=backend, io="stream", layers=layers)
+    program = pack(programs)
+    assert sum(layer.pointwise for layer in make_plan(program, target).layers) == len(programs)
+    assert mismatches(program, target, tmp_path) == {}
 
 
 def test_a_resource_convolution_reuses_no_further_than_its_window() -> None:
