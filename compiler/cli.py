@@ -6,6 +6,7 @@ found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n sto
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -247,7 +248,8 @@ def compile_(
             examples = first if isinstance(first, tuple) else (first,)
         build = compile(loaded, examples, passes, goal, samples, out, tell)
     typer.echo(build.report.to_text())
-    typer.echo(f"build:   {out}\nproject: {build.project.directory}\nnext:    fxloom check {out}")
+    typer.echo(f"build:   {out}\nproject: {build.project.directory}")
+    typer.echo(f"next:    fxloom check {shlex.quote(out)}")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,13 @@ def test_check_compares_saved_and_random_inputs_and_changes_nothing(pristine: Pa
     }
     assert "agree on every integer" in text
     assert snapshot(pristine) == before
+
+
+def test_the_command_to_type_next_is_quoted_for_the_shell(net: Path, tmp_path: Path) -> None:
+    out = tmp_path / "it's a build"
+    text = run("compile", f"{net}/net.py:make", "--data", f"{net}/net.py:data", "-o", str(out))
+    line = text.splitlines()[-1].removeprefix("next:").strip()
+    assert shlex.split(line) == ["fxloom", "check", str(out)]
 
 
 def test_check_names_the_first_difference(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
