@@ -91,7 +91,7 @@ def _matmul(plan: Plan) -> Run:
     assert isinstance(plan.op, MatMul)
     w = plan.operands[1]
     assert w.data is not None
-    work = carrier_for(_dot_bound(plan, (0,)))
+    work = carrier_for(dot_bound(plan, (0,)))
     if not _is_float(work):
         return by_definition(plan)
     weight = np.ascontiguousarray(w.data, dtype=work)
@@ -104,7 +104,7 @@ def _matmul(plan: Plan) -> Run:
     return run
 
 
-def _dot_bound(plan: Plan, axes: tuple[int, ...]) -> int:
+def dot_bound(plan: Plan, axes: tuple[int, ...]) -> int:
     """Largest magnitude any partial sum of the products can reach, in any order."""
     x, w = plan.operands
     assert w.data is not None
@@ -117,32 +117,48 @@ def _conv(plan: Plan) -> Run:
     assert isinstance(op, Conv)
     w = plan.operands[1]
     assert w.data is not None
-    work = carrier_for(_dot_bound(plan, (0, 1, 2)))
+    work = carrier_for(dot_bound(plan, (0, 1, 2)))
     if not _is_float(work):
         return by_definition(plan)
-    kernel = torch.from_numpy(w.data.transpose(3, 2, 0, 1).astype(work)).contiguous(
-        memory_format=torch.channels_last
-    )
-    (top, bottom), (left, right) = op.padding
-    symmetric = top == bottom and left == right
-    exact = _exact_convolutions(trusted=not _is_miscomputed(op, w.shape))
+    convolve = convolution(op, w.data, work)
 
     def run(arrays: Sequence[Array]) -> Array:
-        x = _channels_first(arrays[0].astype(work, copy=False))
+        y = convolve(channels_first(arrays[0].astype(work, copy=False)))
+        return channels_last(y).astype(plan.carrier, copy=False)
+
+    return run
+
+
+def convolution(
+    op: Conv,
+    weight: npt.NDArray[np.integer[Any]],
+    work: np.dtype[Any],
+    scale: float = 1.0,
+    bias: torch.Tensor | None = None,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The convolution of x[N, C, H, W] with weight[H, W, I, O] * scale, plus a bias."""
+    floats = weight.transpose(3, 2, 0, 1).astype(work)
+    floats *= work.type(scale)
+    kernel = torch.from_numpy(floats).contiguous(memory_format=torch.channels_last)
+    (top, bottom), (left, right) = op.padding
+    symmetric = top == bottom and left == right
+    exact = _exact_convolutions(trusted=not _is_miscomputed(op, weight.shape))
+
+    def convolve(x: torch.Tensor) -> torch.Tensor:
         if not symmetric:
             x = functional.pad(x, (left, right, top, bottom))
         with torch.inference_mode(), exact():
-            y = functional.conv2d(
+            return functional.conv2d(
                 x,
                 kernel,
+                bias,
                 stride=op.stride,
                 padding=(top, left) if symmetric else 0,
                 dilation=op.dilation,
                 groups=op.groups,
             )
-        return _channels_last(y).astype(plan.carrier, copy=False)
 
-    return run
+    return convolve
 
 
 def _is_miscomputed(op: Conv, weight: tuple[int, ...]) -> bool:
@@ -179,12 +195,12 @@ def _setting(owner: Any, name: str, value: object, fine: tuple[object, ...]) -> 
         setattr(owner, name, before)
 
 
-def _channels_first(x: Array) -> torch.Tensor:
+def channels_first(x: Array) -> torch.Tensor:
     """A view [N, C, H, W] of x[N, H, W, C]: torch's channels_last format, no copy."""
     return torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
 
 
-def _channels_last(x: torch.Tensor) -> Array:
+def channels_last(x: torch.Tensor) -> Array:
     array: Array = np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy())
     return array
 
@@ -262,10 +278,12 @@ def _pool(plan: Plan) -> Run:
     if not _is_float(work):
         return by_definition(plan)
     (top, bottom), (left, right) = op.padding
+    if _is_tiled(op, x.shape):
+        return lambda arrays: _pool_tiles(op, arrays[0].astype(work, copy=False), plan.carrier)
     fill = 0.0 if op.kind == "sum" else float("-inf")
 
     def run(arrays: Sequence[Array]) -> Array:
-        t = _channels_first(arrays[0].astype(work, copy=False))
+        t = channels_first(arrays[0].astype(work, copy=False))
         with torch.inference_mode():
             if top or bottom or left or right:
                 t = functional.pad(t, (left, right, top, bottom), value=fill)
@@ -273,9 +291,34 @@ def _pool(plan: Plan) -> Run:
                 y = functional.max_pool2d(t, op.kernel, op.stride)
             else:
                 y = functional.avg_pool2d(t, op.kernel, op.stride, divisor_override=1)
-        return _channels_last(y).astype(plan.carrier, copy=False)
+        return channels_last(y).astype(plan.carrier, copy=False)
 
     return run
+
+
+def _is_tiled(op: Pool, shape: tuple[int, ...]) -> bool:
+    """Whether the windows tile an image of few channels, for which torch's pools are slow."""
+    height, width, channels = shape
+    tiles = height % op.kernel[0] == 0 and width % op.kernel[1] == 0
+    return tiles and op.kernel == op.stride and not np.any(op.padding) and channels <= 16
+
+
+def _pool_tiles(op: Pool, x: Array, carrier: np.dtype[Any]) -> Array:
+    """A pool of x[N, H, W, C] by whole rows, then by columns."""
+    combine = torch.add if op.kind == "sum" else torch.maximum
+    n, height, width, channels = x.shape
+    rows, columns = op.kernel
+    with torch.inference_mode():
+        t = torch.from_numpy(np.ascontiguousarray(x)).view(n, height // rows, rows, -1)
+        y = t[:, :, 0]
+        for row in range(1, rows):
+            y = combine(y, t[:, :, row])
+        t = y.reshape(n, height // rows, width // columns, columns, channels)
+        y = t[:, :, :, 0]
+        for column in range(1, columns):
+            y = combine(y, t[:, :, :, column])
+        result: Array = y.contiguous().numpy()
+    return result.astype(carrier, copy=False)
 
 
 def _reduce_sum(plan: Plan) -> Run:
@@ -332,13 +375,13 @@ def _requantize(plan: Plan) -> Run:
     bound = largest(x.lo, x.hi)
     # Halves are added before the floor: they must be exact in the carrier too.
     bound = bound + (1 << max(dropped - 1, 0)) if dropped > 0 else bound << -dropped
-    wraps = op.overflow is Overflow.WRAP and not _fits_without_overflow(plan, op)
+    wraps = op.overflow is Overflow.WRAP and not fits_without_overflow(plan, op)
     work = carrier_for(bound)
     if not _is_float(work) or wraps or not -64 < dropped < 64:
         return by_definition(plan)
     scale = work.type(2.0**-dropped)
     rounding = _ROUND[op.rounding] if dropped > 0 else None
-    limit = None if _fits_without_overflow(plan, op) else _LIMIT[op.overflow](op.to, work)
+    limit = None if fits_without_overflow(plan, op) else _LIMIT[op.overflow](op.to, work)
 
     def run(arrays: Sequence[Array]) -> Array:
         y = arrays[0]
@@ -357,7 +400,7 @@ def _requantize(plan: Plan) -> Run:
     return run
 
 
-def _fits_without_overflow(plan: Plan, op: Requantize) -> bool:
+def fits_without_overflow(plan: Plan, op: Requantize) -> bool:
     """Whether the proven interval makes the overflow mode idle.
 
     Rounding moves a value by less than one step, so an interval strictly inside is enough.

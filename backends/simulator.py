@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fxloom.backends.carriers import (
     RULES,
@@ -21,10 +22,14 @@ from fxloom.backends.carriers import (
     carrier_for,
     largest,
 )
+from fxloom.backends.fusion import find_chains
 from fxloom.errors import DataError, FxloomError
 from fxloom.fixed_point import (
+    FixedPoint,
     FloatArray,
     Int64Array,
+    Overflow,
+    Rounding,
     quantize_floats,
     quantize_values,
     to_values,
@@ -51,6 +56,19 @@ def quantize_inputs(program: Program, x: Tensors) -> list[Int64Array]:
 
 def check_inputs(program: Program, x: Tensors) -> list[FloatArray]:
     """Real values of the program's inputs, batch first, channels-last, in float32 or float64."""
+    return [
+        np.ascontiguousarray(_internal(port, array))
+        for port, array in zip(program.inputs, _user_inputs(program, x), strict=True)
+    ]
+
+
+def _internal(port: Input, array: Array) -> Array:
+    """A view of an input in the program's order of axes."""
+    return array.transpose(0, *(axis + 1 for axis in port.axes))
+
+
+def _user_inputs(program: Program, x: Tensors) -> list[FloatArray]:
+    """Checked real values in the user's layout."""
     arrays = [
         _checked(port, array)
         for port, array in zip(program.inputs, _split_inputs(program, x), strict=True)
@@ -93,10 +111,13 @@ def _checked(port: Input, array: Any) -> FloatArray:
     if values.shape[1:] != expected or values.ndim != len(expected) + 1:
         needed = ", ".join(["N", *map(str, expected)])
         raise DataError(f"{where}: needs shape [{needed}], got {list(values.shape)}")
-    if not np.isfinite(values).all():
+    # The sum is finite wherever all values are, overflow aside, and needs no second array.
+    with np.errstate(all="ignore"):
+        suspicious = not np.isfinite(values.sum())
+    if suspicious and not np.isfinite(values).all():
         index = np.argwhere(~np.isfinite(values))[0].tolist()
         raise DataError(f"{where}: holds NaN or infinity, first at index {index}")
-    return np.ascontiguousarray(values.transpose(0, *(axis + 1 for axis in port.axes)))
+    return values
 
 
 def present_outputs(
@@ -163,14 +184,18 @@ class Simulator:
         self._steps = _plan(program)
         sizes = [instr.result.size for instr in program.instrs]
         sizes += [port.value.size for port in program.inputs]
-        # Working sets of a few megabytes: large enough for BLAS, small enough for the caches.
-        self._chunk = int(np.clip(2**21 // max(sizes), 1, 2048))
+        # Large enough for BLAS, small enough for the caches, and for the allocator: beyond some
+        # 4 MB a tensor it gives pages back after each use, and fresh pages are slow. Small late
+        # layers want some 64 samples all the same.
+        floats = max(sizes)
+        samples = max(2**20 // floats, min(64, 2**22 // floats))
+        self.chunk = int(np.clip(samples, 1, 2048))
 
     def run(
         self, x: Tensors, *, raw: bool = False
     ) -> npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], ...]:
         """Outputs for real inputs [N, ...] in the user's layout."""
-        inputs = check_inputs(self.program, x)
+        inputs = _user_inputs(self.program, x)
         return present_outputs(self.program, self._run(inputs, _quantize_piece), raw)
 
     def run_mantissas(self, inputs: Sequence[Int64Array]) -> list[Int64Array]:
@@ -185,8 +210,10 @@ class Simulator:
             np.empty((count, *self.program.value(port.value).shape), np.int64)
             for port in self.program.outputs
         ]
-        for start in range(0, count, self._chunk):
-            piece = slice(start, start + self._chunk)
+        pieces = max(-(-count // self.chunk), 1)
+        size = max(-(-count // pieces), 1)  # equal ones: a short rest costs as much as a full one
+        for start in range(0, count, size):
+            piece = slice(start, start + size)
             slots = {
                 port.value.name: enter(port, array[piece])
                 for port, array in zip(self.program.inputs, inputs, strict=True)
@@ -204,12 +231,32 @@ class Simulator:
 
 
 def _quantize_piece(port: Input, values: Array) -> Array:
-    """Real values as mantissas in the carrier of an input's format."""
+    """Real values in the user's layout as mantissas in the carrier of an input's format."""
     to = port.value.type
+    carrier = carrier_for(largest(to.lo, to.hi))
     if to.width > 53:
-        return quantize_values(values, to, port.rounding, port.overflow)
-    mantissas = quantize_floats(values, to, port.rounding, port.overflow)
-    return mantissas.astype(carrier_for(largest(to.lo, to.hi)), copy=False)
+        return quantize_values(_internal(port, values), to, port.rounding, port.overflow)
+    if port.rounding is Rounding.RND and port.overflow is Overflow.SAT and 2 * to.width < 23:
+        mantissas = _round_and_saturate(values, to)
+    else:
+        mantissas = quantize_floats(values, to, port.rounding, port.overflow)
+    moved = torch.from_numpy(_internal(port, mantissas.astype(carrier, copy=False)))
+    result: Array = moved.contiguous().numpy()
+    return result
+
+
+def _round_and_saturate(values: Array, to: FixedPoint) -> Array:
+    """Mantissas to nearest, ties upwards, in few passes that are exact for every float.
+
+    floor(v + 1/2) would round v + 1/2; floor((floor(2 v) + 1) / 2) is the same number and adds
+    small integers only. Clamping in between cannot change a result within the range.
+    """
+    scale = values.dtype.type(2.0 ** (to.fraction + 1))
+    with np.errstate(over="ignore", under="ignore"):
+        y = torch.from_numpy(np.multiply(values, scale))
+    y.floor_().clamp_(2 * to.lo, 2 * to.hi)
+    halves: Array = y.add_(1.0).mul_(0.5).floor_().numpy()
+    return halves
 
 
 def _carry_piece(port: Input, mantissas: Array) -> Array:
@@ -218,15 +265,26 @@ def _carry_piece(port: Input, mantissas: Array) -> Array:
 
 
 def _plan(program: Program) -> list[_Step]:
+    chains = find_chains(program)
+    hidden = {
+        instr.result.name: chain.result for chain in chains.values() for instr in chain.instrs[:-1]
+    }
+    # A chain takes its arguments when it runs: in the place of its last instruction.
     last_use: dict[str, int] = {}
-    for position, instr in enumerate(program.instrs):
+    places = {instr.result.name: place for place, instr in enumerate(program.instrs)}
+    for place, instr in enumerate(program.instrs):
         for name in instr.args:
-            last_use[name] = position
+            runs = places[hidden.get(instr.result.name, instr.result.name)]
+            last_use[name] = max(last_use.get(name, 0), place, runs)
     kept = {port.value for port in program.outputs}
     owner = _storage_owners(program)
     steps = []
     for position, instr in enumerate(program.instrs):
-        computed = tuple(name for name in instr.args if name not in program.constants)
+        if instr.result.name in hidden:
+            continue
+        chain = chains.get(instr.result.name)
+        first = chain.instrs[0] if chain else instr
+        computed = tuple(name for name in first.args if name not in program.constants)
         ends = tuple(
             name
             for name in dict.fromkeys(computed)
@@ -244,7 +302,7 @@ def _plan(program: Program) -> list[_Step]:
                 for other in owner
             )
         }
-        run = RULES[instr.op.name](_view(program, instr, free))
+        run = chain.run if chain else RULES[instr.op.name](_view(program, instr, free))
         steps.append(_Step(run, computed, instr.result.name, ends))
     return steps
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fxloom.fixed_point import FixedPoint, Overflow, Rounding
     from fxloom.frontend import capture
     from fxloom.lowering import lower
+    from fxloom.model_file import load_model
     from fxloom.program import Program
     from fxloom.program_file import load_program, save_program
     from fxloom.recipe import Recipe
@@ -65,6 +66,7 @@ __all__ = [
     "compile",
     "estimate",
     "exact_forward",
+    "load_model",
     "load_program",
     "lower",
     "open_build",
@@ -97,6 +99,7 @@ _HOME = MappingProxyType(
         "compile": "compilation",
         "estimate": "estimation",
         "exact_forward": "exact",
+        "load_model": "model_file",
         "load_program": "program_file",
         "lower": "lowering",
         "open_build": "compilation",

@@ -192,7 +192,11 @@ def _options(
 @app.command("compile", epilog=COMPILE_EXAMPLES)
 def compile_(
     model: Annotated[
-        str, typer.Argument(help="FILE.py:FUNCTION, a function that returns the torch.nn.Module.")
+        str,
+        typer.Argument(
+            help="FILE.py:FUNCTION, a function that returns the torch.nn.Module, or a .pt2 file of "
+            "torch.export.save."
+        ),
     ],
     data: Annotated[
         str | None,

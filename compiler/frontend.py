@@ -7,6 +7,7 @@ The user's model is left as it was, and the graph's parameters share its storage
 """
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ from fxloom.normalize import normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
 from fxloom.state_names import spelled_program
 from fxloom.support import refusal
+
+MAX_ELEMENTS = 2**28
+"""Values of one tensor for one sample: the trial runs must fit into memory."""
 
 Supported = Callable[[Node], str | None]
 _HALF = (torch.float16, torch.bfloat16)
@@ -140,6 +144,8 @@ def _unfaithful(node: Node) -> str | None:
                 return "dropout stays on in eval mode. Use nn.Dropout, or pass self.training."
             return "it is random. Make the random tensor a buffer or an input."
     value = node.meta.get("val")
+    if isinstance(value, Tensor) and _sample_size(value) > MAX_ELEMENTS:
+        return f"its result has more than {MAX_ELEMENTS} values for one sample."
     if node.meta.get("unbacked_bindings"):
         return "its result's shape or value depends on the data, which hardware cannot follow."
     if isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -147,6 +153,10 @@ def _unfaithful(node: Node) -> str | None:
     if isinstance(value, Tensor) and (value.is_complex() or value.dtype in _HALF):
         return f"it computes in {value.dtype}. Use float32, and leave autocast off."
     return None
+
+
+def _sample_size(value: Tensor) -> int:
+    return prod(size for size in value.shape if isinstance(size, int))
 
 
 def _import(
@@ -199,7 +209,8 @@ def _check_dynamic(node: Node, example: Tensor, axis: int) -> None:
         raise CaptureError(
             f"input {node.name}: required dimension {axis}, the batch, to be the only dynamic one, "
             f"dynamic are {dynamic}. "
-            f"Export it with dynamic_shapes={{{axis}: torch.export.Dim('batch')}}."
+            f"Export it with dynamic_shapes=({{{axis}: torch.export.Dim('batch')}},), one such "
+            "table for each input, and an example of at least two samples."
         )
     if wanted != arrived or value.dtype != example.dtype:
         raise CaptureError(

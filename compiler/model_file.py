@@ -6,13 +6,18 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxloom.errors import CaptureError
+from fxloom.pt2_program import load_program_file
 from fxloom.userfile import is_factory_spec, load_factory
 
-_LATER = {".pt2": "an exported PyTorch program", ".keras": "Keras", ".h5": "Keras"}
+_LATER = {".keras": "Keras", ".h5": "Keras"}
 
 
 def load_model(spec: str) -> nn.Module | ExportedProgram:
-    """What the function of FILE.py:FUNCTION returns. Raises CaptureError for anything else."""
+    """The model in a `.pt2` file, or what the function of FILE.py:FUNCTION returns.
+
+    A `.pt2` file of torch.export.save is read as data, never as code; FILE.py is run. Raises
+    CaptureError for anything else.
+    """
     if is_factory_spec(spec):
         model = load_factory(spec, CaptureError)
         if not isinstance(model, nn.Module | ExportedProgram):
@@ -22,14 +27,16 @@ def load_model(spec: str) -> nn.Module | ExportedProgram:
             )
         return model
     suffix = Path(spec).suffix.lower()
+    if suffix == ".pt2":
+        return load_program_file(spec)
     if suffix in (".py", *_LATER) and not Path(spec).exists():
         raise CaptureError(f"{spec}: no such file")
     if suffix in _LATER:
         raise CaptureError(
             f"{spec}: {_LATER[suffix]} files are not supported yet. "
-            "Give FILE.py:FUNCTION, a function that returns the torch.nn.Module"
+            "Give FILE.py:FUNCTION, a function that returns the torch.nn.Module, or a .pt2 file"
         )
     raise CaptureError(
         f"{spec}: required FILE.py:FUNCTION, the name of a function in a Python file that returns "
-        "a torch.nn.Module"
+        "a torch.nn.Module, or a .pt2 file of torch.export.save"
     )

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks`. No timing is asserted in a test."""

@@ -1,0 +1,41 @@
+"""python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models."""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=["ratios", "scale"], default="ratios")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no stock hls4ml")
+    parser.add_argument("--case", action="append", help="only this one; may be repeated")
+    parser.add_argument("--json", type=Path, help="default: benchmarks-WHAT.json")
+    options = parser.parse_args()
+    console = Console(width=120)
+    if options.what == "scale":
+        from benchmarks.scale import measure_all, table
+    else:
+        from benchmarks.tables import measure_all, table
+    records = []
+    for record in measure_all(options.case, options.quick):
+        records.append(record)
+        console.print(table(records))
+    path = options.json or Path(f"benchmarks-{options.what}.json")
+    path.write_text(json.dumps({"versions": versions(), "cases": records}, indent=1) + "\n")
+    console.print(f"written: {path}")
+
+
+def versions() -> dict[str, Any]:
+    """What the figures depend on."""
+    found = {name: version(name) for name in ("fxloom", "torch", "numpy", "hls4ml")}
+    return found | {"python": platform.python_version(), "machine": platform.machine()}
+
+
+if __name__ == "__main__":
+    main()
