@@ -37,12 +37,14 @@ class Lowered:
     """A tensor of one sample in the program.
 
     value == user_tensor.transpose(layout). Where flattened is given, the user's tensor is flat and
-    value is the flattening, in the program's own order, of a tensor of that shape and layout.
+    value is the flattening, in the program's own order, of a tensor of that shape and layout. Where
+    lifted, value has one more axis in front, of length 1: a signal as an image of height 1.
     """
 
     value: Value
     layout: tuple[int, ...]
     flattened: Shape | None = None
+    lifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Lowering:
             return
         to, rounding, overflow = requantize_format(users[0])
         user = sample_shape(node)
-        layout = (1, 2, 0) if len(user) == 3 else tuple(range(len(user)))
+        layout = _input_layout(users[0], len(user))
         value = self.builder.input(
             str(node.target),
             tuple(user[axis] for axis in layout),
@@ -218,7 +220,11 @@ class Lowering:
         return self.literals[number]
 
     def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
-        """The same tensor in the user's order where it was flattened in another."""
+        """The same tensor with the user's axes: not lifted, not flattened in another order."""
+        if lowered.lifted:
+            shape = lowered.value.shape[1:]
+            value = self.builder.emit(ops.Reshape(shape), [lowered.value], layer)
+            return Lowered(value, lowered.layout)
         if lowered.flattened is None:
             return lowered
         flat = lowered.value.shape
@@ -247,14 +253,38 @@ class Lowering:
         return self.builder.emit(ops.Transpose(axes), [value], layer)
 
     def image(self, node: Node, position: int = 0) -> Value:
-        """A channels-last image [H, W, C]."""
+        """A channels-last image [H, W, C]; a signal [channels, length] is one of height 1."""
         lowered = self.tensor(node, position)
-        if len(lowered.value.shape) != 3:
+        rank = len(lowered.layout)
+        if rank not in (2, 3) or lowered.flattened is not None:
             raise NotLowered(
-                f"needs an image [batch, channels, height, width], got "
-                f"{len(lowered.value.shape) + 1} dimensions"
+                "needs a signal [batch, channels, length] or an image [batch, channels, height, "
+                f"width], got {rank + 1} dimensions"
             )
-        return self.in_layout(lowered, (1, 2, 0), node)
+        if rank == 3:
+            return self.in_layout(lowered, (1, 2, 0), node)
+        if lowered.lifted and lowered.layout == (1, 0):
+            return lowered.value
+        signal = self.in_layout(lowered, (1, 0), node)
+        return self.emit(ops.Reshape((1, *signal.shape)), [signal], node)
+
+    def from_image(self, value: Value, node: Node) -> Lowered:
+        """The tensor of a node computed as an image: a signal stays lifted until need be."""
+        if len(sample_shape(node)) == 2:
+            return Lowered(value, (1, 0), lifted=True)
+        return Lowered(value, (1, 2, 0))
+
+
+def _input_layout(node: Node, rank: int) -> tuple[int, ...]:
+    """Channels last for images, and for signals that a layer on signals reads."""
+    if rank == 3:
+        return (1, 2, 0)
+    if rank == 2 and any(user.target in _ON_SIGNALS for user in node.users):
+        return (1, 0)
+    return tuple(range(rank))
+
+
+_ON_SIGNALS = (aten.convolution.default, aten.max_pool1d.default)
 
 
 def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
@@ -323,17 +353,21 @@ def _convolution(lowering: Lowering, node: Node) -> Lowered:
         raise NotLowered("transposed convolution has no lowering yet")
     image = lowering.image(node)
     weight = lowering.weight(node, 1)
-    if weight.data.ndim != 4:
-        raise NotLowered(f"only 2-D convolution has a lowering, got {weight.data.ndim - 2}-D")
-    kernel = lowering.constant(weight.name, weight.data.transpose(2, 3, 1, 0), weight.type)
-    height, width = padding
+    if weight.data.ndim not in (3, 4):
+        raise NotLowered(
+            f"only 1-D and 2-D convolution have a lowering, got {weight.data.ndim - 2}-D"
+        )
+    data = weight.data[:, :, None] if weight.data.ndim == 3 else weight.data
+    kernel = lowering.constant(weight.name, data.transpose(2, 3, 1, 0), weight.type)
+    height, width = _pair(padding, 0)
     op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)
     product = lowering.emit(op, [image, kernel], node)
-    return Lowered(_biased(lowering, node, product), (1, 2, 0))
+    return lowering.from_image(_biased(lowering, node, product), node)
 
 
-def _pair(numbers: Any) -> tuple[int, int]:
-    first, second = numbers
+def _pair(numbers: Any, height: int = 1) -> tuple[int, int]:
+    """Attributes along height and width; a signal's have none along its height of 1."""
+    first, second = (height, *numbers) if len(numbers) == 1 else numbers
     return int(first), int(second)
 
 
@@ -402,7 +436,7 @@ def _is_power_of_two(number: float) -> bool:
 
 def _merge_computed(lowering: Lowering, node: Node, op: Op) -> Lowered:
     a, b = lowering.tensor(node, 0), lowering.tensor(node, 1)
-    if (a.layout, a.flattened) == (b.layout, b.flattened):
+    if (a.layout, a.flattened, a.lifted) == (b.layout, b.flattened, b.lifted):
         return replace(a, value=lowering.emit(op, [a.value, b.value], node))
     if len(a.layout) == len(b.layout):
         a = lowering.unflatten(a, origin(node))
@@ -471,13 +505,13 @@ def _pooled(lowering: Lowering, node: Node, kind: str, ceil_mode: bool) -> Lower
     image = lowering.image(node)
     kernel = _pair(arguments(node)[1])
     stride = _pair(arguments(node)[2]) if arguments(node)[2] else kernel
-    padding = _pair(arguments(node)[3])
+    padding = _pair(arguments(node)[3], 0)
     pads = tuple(
         pool_padding(n, k, s, p, ceil_mode)
         for n, k, s, p in zip(image.shape, kernel, stride, padding, strict=False)
     )
     op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]))
-    return Lowered(lowering.emit(op, [image], node), (1, 2, 0))
+    return lowering.from_image(lowering.emit(op, [image], node), node)
 
 
 def pool_padding(
@@ -497,9 +531,9 @@ def pool_padding(
     return padding, max(reach - size - padding, 0)
 
 
-@lowers(aten.max_pool2d.default)
+@lowers(aten.max_pool1d.default, aten.max_pool2d.default)
 def _max_pool(lowering: Lowering, node: Node) -> Lowered:
-    if tuple(arguments(node)[4]) != (1, 1):
+    if any(n != 1 for n in arguments(node)[4]):
         raise NotLowered(f"dilation {arguments(node)[4]} of a max pool has no lowering yet")
     return _pooled(lowering, node, "max", bool(arguments(node)[5]))
 
@@ -539,8 +573,16 @@ def _sample_axis(node: Node, dim: int) -> int:
 @lowers(aten.reshape.default, aten.view.default)
 def _view(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
+    if x.flattened is None:
+        x = lowering.unflatten(x, origin(node))
     shape = sample_shape(node)
     identity = tuple(range(len(shape)))
+    layout = _layout_after_ones(x, shape)
+    if layout is not None:
+        inner = tuple(shape[axis] for axis in layout)
+        if inner == x.value.shape:
+            return Lowered(x.value, layout)
+        return Lowered(lowering.emit(ops.Reshape(inner), [x.value], node), layout)
     if len(shape) == 1 and x.flattened is None and x.layout != tuple(range(len(x.layout))):
         moved = [axis for axis in x.layout if x.value.shape[x.layout.index(axis)] != 1]
         value = lowering.emit(ops.Reshape(shape), [x.value], node)
@@ -551,6 +593,20 @@ def _view(lowering: Lowering, node: Node) -> Lowered:
     if value.shape == shape:
         return Lowered(value, identity)
     return Lowered(lowering.emit(ops.Reshape(shape), [value], node), identity)
+
+
+def _layout_after_ones(x: Lowered, shape: Shape) -> tuple[int, ...] | None:
+    """The layout that leaves values where they are if shape only adds or drops axes of length 1."""
+    if x.flattened is not None or len(shape) < 2:
+        return None
+    extent = dict(zip(x.layout, x.value.shape, strict=True))
+    before = [axis for axis in sorted(extent) if extent[axis] != 1]
+    after = [axis for axis, n in enumerate(shape) if n != 1]
+    if [extent[axis] for axis in before] != [shape[axis] for axis in after]:
+        return None
+    moved = dict(zip(before, after, strict=True))
+    ones = [axis for axis, n in enumerate(shape) if n == 1]
+    return (*ones, *(moved[axis] for axis in x.layout if axis in moved))
 
 
 @lowers(aten.permute.default)

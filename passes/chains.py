@@ -36,9 +36,12 @@ MOVING = (
     aten.reshape.default,
     aten.view.default,
     aten.permute.default,
+    aten.max_pool1d.default,
     aten.max_pool2d.default,
     aten.constant_pad_nd.default,
 )
+WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
+"""Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _follow(node: Node) -> list[Node]:
         (user,) = node.users
         if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
             nodes.append(user)
-        elif user.target is aten.max_pool2d.default and _rectified(user):
+        elif user.target in WAITING and _rectified(user):
             nodes += [user, next(iter(user.users))]
         else:
             break
@@ -97,9 +100,9 @@ def _divides(user: Node, node: Node) -> bool:
     return user.target is aten.div.Tensor and node.target in SUMS
 
 
-def _rectified(pool: Node) -> bool:
-    """Whether an activation follows a max pool: rounding then waits for it."""
-    return len(pool.users) == 1 and next(iter(pool.users)).target in ACTIVATIONS
+def _rectified(node: Node) -> bool:
+    """Whether an activation is all that follows."""
+    return len(node.users) == 1 and next(iter(node.users)).target in ACTIVATIONS
 
 
 def is_binary_shift(node: Node) -> bool:

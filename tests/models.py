@@ -13,6 +13,7 @@ from torch.nn import functional
 Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
+SIGNAL: Shape = (4, 11)
 
 
 class Fn(nn.Module):
@@ -79,6 +80,23 @@ def resnet(pool: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 def conv(*args: Any, **kwargs: Any) -> Callable[[], nn.Module]:
     return lambda: nn.Conv2d(4, 6, *args, **kwargs)
+
+
+def conv1d(*args: Any, **kwargs: Any) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv1d(4, 6, *args, **kwargs)
+
+
+class ResidualSignal(nn.Module):
+    """A residual block on signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(4, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm1d(4)
+        self.conv2 = nn.Conv1d(4, 4, 3, padding=2, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.bn1(self.conv1(x)))) + x)
 
 
 def fn(function: Callable[..., Any], **modules: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -149,6 +167,41 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
             bn=lambda: nn.BatchNorm2d(6),
         ),
         IMAGE,
+    ),
+    # signals
+    "conv1d": (conv1d(3), SIGNAL),
+    "conv1d stride": (conv1d(3, stride=2, bias=False), SIGNAL),
+    "conv1d padding": (conv1d(4, padding=3), SIGNAL),
+    "conv1d same": (conv1d(3, padding="same"), SIGNAL),
+    "conv1d same even": (conv1d(4, padding="same"), SIGNAL),
+    "conv1d dilation": (conv1d(3, dilation=3), SIGNAL),
+    "conv1d groups": (conv1d(3, groups=2, stride=3, padding=1, dilation=2), SIGNAL),
+    "conv1d depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), SIGNAL),
+    "bn of a signal": (lambda: nn.BatchNorm1d(4), SIGNAL),
+    "max pool 1d": (lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), SIGNAL),
+    "avg pool 1d": (lambda: nn.AvgPool1d(2), SIGNAL),
+    "avg pool 1d padded": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 3, 2), nn.AvgPool1d(3, 2, 1, True, count_include_pad=False), nn.ReLU()
+        ),
+        SIGNAL,
+    ),
+    "adaptive average 1d": (lambda: nn.AdaptiveAvgPool1d(1), SIGNAL),
+    "unsqueezed signal": (
+        fn(lambda m, x: m.c(x.unsqueeze(1)).squeeze(1) + x, c=lambda: nn.Conv2d(1, 1, 1)),
+        SIGNAL,
+    ),
+    "signal to vector": (
+        fn(lambda m, x: m.fc(m.c(x).transpose(1, 2)), c=conv1d(2), fc=lambda: nn.Linear(6, 2)),
+        SIGNAL,
+    ),
+    "signals": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 4, 5, padding="same"), nn.BatchNorm1d(4), nn.ReLU(), ResidualSignal(),
+            nn.MaxPool1d(2), nn.Conv1d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(), nn.Linear(8, 3),
+        ),
+        SIGNAL,
     ),
     # activations
     "relu of the input": (lambda: nn.ReLU(), VECTOR),

@@ -53,6 +53,7 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "F.linear": (Fn(lambda m, x: functional.linear(x, m.fc.weight), fc=linear()), VECTOR),
     "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
     "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
+    "conv1d": (nn.Conv1d(4, 4, 3), (4, 9)),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -113,7 +114,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "sigmoid": (nn.Sigmoid(), VECTOR, "sigmoid"),
     "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
     "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
-    "conv1d": (nn.Conv1d(4, 4, 3), (4, 9), "only 2-D convolution"),
+    "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
     "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
     "batch mixing": (Fn(lambda m, x: x - x.mean(0)), VECTOR, "mean"),
     "view one": (Fn(lambda m, x: x.view(1, -1)), VECTOR, "view|reshape"),
