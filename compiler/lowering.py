@@ -24,7 +24,7 @@ from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantiz
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, LOOKUP, NORMALISE, REQUANTIZE, SHIFT_LIKE
 
 aten = torch.ops.aten
 
@@ -93,6 +93,7 @@ class Lowering:
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems: list[str] = []
         self.literals: dict[float, Value] = {}
+        self.zeros: dict[int, Value] = {}
 
     def run(self) -> Program:
         """Lower every node; all problems are gathered before they are raised."""
@@ -218,6 +219,15 @@ class Lowering:
             kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
             self.literals[number] = self.constant(name, np.array([mantissa]), kind)
         return self.literals[number]
+
+    def zero(self, like: Value) -> Value:
+        """Zero as a constant whose binary point is no finer than a value's: comparing with it must
+        not append bits."""
+        fraction = min(like.type.fraction, 0)
+        if fraction not in self.zeros:
+            kind = FixedPoint(1, 1 - fraction, False)
+            self.zeros[fraction] = self.constant("zero", np.array([0]), kind)
+        return self.zeros[fraction]
 
     def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
         """The same tensor with the user's axes: not lifted, not flattened in another order."""
@@ -377,8 +387,8 @@ def _pair(numbers: Any, height: int = 1) -> tuple[int, int]:
 @lowers(aten.relu.default)
 def _relu(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    zero = lowering.literal(0.0, "zero")
-    return replace(x, value=lowering.emit(ops.Max(), [x.value, zero], node))
+    pair = [x.value, lowering.zero(x.value)]
+    return replace(x, value=lowering.emit(ops.Max(), pair, node))
 
 
 @lowers(aten.clamp.default)
@@ -498,6 +508,31 @@ def _divide(lowering: Lowering, node: Node) -> Lowered:
     return replace(x, value=lowering.emit(op, [x.value, d], node))
 
 
+# Tables
+
+
+@lowers(LOOKUP)
+def _lookup(lowering: Lowering, node: Node) -> Lowered:
+    x, table = lowering.tensor(node, 0), lowering.weight(node, 1)
+    entries = lowering.constant(table.name, table.data, table.type)
+    op = ops.Lookup(FixedPoint(*arguments(node)[2:]))
+    return replace(x, value=lowering.emit(op, [x.value, entries], node))
+
+
+@lowers(NORMALISE)
+def _normalise(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    width, integer = arguments(node)[1:]
+    op = ops.Normalise(FixedPoint(width, integer, False))
+    return replace(x, value=lowering.emit(op, [x.value], node))
+
+
+@lowers(SHIFT_LIKE)
+def _shift_like(lowering: Lowering, node: Node) -> Lowered:
+    width, integer = arguments(node)[2:]
+    return _merge_computed(lowering, node, ops.ShiftLike(FixedPoint(width, integer, False)))
+
+
 # Pools and reductions
 
 
@@ -545,14 +580,15 @@ def _sum_pool(lowering: Lowering, node: Node) -> Lowered:
     return _pooled(lowering, node, "sum", bool(arguments(node)[4]))
 
 
-@lowers(aten.sum.dim_IntList)
-def _sum(lowering: Lowering, node: Node) -> Lowered:
+@lowers(aten.sum.dim_IntList, aten.amax.default)
+def _reduce(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
     source, dims, keep = arguments(node)[:3]
     assert isinstance(source, Node)
     user_axes = [_sample_axis(source, dim) for dim in dims]
     axes = tuple(sorted(x.layout.index(axis) for axis in user_axes))
-    value = lowering.emit(ops.ReduceSum(axes), [x.value], node)
+    op: Op = ops.ReduceMax(axes) if node.target is aten.amax.default else ops.ReduceSum(axes)
+    value = lowering.emit(op, [x.value], node)
     if keep:
         return Lowered(value, x.layout)
     kept = [axis for axis in x.layout if axis not in user_axes]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.fx.node import Node
 
+from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, op_name
 
 aten = torch.ops.aten
@@ -34,7 +35,7 @@ def refusal(node: Node) -> str | None:
     check = CHECKS.get(node.target)
     if check is None:
         return f"no lowering. Supported: {', '.join(supported_ops())}"
-    if node.kwargs:
+    if node.kwargs and node.target not in FUNCTIONS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
@@ -104,6 +105,20 @@ def _anything(node: Node) -> str | None:
     return None
 
 
+@checks(*FUNCTIONS)
+def _function(node: Node) -> str | None:
+    numbers = [n for n in (*arguments(node)[1:], *node.kwargs.values()) if isinstance(n, float)]
+    bad = [n for n in numbers if not isfinite(n)]
+    return f"its parameters must be finite, got {bad[0]}" if bad else None
+
+
+@checks(aten.softmax.int)
+def _softmax(node: Node) -> str | None:
+    if arguments(node)[2] not in (None, arguments(node)[0].meta["val"].dtype):
+        return f"dtype={arguments(node)[2]} has no lowering. Leave the dtype out"
+    return None
+
+
 @checks(aten.clamp.default, aten.leaky_relu.default)
 def _numbers(node: Node) -> str | None:
     bad = [n for n in arguments(node)[1:] if n is not None and not isfinite(n)]
@@ -170,7 +185,7 @@ def _adaptive_pool(node: Node) -> str | None:
     return None
 
 
-@checks(aten.mean.dim, aten.sum.dim_IntList)
+@checks(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default)
 def _reduction(node: Node) -> str | None:
     if not arguments(node)[1]:
         return "needs the dimensions to reduce; none means all, the batch among them"

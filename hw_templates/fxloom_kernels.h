@@ -328,4 +328,6 @@ template <class T> long long to_integer(const T &x) {
 
 } // namespace fxloom
 
+#include "fxloom_tables.h"
+
 #endif

@@ -15,16 +15,24 @@ import torch
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.fixed_point import FixedPoint
+from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE
 
 aten = torch.ops.aten
 
 LAYERS = (aten.linear.default, aten.convolution.default)
 MERGES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+TABLES = (*FUNCTIONS, aten.softmax.int)
+"""Looked up by a narrow argument; the entries are rounded, so nothing follows in a chain."""
+NARROWING = aten.clone.default
+"""Marks where an argument of a table may need a rounding of its own; see tabulate.isolate."""
 GROWING = (
     *LAYERS,
     *MERGES,
+    *TABLES,
+    NARROWING,
     aten.div.Tensor,
     aten.leaky_relu.default,
     aten.sum.dim_IntList,
@@ -38,8 +46,11 @@ MOVING = (
     aten.permute.default,
     aten.max_pool1d.default,
     aten.max_pool2d.default,
+    aten.amax.default,
     aten.constant_pad_nd.default,
 )
+ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
+"""What rounds by itself: a chain ends there."""
 WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
 
@@ -83,7 +94,7 @@ def find_chains(graph: fx.Graph) -> list[Chain]:
 
 def _follow(node: Node) -> list[Node]:
     nodes = [node]
-    while node.target is not aten.div.Tensor and len(node.users) == 1:  # a division rounds itself
+    while node.target not in ROUNDING and len(node.users) == 1:
         (user,) = node.users
         if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
             nodes.append(user)
@@ -118,17 +129,29 @@ def _feeds_output_only(node: Node) -> bool:
     )
 
 
+def feeds_tables_only(node: Node) -> bool:
+    """Whether a value is but an argument of tables."""
+    return all(
+        user.target in TABLES or (user.target in (*MOVING, NARROWING) and feeds_tables_only(user))
+        for user in node.users
+    )
+
+
 def is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """Whether a value cannot be negative by construction. known: verdicts on the inputs."""
     if node in known:
         return known[node]
-    if node.target is aten.relu.default:
+    if node.target in (aten.relu.default, aten.softmax.int):
         return True
+    function = function_of(node)
+    if function is not None:
+        return function.is_nonnegative
     if node.target is aten.clamp.default:
         low = arguments(node)[1]
         return isinstance(low, int | float) and low >= 0
     passing: tuple[Any, ...] = (
         *MOVING,
+        NARROWING,
         aten.cat.default,
         aten.add.Tensor,
         aten.mul.Tensor,
@@ -150,6 +173,19 @@ def fraction_of(node: Any) -> int:
     if node.target in (REQUANTIZE, DIVIDE):
         width, integer = arguments(node)[-5:-3]
         return int(width - integer)
+    if node.target is LOOKUP:
+        return fraction_of(arguments(node)[1])
     if is_binary_shift(node):
         return fraction_of(arguments(node)[0]) - int(log2(arguments(node)[1]))
     return max(fraction_of(arg) for arg in node.all_input_nodes)
+
+
+def format_of(node: Node) -> FixedPoint | None:
+    """The format in which a value was rounded, or None where it was not rounded as it is."""
+    while node.target in MOVING:
+        node = node.all_input_nodes[0]
+    if node.target is LOOKUP:
+        node = arguments(node)[1]
+    if node.target not in (REQUANTIZE, DIVIDE):
+        return None
+    return FixedPoint(*arguments(node)[-5:-2])

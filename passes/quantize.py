@@ -21,6 +21,7 @@ from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.errors import RecipeError, UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import arguments, constant, describe, insert_like, origin, refresh_shapes
+from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.calibration import (
     Batch,
     Errors,
@@ -34,13 +35,18 @@ from fxloom.passes.calibration import (
 from fxloom.passes.chains import (
     LAYERS,
     MERGES,
+    NARROWING,
+    TABLES,
     Chain,
+    feeds_tables_only,
     find_chains,
+    format_of,
     fraction_of,
     is_nonnegative,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
+from fxloom.passes.tabulate import insert_function, insert_softmax, isolate
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
 from fxloom.recipe import PassResult
 
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-LAYER_KEYS = ("weights", "activations")
+LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,11 @@ class Quantize:
     """Post-training fixed point.
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
-    activations) and outputs. method: how binary points are chosen. rounding, overflow: modes of
-    activations. samples: how many training samples calibrate, evenly spaced. layers: other widths
-    for the layers that match a pattern (fnmatch on names; the last match wins).
+    activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
+    the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
+    activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
+    spaced. layers: other widths for the layers that match a pattern (fnmatch on names; the last
+    match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -69,6 +77,7 @@ class Quantize:
     activations: int = 8
     inputs: int | None = None
     outputs: int = 16
+    table_bits: int = 10
     method: Literal["mse", "minmax"] = "mse"
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
@@ -77,7 +86,12 @@ class Quantize:
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        widths = {"weights": self.weights, "activations": self.activations, "outputs": self.outputs}
+        widths = {
+            "weights": self.weights,
+            "activations": self.activations,
+            "outputs": self.outputs,
+            "table_bits": self.table_bits,
+        }
         if self.inputs is not None:
             widths["inputs"] = self.inputs
         for pattern, keys in self.layers.items():
@@ -88,8 +102,9 @@ class Quantize:
                     )
                 widths[f'layers."{pattern}".{key}'] = width
         for key, width in widths.items():
-            if not 1 <= width <= 32:
-                raise RecipeError(f"{key}: required 1 to 32 bits, got {width}")
+            most = MAX_TABLE_WIDTH if key.endswith("table_bits") else 32
+            if not 1 <= width <= most:
+                raise RecipeError(f"{key}: required 1 to {most} bits, got {width}")
         if self.samples < 1:
             raise RecipeError(f"samples: required at least 1, got {self.samples}")
 
@@ -103,7 +118,7 @@ class Quantize:
         return PassResult(run.quantized(), True, run.summary)
 
     def width(self, key: str, layers: tuple[str, ...]) -> int:
-        """Bits of weights or activations for layers known by any of these names."""
+        """Bits by one of the keys for layers known by any of these names."""
         width: int = getattr(self, key)
         for pattern, keys in self.layers.items():
             if key in keys and any(fnmatchcase(layer, pattern) for layer in layers):
@@ -116,15 +131,22 @@ class _Run:
 
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
+        isolate(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
+        self.tables: dict[str, dict[str, float]] = {}
         self._check_patterns()
 
     @property
     def summary(self) -> dict[str, object]:
-        """Formats that were chosen and the largest bias correction of every layer."""
-        return {"formats": self.formats, "bias_correction": self.corrected}
+        """Formats that were chosen, the largest bias correction of every layer, and bounds of
+        the absolute error of every table."""
+        return {
+            "formats": self.formats,
+            "bias_correction": self.corrected,
+            "table_errors": self.tables,
+        }
 
     def _check_patterns(self) -> None:
         names = sorted({name for chain in self.chains for name in chain.layers})
@@ -184,18 +206,49 @@ class _Run:
     def _activation_width(self, chain: Chain) -> int:
         options = self.options
         default = options.activations
-        if chain.is_input:
-            default = options.inputs or options.activations
+        if chain.is_input and options.inputs:
+            default = options.inputs
+        elif feeds_tables_only(chain.end):
+            default = self._table_bits(chain.end)
         elif chain.is_output:
             default = options.outputs
         matched = options.width("activations", chain.layers)
         return default if matched == options.activations else matched
 
+    def _table_bits(self, node: Node) -> int:
+        """Bits that index the table of a node, or the tables that its users are."""
+        tables = [node] if node.target in TABLES else list(node.users)
+        return self.options.width("table_bits", tuple(origin(table) for table in tables))
+
+    def _tabulate(self, chain: Chain, to: FixedPoint) -> Node:
+        """The lookups that compute the end of a chain."""
+        options, end = self.options, chain.end
+        bits, layer = self._table_bits(end), origin(end)
+        if end.target is not aten.softmax.int:
+            node, error = insert_function(self.module, end, to, bits)
+        else:
+            modes = (options.rounding, options.overflow)
+            node, formats = insert_softmax(self.module, end, to.width, bits, modes)
+            to, error = formats.result, formats.error()
+        self.formats[layer] = str(to)
+        self.tables[layer] = error.record()
+        return node
+
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
         options, end = self.options, chain.end
+        if end.target in TABLES:
+            end.replace_all_uses_with(self._tabulate(chain, to))
+            return
+        if end.target is NARROWING:
+            source = arguments(end)[0]
+            have = format_of(source)
+            if have is not None and have.width <= self._table_bits(end):
+                end.replace_all_uses_with(source)
+                return
         modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
-        self.formats[chain.layers[-1]] = str(to)
+        suffix = ".argument" if end.target is NARROWING else ""
+        self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph
         with graph.inserting_after(end):
             if end.target is aten.div.Tensor:
@@ -209,7 +262,8 @@ class _Run:
                 node = graph.call_function(REQUANTIZE, (end, *modes))
                 node.meta["origin"] = str(end.target)
             else:
-                node = insert_like(graph, end, REQUANTIZE, (end, *modes))
+                rounded = arguments(end)[0] if end.target is NARROWING else end
+                node = insert_like(graph, end, REQUANTIZE, (rounded, *modes))
         node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")}
         end.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
 

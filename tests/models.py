@@ -213,6 +213,53 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "leaky relu": (lambda: nn.Sequential(nn.Linear(10, 6), nn.LeakyReLU(0.1)), VECTOR),
     "leaky relu steep": (lambda: nn.LeakyReLU(1.75), VECTOR),
     "leaky relu negative": (lambda: nn.LeakyReLU(-0.3), VECTOR),
+    # tables
+    "sigmoid": (lambda: nn.Sigmoid(), VECTOR),
+    "tanh": (lambda: nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 3)), VECTOR),
+    "silu of an image": (lambda: nn.Sequential(nn.Conv2d(4, 3, 3), nn.SiLU()), IMAGE),
+    "gelu": (lambda: nn.Sequential(nn.Linear(10, 6), nn.GELU(), nn.Linear(6, 3)), VECTOR),
+    "gelu tanh": (lambda: nn.GELU(approximate="tanh"), VECTOR),
+    "functions": (
+        fn(lambda m, x: torch.cat([
+            functional.mish(x), functional.hardswish(x), functional.elu(x, 0.7),
+            functional.celu(x, 1.3), functional.selu(x), functional.softplus(x, 2),
+            functional.logsigmoid(x), functional.hardsigmoid(x), torch.erf(x),
+            torch.exp(x), torch.expm1(x),
+        ], 1)),
+        VECTOR,
+    ),
+    "gated": (
+        fn(lambda m, x: m.a(x) * torch.sigmoid(m.b(x)) + torch.tanh(x),
+           a=lambda: nn.Linear(10, 10), b=lambda: nn.Linear(10, 10)),
+        VECTOR,
+    ),
+    "gated signal": (
+        fn(lambda m, x: torch.tanh(m.a(x)) * torch.sigmoid(m.a(x)), a=conv1d(3, padding=2)),
+        SIGNAL,
+    ),
+    "squeeze and excite": (
+        fn(lambda m, x: x * torch.sigmoid(m.up(torch.relu(m.down(x.mean((2, 3), keepdim=True))))),
+           down=lambda: nn.Conv2d(4, 2, 1), up=lambda: nn.Conv2d(2, 4, 1)),
+        IMAGE,
+    ),
+    "amax": (fn(lambda m, x: m.c(x).amax((2, 3)), c=conv(2)), IMAGE),
+    # softmax
+    "softmax": (lambda: nn.Sequential(nn.Linear(10, 5), nn.Softmax(-1)), VECTOR),
+    "softmax of the input": (fn(lambda m, x: (2 * x).softmax(1)), VECTOR),
+    "softmax over channels": (lambda: nn.Softmax(1), IMAGE),
+    "softmax over one": (lambda: nn.Sequential(nn.Linear(10, 1), nn.Softmax(-1)), VECTOR),
+    "softmax inside": (
+        fn(lambda m, x: m.b(m.a(x).softmax(-1) * x),
+           a=lambda: nn.Linear(10, 10), b=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "mlp with softmax": (
+        lambda: nn.Sequential(
+            nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4),
+            nn.Softmax(1),
+        ),
+        VECTOR,
+    ),
     # pools
     "max pool": (lambda: nn.MaxPool2d(2), IMAGE),
     "max pool padded": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGE),
