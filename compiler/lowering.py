@@ -24,7 +24,14 @@ from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantiz
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import DIVIDE, LOOKUP, NORMALISE, REQUANTIZE, SHIFT_LIKE
+from fxloom.quantized_ops import (
+    DIVIDE,
+    LOOKUP,
+    NORMALISE,
+    REQUANTIZE,
+    REQUANTIZE_CHANNELS,
+    SHIFT_LIKE,
+)
 
 aten = torch.ops.aten
 
@@ -49,11 +56,16 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Constant mantissas in a format, shaped as the user's tensor."""
+    """Constant mantissas in a format, shaped as the user's tensor.
+
+    shifts: how many bits further left the binary point of each channel (first axis) lies; empty
+    where it is the same for all.
+    """
 
     name: str
     data: IntArray
     type: FixedPoint
+    shifts: tuple[int, ...] = ()
 
 
 class NotLowered(Exception):
@@ -141,7 +153,8 @@ class Lowering:
     def _call(self, node: Node) -> Lowered | Quantized:
         if node in self.known:  # the requantize of an input
             return self.known[node]
-        if node.target is REQUANTIZE and arguments(node)[0].op == "get_attr":
+        is_constant = node.all_input_nodes and node.all_input_nodes[0].op == "get_attr"
+        if node.target in (REQUANTIZE, REQUANTIZE_CHANNELS) and is_constant:
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
         if rule is None:
@@ -154,9 +167,13 @@ class Lowering:
         assert isinstance(source, Node)
         to, rounding, overflow = requantize_format(node)
         values = constant(self.module, source.target).detach().cpu().numpy()
+        shifts: tuple[int, ...] = ()
+        if node.target is REQUANTIZE_CHANNELS:
+            shifts = tuple(arguments(node)[1])
+            values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
         # Mantissas are kept in the narrowest integers at once: no second copy of the model.
         data = quantize_in_chunks(values, to, rounding, overflow)
-        return Quantized(str(source.target), data, to)
+        return Quantized(str(source.target), data, to, shifts)
 
     def _outputs(self, output: Node) -> None:
         results = output.args[0]
@@ -345,7 +362,19 @@ def _linear(lowering: Lowering, node: Node) -> Lowered:
         value = lowering.in_layout(x, tuple(range(len(x.layout))), node)
     kernel = lowering.constant(weight.name, matrix, weight.type)
     product = lowering.emit(ops.MatMul(), [value, kernel], node)
+    product = _with_points(lowering, node, product, weight)
     return Lowered(_biased(lowering, node, product), tuple(range(len(product.shape))))
+
+
+def _with_points(lowering: Lowering, node: Node, product: Value, weight: Quantized) -> Value:
+    """A product of narrow weights with every channel's own binary point: powers of two, wires."""
+    if not weight.shifts:
+        return product
+    finest = max(weight.shifts)
+    powers = np.array([1 << (finest - shift) for shift in weight.shifts])
+    kind = FixedPoint.holding(1, int(powers.max()), finest)
+    points = lowering.constant(f"{weight.name}.points", powers, kind)
+    return lowering.emit(ops.Mul(), [product, points], node)
 
 
 def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
@@ -372,6 +401,7 @@ def _convolution(lowering: Lowering, node: Node) -> Lowered:
     height, width = _pair(padding, 0)
     op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)
     product = lowering.emit(op, [image, kernel], node)
+    product = _with_points(lowering, node, product, weight)
     return lowering.from_image(_biased(lowering, node, product), node)
 
 

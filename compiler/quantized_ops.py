@@ -7,6 +7,7 @@ modes mean is defined in fixed_point.py; here they are written once more in torc
 needs tensors on any device, and tests compare the two on every mode.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,42 @@ def requantize(
     scaled = x * 2.0**to.fraction
     fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
     return fitted * to.step
+
+
+@torch.library.custom_op("fxloom::requantize_channels", mutates_args=())
+def requantize_channels(
+    x: Tensor,
+    shifts: Sequence[int],
+    width: int,
+    integer: int,
+    signed: bool,
+    rounding: str,
+    overflow: str,
+) -> Tensor:
+    """Weights whose channel c (first axis) is rounded into the format with its binary point
+    shifts[c] bits further left: steps of 2**-(fraction + shifts[c])."""
+    to = FixedPoint(width, integer, signed)
+    factors = _channel_factors(x, shifts)
+    fitted = _fit(
+        _round(x * factors * 2.0**to.fraction, Rounding(rounding)), to, Overflow(overflow)
+    )
+    return fitted * to.step / factors
+
+
+def _channel_factors(x: Tensor, shifts: Sequence[int]) -> Tensor:
+    factors = torch.tensor([2.0**shift for shift in shifts], dtype=x.dtype, device=x.device)
+    return factors.reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def _keep_channels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, shifts, width, integer, signed, _rounding, _overflow = inputs
+    to = FixedPoint(width, integer, signed)
+    ctx.save_for_backward(_inside(x * _channel_factors(x, shifts), to))
+
+
+def _through_channels(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (passes,) = ctx.saved_tensors
+    return (gradient * passes, *(None,) * 6)
 
 
 @torch.library.custom_op("fxloom::divide", mutates_args=())
@@ -191,6 +228,8 @@ def _broadcast(y: Tensor, x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(y + x)
 
 
+requantize_channels.register_fake(_shape_of_first)
+requantize_channels.register_autograd(_through_channels, setup_context=_keep_channels)
 lookup.register_fake(_shape_of_first)
 lookup.register_autograd(_along_slope, setup_context=_keep_slope)
 normalise.register_fake(_shape_of_first)
@@ -199,6 +238,7 @@ shift_like.register_fake(_broadcast)
 shift_like.register_autograd(_along_factor, setup_context=_keep_factor)
 
 REQUANTIZE = torch.ops.fxloom.requantize.default
+REQUANTIZE_CHANNELS = torch.ops.fxloom.requantize_channels.default
 DIVIDE = torch.ops.fxloom.divide.default
 LOOKUP = torch.ops.fxloom.lookup.default
 NORMALISE = torch.ops.fxloom.normalise.default

@@ -18,7 +18,7 @@ from torch.fx.node import Node
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
-from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
 
@@ -175,6 +175,9 @@ def fraction_of(node: Any) -> int:
         return int(width - integer)
     if node.target is LOOKUP:
         return fraction_of(arguments(node)[1])
+    if node.target is REQUANTIZE_CHANNELS:
+        width, integer = arguments(node)[-5:-3]
+        return int(width - integer + max(arguments(node)[1]))
     if is_binary_shift(node):
         return fraction_of(arguments(node)[0]) - int(log2(arguments(node)[1]))
     return max(fraction_of(arg) for arg in node.all_input_nodes)

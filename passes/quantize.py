@@ -23,6 +23,7 @@ from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import arguments, constant, describe, insert_like, origin, refresh_shapes
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.calibration import (
+    NEGLIGIBLE,
     Batch,
     Errors,
     Means,
@@ -47,7 +48,7 @@ from fxloom.passes.chains import (
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.tabulate import insert_function, insert_softmax, isolate
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+MOST_SHIFTED = 12
+"""Largest distance between the binary points of channels: each bit widens the exact product."""
 LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
@@ -66,7 +69,8 @@ class Quantize:
     activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
     the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
     activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
-    spaced. layers: other widths for the layers that match a pattern (fnmatch on names; the last
+    spaced. per_channel: whether each output channel's weights get a binary point of their own.
+    layers: other widths for the layers that match a pattern (fnmatch on names; the last
     match wins).
     """
 
@@ -83,6 +87,7 @@ class Quantize:
     overflow: Overflow = Overflow.SAT
     bias_correction: bool = True
     samples: int = 1024
+    per_channel: bool = False
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -297,13 +302,37 @@ class _Run:
     def _constant(self, source: Node, layer: Node) -> Node:
         width = self.options.width("weights", (origin(layer),))
         values = constant(self.module, source.target).detach()
+        if self.options.per_channel and layer.target in LAYERS:
+            return self._by_channel(source, layer, values, width)
         to = self._weight_format(values, width)
         self.formats[str(source.target)] = str(to)
         return self._typed(source, layer, to)
 
-    def _weight_format(self, values: Tensor, width: int) -> FixedPoint:
+    def _by_channel(self, source: Node, layer: Node, values: Tensor, width: int) -> Node:
+        """Weights with a binary point for every output channel, the first axis."""
+        signed = float(values.min()) < 0 or width > 1
+        found = [self._weight_format(channel, width, signed) for channel in values]
+        dead = [float(channel.abs().max()) < NEGLIGIBLE for channel in values]
+        alive = [to.integer for to, is_dead in zip(found, dead, strict=True) if not is_dead]
+        to = FixedPoint(width, max(alive, default=1), signed)
+        shifts = [
+            0 if is_dead else min(to.integer - own.integer, MOST_SHIFTED)
+            for own, is_dead in zip(found, dead, strict=True)
+        ]
+        self.formats[str(source.target)] = f"{to} shifted by 0 to {max(shifts)}"
+        if not any(shifts):
+            return self._typed(source, layer, to)
+        modes = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
+        graph = self.module.graph
+        with graph.inserting_before(layer):
+            node = insert_like(graph, layer, REQUANTIZE_CHANNELS, (source, shifts, *modes))
+        node.meta |= {"val": source.meta["val"], "batch_axis": None}
+        return node
+
+    def _weight_format(self, values: Tensor, width: int, signed: bool | None = None) -> FixedPoint:
         low, high = (float(x) for x in torch.aminmax(values))
-        signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
+        if signed is None:
+            signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
         if self.options.method == "minmax":
             return covering(low, high, width, signed)
         options = candidates(low, high, width, signed)
@@ -409,8 +438,9 @@ class _Run:
         source = typed.args[0]
         assert isinstance(source, Node)
         before = constant(self.module, source.target).detach()
-        corrected = before + shift
-        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
+        with torch.inference_mode(False):  # a parameter made in inference mode gets no gradient
+            corrected = before + shift.clone()
+            fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
         to = self._bias_format(node, corrected)
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())

@@ -36,7 +36,14 @@ def test_model_is_exact_and_faithful(name: str) -> None:
 
     modes = list(zip(Rounding, [*Overflow, *Overflow], strict=False))
     rounding, overflow = modes[sum(map(ord, name)) % len(modes)]
-    coarse = Quantize(weights=5, activations=6, outputs=8, rounding=rounding, overflow=overflow)
+    coarse = Quantize(
+        weights=5,
+        activations=6,
+        outputs=8,
+        rounding=rounding,
+        overflow=overflow,
+        per_channel=len(name) % 2 == 0,
+    )
     quantized = coarse(graph, data).graph
     program = lower(quantized)
     beyond = tuple(3 * t for t in x)
