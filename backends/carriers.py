@@ -20,13 +20,17 @@ from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
 from fxloom.ops import (
     Concat,
     Conv,
+    Lookup,
     MatMul,
+    Normalise,
     Op,
     Operand,
     Pad,
     Pool,
+    ReduceMax,
     ReduceSum,
     Requantize,
+    ShiftLike,
     weight_sums,
 )
 from fxloom.ops import Divide as DivideOp
@@ -338,6 +342,56 @@ def _reduce_sum(plan: Plan) -> Run:
     return run
 
 
+def _reduce_max(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, ReduceMax)
+    axes = tuple(axis + 1 for axis in op.axes)
+    return lambda arrays: arrays[0].max(axis=axes, keepdims=True)
+
+
+def _lookup(plan: Plan) -> Run:
+    op, table = plan.op, plan.operands[1].data
+    assert isinstance(op, Lookup)
+    assert table is not None
+    # Entry m at index m: negative mantissas count from the end, as indices of NumPy do.
+    entries = np.roll(table, op.source.lo).astype(plan.carrier)
+    return lambda arrays: entries[arrays[0].astype(np.int32)]
+
+
+def _normalise(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, Normalise)
+    work = carrier_for(op.source.hi)
+    if not _is_float(work):
+        return by_definition(plan)
+    bits = np.int32(op.source.width)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        significand, _ = np.frexp(arrays[0].astype(work, copy=False))
+        shifted: Array = np.ldexp(significand, bits)
+        return shifted.astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _shift_like(plan: Plan) -> Run:
+    op, (y, x) = plan.op, plan.operands
+    assert isinstance(op, ShiftLike)
+    computed = y.data is None and x.data is None and len(y.shape) == len(x.shape)
+    work = carrier_for(max(largest(plan.result.lo, plan.result.hi), largest(x.lo, x.hi)))
+    if not _is_float(work) or not computed:
+        return by_definition(plan)
+    width = np.int32(op.source.width)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        y, x = (array.astype(work, copy=False) for array in arrays)
+        _, length = np.frexp(x)
+        shifted: Array = np.ldexp(y, width - length)
+        return shifted.astype(plan.carrier, copy=False)
+
+    return run
+
+
 def _view_rule(plan: Plan) -> Run:
     """Operations that move values and leave them as they are."""
 
@@ -459,6 +513,10 @@ RULES: dict[str, Callable[[Plan], Run]] = {
     "shift": _shift,
     "pool": _pool,
     "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "lookup": _lookup,
+    "normalise": _normalise,
+    "shift_like": _shift_like,
     "reshape": _view_rule,
     "transpose": _view_rule,
     "concat": _concat,

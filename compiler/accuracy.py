@@ -12,7 +12,7 @@ from torch.fx.node import Node
 from fxloom.data import Data, SplitName
 from fxloom.graph import arguments, origin
 from fxloom.program import Program
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE
 from fxloom.report import Accuracy, Figure
 from fxloom.samples import Inputs
 
@@ -81,7 +81,7 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
     rounding = {
         origin(node): node
         for node in quantized.graph.nodes
-        if node.target in (REQUANTIZE, DIVIDE) and not _of_constant(node)
+        if node.target in (REQUANTIZE, DIVIDE, LOOKUP) and not _of_constant(node)
     }
     wanted = {name: last[name] for name in rounding if name in last}
     floats = _Recorder(reference, set(wanted.values())).values(inputs)

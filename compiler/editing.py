@@ -78,9 +78,14 @@ def release_tensor(module: fx.GraphModule, node: Node) -> str:
     return name
 
 
-def tensor_node(module: fx.GraphModule, before: Node, name: str, tensor: Tensor) -> Node:
-    """Register a parameter and read it with a new get_attr node in front of another node."""
-    target = add_tensor(module, name, tensor, trained=tensor.is_floating_point())
+def tensor_node(
+    module: fx.GraphModule, before: Node, name: str, tensor: Tensor, *, trained: bool = True
+) -> Node:
+    """Register a tensor and read it with a new get_attr node in front of another node.
+
+    trained: whether it becomes a parameter, which only a floating tensor can be.
+    """
+    target = add_tensor(module, name, tensor, trained=trained and tensor.is_floating_point())
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(target)
     node.meta = {"val": infer(module, node), "batch_axis": None}

@@ -14,7 +14,19 @@ import numpy as np
 
 from fxloom.errors import TargetError
 from fxloom.fixed_point import IntArray
-from fxloom.ops import Add, Concat, Conv, Divide, MatMul, Mul, Pool, ReduceSum, Requantize, Sub
+from fxloom.ops import (
+    Add,
+    Concat,
+    Conv,
+    Divide,
+    Lookup,
+    MatMul,
+    Mul,
+    Pool,
+    ReduceSum,
+    Requantize,
+    Sub,
+)
 from fxloom.program import Instr, Program
 from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
 from fxloom.target import LayerSettings, Strategy, Target
@@ -262,6 +274,9 @@ def _layer(
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
     constants = [program.constants[arg] for arg in used if arg not in counted]
     counted.update(used)
+    looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
+    tables = [program.constants[arg] for arg in sorted(looked_up)]
+    counted.update(looked_up)
     summed = [i.result.type for i in instrs if isinstance(i.op, _ACCUMULATING)]
     has_matrix = any(_matrix(program, instr) is not None for instr in instrs)
     costs = [
@@ -279,7 +294,7 @@ def _layer(
         accumulator=str(max(summed, key=lambda kind: kind.width)) if summed else None,
         weight_count=sum(constant.value.size for constant in constants),
         nonzero=sum(int(np.count_nonzero(constant.data)) for constant in constants),
-        stored_bits=sum(c.value.size * c.value.type.width for c in constants),
+        stored_bits=sum(c.value.size * c.value.type.width for c in [*constants, *tables]),
         macs=sum(_macs(program, instr) for instr in instrs),
         dsp=_sum([cost.dsp for cost in costs], "DSP"),
         latency=_sum([cost.latency for cost in costs], "cycles"),
@@ -297,8 +312,18 @@ def _weights_of(program: Program, instr: Instr) -> list[str]:
     if not isinstance(instr.op, _WEIGHTED):
         return []
     constants = [arg for arg in instr.args if arg in program.constants]
+    if _is_wiring(program, instr):
+        return []
     is_matrix = isinstance(instr.op, MatMul | Conv)
     return [arg for arg in constants if is_matrix or program.value(arg).size > 1]
+
+
+def _is_wiring(program: Program, instr: Instr) -> bool:
+    """Whether an instruction multiplies by constant powers of two, such as binary points."""
+    if not isinstance(instr.op, Mul):
+        return False
+    data = [program.constants[arg].data for arg in instr.args if arg in program.constants]
+    return any(bool(((x > 0) & (x & (x - 1) == 0)).all()) for x in data)
 
 
 def _matrix(program: Program, instr: Instr) -> _Matrix | None:
@@ -324,7 +349,8 @@ def _macs(program: Program, instr: Instr) -> int:
     matrix = _matrix(program, instr)
     if matrix is not None:
         return matrix.macs
-    return instr.result.size if isinstance(instr.op, Mul) else 0
+    is_product = isinstance(instr.op, Mul) and not _is_wiring(program, instr)
+    return instr.result.size if is_product else 0
 
 
 def _cost(program: Program, instr: Instr, settings: LayerSettings, io: str) -> _Cost:

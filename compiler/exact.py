@@ -13,7 +13,7 @@ from torch.fx.node import Target
 from fxloom.errors import VerifyError
 from fxloom.graph import check_inputs
 from fxloom.lowering import lower
-from fxloom.ops import Divide, weight_sums
+from fxloom.ops import Divide, Lookup, Normalise, ShiftLike, weight_sums
 from fxloom.program import Instr, Program
 
 EXACT = 2**53
@@ -80,7 +80,7 @@ def _largest_intermediate(program: Program, instr: Instr) -> int:
     if isinstance(instr.op, Divide):
         finer = max(instr.op.to.fraction - operands[0].fraction, 0)
         return max(4 * (magnitudes[0] << finer), result)
-    if instr.op.name == "mul":  # aligns nothing
+    if instr.op.name == "mul" or isinstance(instr.op, Lookup | Normalise | ShiftLike):
         return max(*magnitudes, result)
     fractions = [o.fraction for o in operands]
     aligned = [m << (max(fractions) - f) for m, f in zip(magnitudes, fractions, strict=True)]

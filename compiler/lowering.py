@@ -24,7 +24,14 @@ from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantiz
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import (
+    DIVIDE,
+    LOOKUP,
+    NORMALISE,
+    REQUANTIZE,
+    REQUANTIZE_CHANNELS,
+    SHIFT_LIKE,
+)
 from fxloom.support import refused_ports
 
 aten = torch.ops.aten
@@ -38,21 +45,28 @@ class Lowered:
     """A tensor of one sample in the program.
 
     value == user_tensor.transpose(layout). Where flattened is given, the user's tensor is flat and
-    value is the flattening, in the program's own order, of a tensor of that shape and layout.
+    value is the flattening, in the program's own order, of a tensor of that shape and layout. Where
+    lifted, value has one more axis in front, of length 1: a signal as an image of height 1.
     """
 
     value: Value
     layout: tuple[int, ...]
     flattened: Shape | None = None
+    lifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Constant mantissas in a format, shaped as the user's tensor."""
+    """Constant mantissas in a format, shaped as the user's tensor.
+
+    shifts: how many bits further left the binary point of each channel (first axis) lies; empty
+    where it is the same for all.
+    """
 
     name: str
     data: IntArray
     type: FixedPoint
+    shifts: tuple[int, ...] = ()
 
 
 class NotLowered(Exception):
@@ -127,7 +141,7 @@ class Lowering:
             return
         to, rounding, overflow = requantize_format(users[0])
         user = sample_shape(node)
-        layout = (1, 2, 0) if len(user) == 3 else tuple(range(len(user)))
+        layout = _input_layout(users[0], len(user))
         value = self.builder.input(
             str(node.target),
             tuple(user[axis] for axis in layout),
@@ -141,7 +155,8 @@ class Lowering:
     def _call(self, node: Node) -> Lowered | Quantized:
         if node in self.known:  # the requantize of an input
             return self.known[node]
-        if node.target is REQUANTIZE and arguments(node)[0].op == "get_attr":
+        is_constant = node.all_input_nodes and node.all_input_nodes[0].op == "get_attr"
+        if node.target in (REQUANTIZE, REQUANTIZE_CHANNELS) and is_constant:
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
         if rule is None:
@@ -154,9 +169,13 @@ class Lowering:
         assert isinstance(source, Node)
         to, rounding, overflow = requantize_format(node)
         values = constant(self.module, source.target).detach().cpu().numpy()
+        shifts: tuple[int, ...] = ()
+        if node.target is REQUANTIZE_CHANNELS:
+            shifts = tuple(arguments(node)[1])
+            values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
         # Mantissas are kept in the narrowest integers at once: no second copy of the model.
         data = quantize_in_chunks(values, to, rounding, overflow)
-        return Quantized(str(source.target), data, to)
+        return Quantized(str(source.target), data, to, shifts)
 
     def _outputs(self, output: Node) -> None:
         results = output.args[0]
@@ -225,7 +244,11 @@ class Lowering:
         return self.literals[key]
 
     def unflatten(self, lowered: Lowered, layer: str) -> Lowered:
-        """The same tensor in the user's order where it was flattened in another."""
+        """The same tensor with the user's axes: not lifted, not flattened in another order."""
+        if lowered.lifted:
+            shape = lowered.value.shape[1:]
+            value = self.builder.emit(ops.Reshape(shape), [lowered.value], layer)
+            return Lowered(value, lowered.layout)
         if lowered.flattened is None:
             return lowered
         flat = lowered.value.shape
@@ -259,14 +282,38 @@ class Lowering:
         return self.builder.emit(ops.Transpose(axes), [value], layer)
 
     def image(self, node: Node, position: int = 0) -> Value:
-        """A channels-last image [H, W, C]."""
+        """A channels-last image [H, W, C]; a signal [channels, length] is one of height 1."""
         lowered = self.tensor(node, position)
-        if len(lowered.value.shape) != 3:
+        rank = len(lowered.layout)
+        if rank not in (2, 3) or lowered.flattened is not None:
             raise NotLowered(
-                f"needs an image [batch, channels, height, width], got "
-                f"{len(lowered.value.shape) + 1} dimensions"
+                "needs a signal [batch, channels, length] or an image [batch, channels, height, "
+                f"width], got {rank + 1} dimensions"
             )
-        return self.in_layout(lowered, (1, 2, 0), node)
+        if rank == 3:
+            return self.in_layout(lowered, (1, 2, 0), node)
+        if lowered.lifted and lowered.layout == (1, 0):
+            return lowered.value
+        signal = self.in_layout(lowered, (1, 0), node)
+        return self.emit(ops.Reshape((1, *signal.shape)), [signal], node)
+
+    def from_image(self, value: Value, node: Node) -> Lowered:
+        """The tensor of a node computed as an image: a signal stays lifted until need be."""
+        if len(sample_shape(node)) == 2:
+            return Lowered(value, (1, 0), lifted=True)
+        return Lowered(value, (1, 2, 0))
+
+
+def _input_layout(node: Node, rank: int) -> tuple[int, ...]:
+    """Channels last for images, and for signals that a layer on signals reads."""
+    if rank == 3:
+        return (1, 2, 0)
+    if rank == 2 and any(user.target in _ON_SIGNALS for user in node.users):
+        return (1, 0)
+    return tuple(range(rank))
+
+
+_ON_SIGNALS = (aten.convolution.default, aten.max_pool1d.default)
 
 
 def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
@@ -317,7 +364,19 @@ def _linear(lowering: Lowering, node: Node) -> Lowered:
         value = lowering.in_order(x, node)
     kernel = lowering.constant(weight.name, matrix, weight.type)
     product = lowering.emit(ops.MatMul(), [value, kernel], node)
+    product = _with_points(lowering, node, product, weight)
     return Lowered(_biased(lowering, node, product), tuple(range(len(product.shape))))
+
+
+def _with_points(lowering: Lowering, node: Node, product: Value, weight: Quantized) -> Value:
+    """A product of narrow weights with every channel's own binary point: powers of two, wires."""
+    if not weight.shifts:
+        return product
+    finest = max(weight.shifts)
+    powers = np.array([1 << (finest - shift) for shift in weight.shifts])
+    kind = FixedPoint.holding(1, int(powers.max()), finest)
+    points = lowering.constant(f"{weight.name}.points", powers, kind)
+    return lowering.emit(ops.Mul(), [product, points], node)
 
 
 def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
@@ -335,17 +394,22 @@ def _convolution(lowering: Lowering, node: Node) -> Lowered:
         raise NotLowered("transposed convolution has no lowering yet")
     image = lowering.image(node)
     weight = lowering.weight(node, 1)
-    if weight.data.ndim != 4:
-        raise NotLowered(f"only 2-D convolution has a lowering, got {weight.data.ndim - 2}-D")
-    kernel = lowering.constant(weight.name, weight.data.transpose(2, 3, 1, 0), weight.type)
-    height, width = padding
+    if weight.data.ndim not in (3, 4):
+        raise NotLowered(
+            f"only 1-D and 2-D convolution have a lowering, got {weight.data.ndim - 2}-D"
+        )
+    data = weight.data[:, :, None] if weight.data.ndim == 3 else weight.data
+    kernel = lowering.constant(weight.name, data.transpose(2, 3, 1, 0), weight.type)
+    height, width = _pair(padding, 0)
     op = ops.Conv(_pair(stride), ((height, height), (width, width)), _pair(dilation), groups)
     product = lowering.emit(op, [image, kernel], node)
-    return Lowered(_biased(lowering, node, product), (1, 2, 0))
+    product = _with_points(lowering, node, product, weight)
+    return lowering.from_image(_biased(lowering, node, product), node)
 
 
-def _pair(numbers: Any) -> tuple[int, int]:
-    first, second = numbers
+def _pair(numbers: Any, height: int = 1) -> tuple[int, int]:
+    """Attributes along height and width; a signal's have none along its height of 1."""
+    first, second = (height, *numbers) if len(numbers) == 1 else numbers
     return int(first), int(second)
 
 
@@ -414,7 +478,7 @@ def _is_power_of_two(number: float) -> bool:
 
 def _merge_computed(lowering: Lowering, node: Node, op: Op) -> Lowered:
     a, b = lowering.tensor(node, 0), lowering.tensor(node, 1)
-    if (a.layout, a.flattened) == (b.layout, b.flattened):
+    if (a.layout, a.flattened, a.lifted) == (b.layout, b.flattened, b.lifted):
         return replace(a, value=lowering.emit(op, [a.value, b.value], node))
     if len(a.layout) == len(b.layout):
         a = lowering.unflatten(a, origin(node))
@@ -480,6 +544,31 @@ def _divide(lowering: Lowering, node: Node) -> Lowered:
     return replace(x, value=lowering.emit(op, [x.value, d], node))
 
 
+# Tables
+
+
+@lowers(LOOKUP)
+def _lookup(lowering: Lowering, node: Node) -> Lowered:
+    x, table = lowering.tensor(node, 0), lowering.weight(node, 1)
+    entries = lowering.constant(table.name, table.data, table.type)
+    op = ops.Lookup(FixedPoint(*arguments(node)[2:]))
+    return replace(x, value=lowering.emit(op, [x.value, entries], node))
+
+
+@lowers(NORMALISE)
+def _normalise(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    width, integer = arguments(node)[1:]
+    op = ops.Normalise(FixedPoint(width, integer, False))
+    return replace(x, value=lowering.emit(op, [x.value], node))
+
+
+@lowers(SHIFT_LIKE)
+def _shift_like(lowering: Lowering, node: Node) -> Lowered:
+    width, integer = arguments(node)[2:]
+    return _merge_computed(lowering, node, ops.ShiftLike(FixedPoint(width, integer, False)))
+
+
 # Pools and reductions
 
 
@@ -487,13 +576,13 @@ def _pooled(lowering: Lowering, node: Node, kind: str, ceil_mode: bool) -> Lower
     image = lowering.image(node)
     kernel = _pair(arguments(node)[1])
     stride = _pair(arguments(node)[2]) if arguments(node)[2] else kernel
-    padding = _pair(arguments(node)[3])
+    padding = _pair(arguments(node)[3], 0)
     pads = tuple(
         pool_padding(n, k, s, p, ceil_mode)
         for n, k, s, p in zip(image.shape, kernel, stride, padding, strict=False)
     )
     op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]))
-    return Lowered(lowering.emit(op, [image], node), (1, 2, 0))
+    return lowering.from_image(lowering.emit(op, [image], node), node)
 
 
 def pool_padding(
@@ -513,9 +602,9 @@ def pool_padding(
     return padding, max(reach - size - padding, 0)
 
 
-@lowers(aten.max_pool2d.default)
+@lowers(aten.max_pool1d.default, aten.max_pool2d.default)
 def _max_pool(lowering: Lowering, node: Node) -> Lowered:
-    if tuple(arguments(node)[4]) != (1, 1):
+    if any(n != 1 for n in arguments(node)[4]):
         raise NotLowered(f"dilation {arguments(node)[4]} of a max pool has no lowering yet")
     return _pooled(lowering, node, "max", bool(arguments(node)[5]))
 
@@ -527,14 +616,15 @@ def _sum_pool(lowering: Lowering, node: Node) -> Lowered:
     return _pooled(lowering, node, "sum", bool(arguments(node)[4]))
 
 
-@lowers(aten.sum.dim_IntList)
-def _sum(lowering: Lowering, node: Node) -> Lowered:
+@lowers(aten.sum.dim_IntList, aten.amax.default)
+def _reduce(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.unflatten(lowering.tensor(node, 0), origin(node))
     source, dims, keep = arguments(node)[:3]
     assert isinstance(source, Node)
     user_axes = [_sample_axis(source, dim) for dim in dims]
     axes = tuple(sorted(x.layout.index(axis) for axis in user_axes))
-    value = lowering.emit(ops.ReduceSum(axes), [x.value], node)
+    op: Op = ops.ReduceMax(axes) if node.target is aten.amax.default else ops.ReduceSum(axes)
+    value = lowering.emit(op, [x.value], node)
     if keep:
         return Lowered(value, x.layout)
     kept = [axis for axis in x.layout if axis not in user_axes]
@@ -555,8 +645,16 @@ def _sample_axis(node: Node, dim: int) -> int:
 @lowers(aten.reshape.default, aten.view.default)
 def _view(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
+    if x.flattened is None:
+        x = lowering.unflatten(x, origin(node))
     shape = sample_shape(node)
     identity = tuple(range(len(shape)))
+    layout = _layout_after_ones(x, shape)
+    if layout is not None:
+        inner = tuple(shape[axis] for axis in layout)
+        if inner == x.value.shape:
+            return Lowered(x.value, layout)
+        return Lowered(lowering.emit(ops.Reshape(inner), [x.value], node), layout)
     if len(shape) == 1 and x.flattened is None and x.layout != tuple(range(len(x.layout))):
         moved = [axis for axis in x.layout if x.value.shape[x.layout.index(axis)] != 1]
         value = lowering.emit(ops.Reshape(shape), [x.value], node)
@@ -567,6 +665,20 @@ def _view(lowering: Lowering, node: Node) -> Lowered:
     if value.shape == shape:
         return Lowered(value, identity)
     return Lowered(lowering.emit(ops.Reshape(shape), [value], node), identity)
+
+
+def _layout_after_ones(x: Lowered, shape: Shape) -> tuple[int, ...] | None:
+    """The layout that leaves values where they are if shape only adds or drops axes of length 1."""
+    if x.flattened is not None or len(shape) < 2:
+        return None
+    extent = dict(zip(x.layout, x.value.shape, strict=True))
+    before = [axis for axis in sorted(extent) if extent[axis] != 1]
+    after = [axis for axis, n in enumerate(shape) if n != 1]
+    if [extent[axis] for axis in before] != [shape[axis] for axis in after]:
+        return None
+    moved = dict(zip(before, after, strict=True))
+    ones = [axis for axis, n in enumerate(shape) if n == 1]
+    return (*ones, *(moved[axis] for axis in x.layout if axis in moved))
 
 
 @lowers(aten.permute.default)

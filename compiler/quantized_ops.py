@@ -1,4 +1,5 @@
-"""The operators that a quantized graph adds to ATen: fxloom::requantize and fxloom::divide.
+"""The operators that a quantized graph adds to ATen: requantize, divide, lookup and, for
+reciprocals, normalise and shift_like, all in the namespace fxloom.
 
 Forward they compute real values that are exact wherever the carrier can hold them (see exact.py);
 backward they are straight-through estimators, so that a quantized graph can be trained. What the
@@ -6,6 +7,7 @@ modes mean is defined in fixed_point.py; here they are written once more in torc
 needs tensors on any device, and tests compare the two on every mode.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -67,6 +69,42 @@ def requantize(
     scaled = times_power(x, to.fraction)
     fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
     return times_power(fitted, -to.fraction)
+
+
+@torch.library.custom_op("fxloom::requantize_channels", mutates_args=())
+def requantize_channels(
+    x: Tensor,
+    shifts: Sequence[int],
+    width: int,
+    integer: int,
+    signed: bool,
+    rounding: str,
+    overflow: str,
+) -> Tensor:
+    """Weights whose channel c (first axis) is rounded into the format with its binary point
+    shifts[c] bits further left: steps of 2**-(fraction + shifts[c])."""
+    to = FixedPoint(width, integer, signed)
+    factors = _channel_factors(x, shifts)
+    fitted = _fit(
+        _round(x * factors * 2.0**to.fraction, Rounding(rounding)), to, Overflow(overflow)
+    )
+    return fitted * to.step / factors
+
+
+def _channel_factors(x: Tensor, shifts: Sequence[int]) -> Tensor:
+    factors = torch.tensor([2.0**shift for shift in shifts], dtype=x.dtype, device=x.device)
+    return factors.reshape(-1, *(1,) * (x.dim() - 1))
+
+
+def _keep_channels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, shifts, width, integer, signed, _rounding, _overflow = inputs
+    to = FixedPoint(width, integer, signed)
+    ctx.save_for_backward(_inside(x * _channel_factors(x, shifts), to))
+
+
+def _through_channels(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (passes,) = ctx.saved_tensors
+    return (gradient * passes, *(None,) * 6)
 
 
 @torch.library.custom_op("fxloom::divide", mutates_args=())
@@ -132,5 +170,84 @@ for _op in (requantize, divide):
     _op.register_fake(_shape_of_first)
     _op.register_autograd(_straight_through, setup_context=_keep_range)
 
+
+@torch.library.custom_op("fxloom::lookup", mutates_args=())
+def lookup(x: Tensor, table: Tensor, width: int, integer: int, signed: bool) -> Tensor:
+    """table[m - lo] for the mantissa m of every x, which is of format (width, integer, signed).
+
+    table: real values, one for each mantissa from the lowest on. x's dtype.
+    """
+    index = _index(x, FixedPoint(width, integer, signed))
+    return table[index].to(x.dtype)
+
+
+def _index(x: Tensor, source: FixedPoint) -> Tensor:
+    mantissa = torch.round(x * 2.0**source.fraction)
+    return (torch.clamp(mantissa, source.lo, source.hi) - source.lo).to(torch.int64)
+
+
+def _keep_slope(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, table, width, integer, signed = inputs
+    source = FixedPoint(width, integer, signed)
+    # Central differences, one-sided at the ends.
+    last = table.numel() - 1
+    index = _index(x, source)
+    above, below = torch.clamp(index + 1, max=last), torch.clamp(index - 1, min=0)
+    rise = (table[above] - table[below]) / ((above - below).to(table.dtype) * source.step)
+    ctx.save_for_backward(rise.to(x.dtype))
+
+
+def _along_slope(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (slope,) = ctx.saved_tensors
+    return (gradient * slope, None, None, None, None)
+
+
+def _doublings(x: Tensor, width: int, integer: int) -> Tensor:
+    """2**k for the k that moves the leading one of x to the first bit of the format."""
+    _, exponent = torch.frexp(x)
+    return torch.ldexp(torch.ones_like(x), integer - exponent)
+
+
+@torch.library.custom_op("fxloom::normalise", mutates_args=())
+def normalise(x: Tensor, width: int, integer: int) -> Tensor:
+    """Positive x times the power of two that brings it into [2**(integer - 1), 2**integer)."""
+    return x * _doublings(x, width, integer)
+
+
+@torch.library.custom_op("fxloom::shift_like", mutates_args=())
+def shift_like(y: Tensor, x: Tensor, width: int, integer: int) -> Tensor:
+    """y times the power of two by which normalise(x) multiplies x."""
+    return y * _doublings(x, width, integer)
+
+
+def _keep_factor(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, width, integer = inputs
+    ctx.shape, ctx.count = tensors[0].shape, len(tensors)
+    ctx.save_for_backward(_doublings(tensors[-1], width, integer))
+
+
+def _along_factor(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (factor,) = ctx.saved_tensors
+    first = (gradient * factor).sum_to_size(ctx.shape)
+    return (first, *(None,) * (ctx.count + 1))
+
+
+def _broadcast(y: Tensor, x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(y + x)
+
+
+requantize_channels.register_fake(_shape_of_first)
+requantize_channels.register_autograd(_through_channels, setup_context=_keep_channels)
+lookup.register_fake(_shape_of_first)
+lookup.register_autograd(_along_slope, setup_context=_keep_slope)
+normalise.register_fake(_shape_of_first)
+normalise.register_autograd(_along_factor, setup_context=_keep_factor)
+shift_like.register_fake(_broadcast)
+shift_like.register_autograd(_along_factor, setup_context=_keep_factor)
+
 REQUANTIZE = torch.ops.fxloom.requantize.default
+REQUANTIZE_CHANNELS = torch.ops.fxloom.requantize_channels.default
 DIVIDE = torch.ops.fxloom.divide.default
+LOOKUP = torch.ops.fxloom.lookup.default
+NORMALISE = torch.ops.fxloom.normalise.default
+SHIFT_LIKE = torch.ops.fxloom.shift_like.default

@@ -52,7 +52,8 @@ class LayerReport:
 
     result, weights, accumulator: formats; accumulator is the widest exact result before rounding.
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
-    width. macs: multiply-adds by weights and between computed values, of one sample.
+    width, tables included. macs: multiply-adds by weights and between computed values, of one
+    sample.
     """
 
     name: str

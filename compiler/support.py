@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, describe, op_name, output_nodes
 
 aten = torch.ops.aten
@@ -35,7 +36,7 @@ def refusal(node: Node) -> str | None:
     check = CHECKS.get(node.target)
     if check is None:
         return f"no lowering. Supported: {', '.join(supported_ops())}"
-    if node.kwargs:
+    if node.kwargs and node.target not in FUNCTIONS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
@@ -79,6 +80,13 @@ def _is_image(argument: Any) -> str | None:
     return None
 
 
+def _is_signal(argument: Any) -> str | None:
+    dims = argument.meta["val"].dim()
+    if dims != 3 or argument.meta.get("batch_axis", 0) != 0:
+        return f"needs signals [batch, channels, length], got {dims} dimensions"
+    return None
+
+
 def _weights(node: Node, positions: Sequence[int]) -> str | None:
     for position in positions:
         argument = arguments(node)[position]
@@ -97,9 +105,10 @@ def _convolution(node: Node) -> str | None:
     x, weight, _, _, _, _, transposed, _, _ = arguments(node)
     if transposed:
         return "transposed convolution has no lowering"
-    if weight.meta["val"].dim() != 4:
-        return f"only 2-D convolution has a lowering, got {weight.meta['val'].dim() - 2}-D"
-    return _weights(node, (1, 2)) or _is_image(x)
+    spatial = weight.meta["val"].dim() - 2
+    if spatial not in (1, 2):
+        return f"only 1-D and 2-D convolution have a lowering, got {spatial}-D"
+    return _weights(node, (1, 2)) or (_is_signal(x) if spatial == 1 else _is_image(x))
 
 
 @checks(aten.batch_norm.default)
@@ -115,6 +124,20 @@ def _batch_norm(node: Node) -> str | None:
 
 @checks(aten.relu.default, aten.reshape.default, aten.view.default, aten.permute.default)
 def _anything(node: Node) -> str | None:
+    return None
+
+
+@checks(*FUNCTIONS)
+def _function(node: Node) -> str | None:
+    numbers = [n for n in (*arguments(node)[1:], *node.kwargs.values()) if isinstance(n, float)]
+    bad = [n for n in numbers if not isfinite(n)]
+    return f"its parameters must be finite, got {bad[0]}" if bad else None
+
+
+@checks(aten.softmax.int)
+def _softmax(node: Node) -> str | None:
+    if arguments(node)[2] not in (None, arguments(node)[0].meta["val"].dtype):
+        return f"dtype={arguments(node)[2]} has no lowering. Leave the dtype out"
     return None
 
 
@@ -148,11 +171,17 @@ def _division(node: Node) -> str | None:
     return None
 
 
-@checks(aten.max_pool2d.default)
+@checks(aten.max_pool1d.default, aten.max_pool2d.default)
 def _max_pool(node: Node) -> str | None:
     if any(n != 1 for n in arguments(node)[4]):
         return f"a max pool with dilation {tuple(arguments(node)[4])} has no lowering"
-    return _is_image(arguments(node)[0])
+    x = arguments(node)[0]
+    return _is_signal(x) if node.target is aten.max_pool1d.default else _is_image(x)
+
+
+@checks(aten.avg_pool1d.default)
+def _avg_pool1d(node: Node) -> str | None:
+    return _is_signal(arguments(node)[0])
 
 
 @checks(aten.avg_pool2d.default)
@@ -163,13 +192,13 @@ def _avg_pool(node: Node) -> str | None:
     return _is_image(arguments(node)[0])
 
 
-@checks(aten.adaptive_avg_pool2d.default)
+@checks(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)
 def _adaptive_pool(node: Node) -> str | None:
     x, outputs = arguments(node)
-    problem = _is_image(x)
+    problem = _is_signal(x) if len(outputs) == 1 else _is_image(x)
     if problem is not None:
         return problem
-    for size, count in zip(x.meta["val"].shape[-2:], outputs, strict=True):
+    for size, count in zip(x.meta["val"].shape[-len(outputs) :], outputs, strict=True):
         if count < 1 or size % count:
             return (
                 f"adaptive pooling of {size} positions to {count} has windows of unequal size. "
@@ -178,7 +207,7 @@ def _adaptive_pool(node: Node) -> str | None:
     return None
 
 
-@checks(aten.mean.dim, aten.sum.dim_IntList)
+@checks(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default)
 def _reduction(node: Node) -> str | None:
     if not arguments(node)[1]:
         return "needs the dimensions to reduce; none means all, the batch among them"

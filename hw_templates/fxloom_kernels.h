@@ -415,4 +415,6 @@ class complaints {
 
 } // namespace fxloom
 
+#include "fxloom_tables.h"
+
 #endif

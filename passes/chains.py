@@ -15,16 +15,24 @@ import torch
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.fixed_point import FixedPoint
+from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
 
 LAYERS = (aten.linear.default, aten.convolution.default)
 MERGES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+TABLES = (*FUNCTIONS, aten.softmax.int)
+"""Looked up by a narrow argument; the entries are rounded, so nothing follows in a chain."""
+NARROWING = aten.clone.default
+"""Marks where an argument of a table may need a rounding of its own; see tabulate.isolate."""
 GROWING = (
     *LAYERS,
     *MERGES,
+    *TABLES,
+    NARROWING,
     aten.div.Tensor,
     aten.leaky_relu.default,
     aten.sum.dim_IntList,
@@ -37,9 +45,15 @@ MOVING = (
     aten.reshape.default,
     aten.view.default,
     aten.permute.default,
+    aten.max_pool1d.default,
     aten.max_pool2d.default,
+    aten.amax.default,
     aten.constant_pad_nd.default,
 )
+ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
+"""What rounds by itself: a chain ends there."""
+WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
+"""Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +95,13 @@ def find_chains(graph: fx.Graph) -> list[Chain]:
 
 def _follow(node: Node) -> list[Node]:
     nodes = [node]
-    while node.target is not aten.div.Tensor and len(node.users) == 1:  # a division rounds itself
+    while node.target not in ROUNDING and len(node.users) == 1:
         (user,) = node.users
         if user.target is LEAKY and LEAKY in {each.target for each in nodes}:
             break  # each product adds bits: a second one begins a chain of its own
         if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
             nodes.append(user)
-        elif user.target is aten.max_pool2d.default and _rectified(user):
+        elif user.target in WAITING and _rectified(user):
             nodes += [user, next(iter(user.users))]
         else:
             break
@@ -100,9 +114,9 @@ def _divides(user: Node, node: Node) -> bool:
     return user.target is aten.div.Tensor and node.target in SUMS
 
 
-def _rectified(pool: Node) -> bool:
-    """Whether an activation follows a max pool: rounding then waits for it."""
-    return len(pool.users) == 1 and next(iter(pool.users)).target in ACTIVATIONS
+def _rectified(node: Node) -> bool:
+    """Whether an activation is all that follows."""
+    return len(node.users) == 1 and next(iter(node.users)).target in ACTIVATIONS
 
 
 def is_binary_shift(node: Node) -> bool:
@@ -123,6 +137,14 @@ def _feeds_output_only(node: Node) -> bool:
     return True
 
 
+def feeds_tables_only(node: Node) -> bool:
+    """Whether a value is but an argument of tables."""
+    return all(
+        user.target in TABLES or (user.target in (*MOVING, NARROWING) and feeds_tables_only(user))
+        for user in node.users
+    )
+
+
 def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool]:
     """For every node, whether its value cannot be negative by construction.
 
@@ -137,13 +159,17 @@ def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool
 
 def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """known: verdicts on the nodes before."""
-    if node.target is aten.relu.default:
+    if node.target in (aten.relu.default, aten.softmax.int):
         return True
+    function = function_of(node)
+    if function is not None:
+        return function.is_nonnegative
     if node.target is aten.clamp.default:
         low, high = arguments(node)[1:3]  # where they cross, the high one counts
         return low is not None and low >= 0 and (high is None or high >= 0)
     passing: tuple[Any, ...] = (
         *MOVING,
+        NARROWING,
         aten.cat.default,
         aten.add.Tensor,
         aten.mul.Tensor,
@@ -163,11 +189,25 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
 def fraction_of(node: Any) -> int:
     """Fraction bits of a value of a graph in which every chain is rounded."""
     moved = 0
-    while node.target not in (REQUANTIZE, DIVIDE):
+    while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, REQUANTIZE_CHANNELS):
         if len(node.all_input_nodes) > 1:
             return max(fraction_of(arg) for arg in node.all_input_nodes) - moved
         if is_binary_shift(node):
             moved += int(log2(arguments(node)[1]))
         (node,) = node.all_input_nodes
+    if node.target is LOOKUP:
+        return fraction_of(arguments(node)[1]) - moved
     width, integer = arguments(node)[-5:-3]
-    return int(width - integer) - moved
+    channels = max(arguments(node)[1]) if node.target is REQUANTIZE_CHANNELS else 0
+    return int(width - integer + channels) - moved
+
+
+def format_of(node: Node) -> FixedPoint | None:
+    """The format in which a value was rounded, or None where it was not rounded as it is."""
+    while node.target in MOVING:
+        node = node.all_input_nodes[0]
+    if node.target is LOOKUP:
+        node = arguments(node)[1]
+    if node.target not in (REQUANTIZE, DIVIDE):
+        return None
+    return FixedPoint(*arguments(node)[-5:-2])

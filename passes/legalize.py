@@ -128,6 +128,29 @@ def _adaptive_average_pool(module: GraphModule, node: Node) -> Node:
     return _divided(module, node, total, prod(kernel))
 
 
+def _pool_of_signals(module: GraphModule, node: Node) -> Node:
+    """An average along a signal is one along an image of height 1."""
+    x = arguments(node)[0]
+    assert isinstance(x, Node)
+    sizes = [-1 if axis == 0 else n for axis, n in enumerate(x.meta["val"].shape)]
+    image = _insert(module, x, aten.reshape.default, (x, [*sizes[:2], 1, sizes[2]]))
+    image.meta |= {"origin": node.meta["origin"], "val": x.meta["val"].unsqueeze(2)}
+    if node.target is aten.adaptive_avg_pool1d.default:
+        target, args = aten.adaptive_avg_pool2d.default, (image, [1, *arguments(node)[1]])
+        rewrite: Rewrite = _adaptive_average_pool
+    else:
+        kernel, stride, padding, *modes = arguments(node)[1:]
+        target = aten.avg_pool2d.default
+        args = (image, [1, *kernel], [1, *stride], [0, *padding], *modes, None)
+        rewrite = _average_pool
+    pooled = _insert(module, node, target, args)
+    pooled.meta["val"] = node.meta["val"].unsqueeze(2)
+    result = rewrite(module, pooled)
+    assert result is not None
+    sizes = [-1 if axis == 0 else n for axis, n in enumerate(node.meta["val"].shape)]
+    return _insert(module, node, aten.reshape.default, (result, sizes))
+
+
 def _mean(module: GraphModule, node: Node) -> Node:
     x, dims, keep, *rest = arguments(node)
     assert isinstance(x, Node)
@@ -171,6 +194,8 @@ def _scaled(module: GraphModule, node: Node, factor: float) -> Node:
 REWRITES: dict[Any, Rewrite] = {
     aten.avg_pool2d.default: _average_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_average_pool,
+    aten.avg_pool1d.default: _pool_of_signals,
+    aten.adaptive_avg_pool1d.default: _pool_of_signals,
     aten.mean.dim: _mean,
     aten.div.Tensor: _division,
 }

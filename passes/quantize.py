@@ -30,7 +30,9 @@ from fxloom.graph import (
     origin,
     refresh_shapes,
 )
+from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.calibration import (
+    NEGLIGIBLE,
     Batch,
     Errors,
     Means,
@@ -43,14 +45,19 @@ from fxloom.passes.calibration import (
 from fxloom.passes.chains import (
     LAYERS,
     MERGES,
+    NARROWING,
+    TABLES,
     Chain,
+    feeds_tables_only,
     find_chains,
+    format_of,
     fraction_of,
     nonnegative,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.passes.tabulate import insert_function, insert_softmax, isolate
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
 from fxloom.settings import convert
 from fxloom.support import refused_ports
@@ -60,7 +67,9 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-LAYER_KEYS = ("weights", "activations")
+MOST_SHIFTED = 12
+"""Largest distance between the binary points of channels: each bit widens the exact product."""
+LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,12 @@ class Quantize:
     """Post-training fixed point.
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
-    activations) and outputs. method: how binary points are chosen. rounding, overflow: modes of
-    activations. samples: how many training samples calibrate, evenly spaced. layers: other widths
-    for the layers that match a pattern (fnmatch on names; the last match wins).
+    activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
+    the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
+    activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
+    spaced. per_channel: whether each output channel's weights get a binary point of their own.
+    layers: other widths for the layers that match a pattern (fnmatch on names; the last
+    match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -80,11 +92,13 @@ class Quantize:
     activations: int = 8
     inputs: int | None = None
     outputs: int = 16
+    table_bits: int = 10
     method: Literal["mse", "minmax"] = "mse"
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
     bias_correction: bool = True
     samples: int = 1024
+    per_channel: bool = False
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,7 +108,12 @@ class Quantize:
             raise RecipeError("\n".join(problems))
         for name, value in converted.items():  # text becomes a mode
             object.__setattr__(self, name, value)
-        widths = {"weights": self.weights, "activations": self.activations, "outputs": self.outputs}
+        widths = {
+            "weights": self.weights,
+            "activations": self.activations,
+            "outputs": self.outputs,
+            "table_bits": self.table_bits,
+        }
         if self.inputs is not None:
             widths["inputs"] = self.inputs
         for pattern, keys in self.layers.items():
@@ -105,8 +124,9 @@ class Quantize:
                     )
                 widths[f'layers."{pattern}".{key}'] = width
         for key, width in widths.items():
-            if not 1 <= width <= 32:
-                raise RecipeError(f"{key}: required 1 to 32 bits, got {width}")
+            most = MAX_TABLE_WIDTH if key.endswith("table_bits") else 32
+            if not 1 <= width <= most:
+                raise RecipeError(f"{key}: required 1 to {most} bits, got {width}")
         if self.samples < 1:
             raise RecipeError(f"samples: required at least 1, got {self.samples}")
 
@@ -138,15 +158,22 @@ class _Run:
 
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
+        isolate(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
+        self.tables: dict[str, dict[str, float]] = {}
         self._check_patterns()
 
     @property
     def summary(self) -> dict[str, object]:
-        """Formats that were chosen and the largest bias correction of every layer."""
-        return {"formats": self.formats, "bias_correction": self.corrected}
+        """Formats that were chosen, the largest bias correction of every layer, and bounds of
+        the absolute error of every table."""
+        return {
+            "formats": self.formats,
+            "bias_correction": self.corrected,
+            "table_errors": self.tables,
+        }
 
     def _check_patterns(self) -> None:
         names = sorted({name for chain in self.chains for name in chain.layers})
@@ -220,17 +247,48 @@ class _Run:
     def _activation_width(self, chain: Chain) -> int:
         options = self.options
         default = options.activations
-        if chain.is_input:
-            default = options.inputs or options.activations
+        if chain.is_input and options.inputs:
+            default = options.inputs
+        elif feeds_tables_only(chain.end):
+            default = self._table_bits(chain.end)
         elif chain.is_output:
             default = options.outputs
         return options.width("activations", chain.layers, default)
 
+    def _table_bits(self, node: Node) -> int:
+        """Bits that index the table of a node, or the tables that its users are."""
+        tables = [node] if node.target in TABLES else list(node.users)
+        return self.options.width("table_bits", tuple(origin(table) for table in tables))
+
+    def _tabulate(self, chain: Chain, to: FixedPoint) -> Node:
+        """The lookups that compute the end of a chain."""
+        options, end = self.options, chain.end
+        bits, layer = self._table_bits(end), origin(end)
+        if end.target is not aten.softmax.int:
+            node, error = insert_function(self.module, end, to, bits)
+        else:
+            modes = (options.rounding, options.overflow)
+            node, formats = insert_softmax(self.module, end, to.width, bits, modes)
+            to, error = formats.result, formats.error()
+        self.formats[layer] = str(to)
+        self.tables[layer] = error.record()
+        return node
+
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
         options, end = self.options, chain.end
+        if end.target in TABLES:
+            end.replace_all_uses_with(self._tabulate(chain, to))
+            return
+        if end.target is NARROWING:
+            source = arguments(end)[0]
+            have = format_of(source)
+            if have is not None and have.width <= self._table_bits(end):
+                end.replace_all_uses_with(source)
+                return
         modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
-        self.formats[chain.layers[-1]] = str(to)
+        suffix = ".argument" if end.target is NARROWING else ""
+        self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph
         with graph.inserting_after(end):
             if end.target is aten.div.Tensor:
@@ -244,7 +302,8 @@ class _Run:
                 node = graph.call_function(REQUANTIZE, (end, *modes))
                 node.meta["origin"] = str(end.target)
             else:
-                node = insert_like(graph, end, REQUANTIZE, (end, *modes))
+                rounded = arguments(end)[0] if end.target is NARROWING else end
+                node = insert_like(graph, end, REQUANTIZE, (rounded, *modes))
         node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")}
         end.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
 
@@ -282,13 +341,37 @@ class _Run:
             values = values.to(layer.meta["val"].dtype)
             name = release_tensor(self.module, source)
             source = tensor_node(self.module, layer, name, values)
+        if self.options.per_channel and layer.target in LAYERS:
+            return self._by_channel(source, layer, values, width)
         to = self._weight_format(values, width)
         self.formats[str(source.target)] = str(to)
         return self._typed(source, layer, to)
 
-    def _weight_format(self, values: Tensor, width: int) -> FixedPoint:
+    def _by_channel(self, source: Node, layer: Node, values: Tensor, width: int) -> Node:
+        """Weights with a binary point for every output channel, the first axis."""
+        signed = float(values.min()) < 0 or width > 1
+        found = [self._weight_format(channel, width, signed) for channel in values]
+        dead = [float(channel.abs().max()) < NEGLIGIBLE for channel in values]
+        alive = [to.integer for to, is_dead in zip(found, dead, strict=True) if not is_dead]
+        to = FixedPoint(width, max(alive, default=1), signed)
+        shifts = [
+            0 if is_dead else min(to.integer - own.integer, MOST_SHIFTED)
+            for own, is_dead in zip(found, dead, strict=True)
+        ]
+        self.formats[str(source.target)] = f"{to} shifted by 0 to {max(shifts)}"
+        if not any(shifts):
+            return self._typed(source, layer, to)
+        modes = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
+        graph = self.module.graph
+        with graph.inserting_before(layer):
+            node = insert_like(graph, layer, REQUANTIZE_CHANNELS, (source, shifts, *modes))
+        node.meta |= {"val": source.meta["val"], "batch_axis": None}
+        return node
+
+    def _weight_format(self, values: Tensor, width: int, signed: bool | None = None) -> FixedPoint:
         low, high = (float(x) for x in torch.aminmax(values))
-        signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
+        if signed is None:
+            signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
         if self.options.method == "minmax":
             return covering(low, high, width, signed)
         options = candidates(low, high, width, signed)
@@ -399,8 +482,9 @@ class _Run:
         source = typed.args[0]
         assert isinstance(source, Node)
         before = constant(self.module, source.target).detach()
-        corrected = before + shift
-        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
+        with torch.inference_mode(False):  # a parameter made in inference mode gets no gradient
+            corrected = before + shift.clone()
+            fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
         to = self._bias_format(node, corrected)
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())

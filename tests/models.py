@@ -13,6 +13,7 @@ from torch.nn import functional
 Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
+SIGNAL: Shape = (4, 11)
 
 
 class Fn(nn.Module):
@@ -94,6 +95,23 @@ def conv(*args: Any, **kwargs: Any) -> Callable[[], nn.Module]:
     return lambda: nn.Conv2d(4, 6, *args, **kwargs)
 
 
+def conv1d(*args: Any, **kwargs: Any) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv1d(4, 6, *args, **kwargs)
+
+
+class ResidualSignal(nn.Module):
+    """A residual block on signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(4, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm1d(4)
+        self.conv2 = nn.Conv1d(4, 4, 3, padding=2, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.bn1(self.conv1(x)))) + x)
+
+
 def fn(function: Callable[..., Any], **modules: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: Fn(function, **{name: make() for name, make in modules.items()})
 
@@ -171,6 +189,41 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         lambda: nn.Sequential(nn.Linear(6, 1), nn.BatchNorm1d(5)),
         (5, 6),
     ),
+    # signals
+    "conv1d": (conv1d(3), SIGNAL),
+    "conv1d stride": (conv1d(3, stride=2, bias=False), SIGNAL),
+    "conv1d padding": (conv1d(4, padding=3), SIGNAL),
+    "conv1d same": (conv1d(3, padding="same"), SIGNAL),
+    "conv1d same even": (conv1d(4, padding="same"), SIGNAL),
+    "conv1d dilation": (conv1d(3, dilation=3), SIGNAL),
+    "conv1d groups": (conv1d(3, groups=2, stride=3, padding=1, dilation=2), SIGNAL),
+    "conv1d depthwise": (lambda: nn.Conv1d(4, 8, 3, groups=4), SIGNAL),
+    "bn of a signal": (lambda: nn.BatchNorm1d(4), SIGNAL),
+    "max pool 1d": (lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), SIGNAL),
+    "avg pool 1d": (lambda: nn.AvgPool1d(2), SIGNAL),
+    "avg pool 1d padded": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 3, 2), nn.AvgPool1d(3, 2, 1, True, count_include_pad=False), nn.ReLU()
+        ),
+        SIGNAL,
+    ),
+    "adaptive average 1d": (lambda: nn.AdaptiveAvgPool1d(1), SIGNAL),
+    "unsqueezed signal": (
+        fn(lambda m, x: m.c(x.unsqueeze(1)).squeeze(1) + x, c=lambda: nn.Conv2d(1, 1, 1)),
+        SIGNAL,
+    ),
+    "signal to vector": (
+        fn(lambda m, x: m.fc(m.c(x).transpose(1, 2)), c=conv1d(2), fc=lambda: nn.Linear(6, 2)),
+        SIGNAL,
+    ),
+    "signals": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 4, 5, padding="same"), nn.BatchNorm1d(4), nn.ReLU(), ResidualSignal(),
+            nn.MaxPool1d(2), nn.Conv1d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(), nn.Linear(8, 3),
+        ),
+        SIGNAL,
+    ),
     # activations
     "relu of the input": (lambda: nn.ReLU(), VECTOR),
     "relu6": (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU6()), IMAGE),
@@ -181,6 +234,53 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "leaky relu": (lambda: nn.Sequential(nn.Linear(10, 6), nn.LeakyReLU(0.1)), VECTOR),
     "leaky relu steep": (lambda: nn.LeakyReLU(1.75), VECTOR),
     "leaky relu negative": (lambda: nn.LeakyReLU(-0.3), VECTOR),
+    # tables
+    "sigmoid": (lambda: nn.Sigmoid(), VECTOR),
+    "tanh": (lambda: nn.Sequential(nn.Linear(10, 6), nn.Tanh(), nn.Linear(6, 3)), VECTOR),
+    "silu of an image": (lambda: nn.Sequential(nn.Conv2d(4, 3, 3), nn.SiLU()), IMAGE),
+    "gelu": (lambda: nn.Sequential(nn.Linear(10, 6), nn.GELU(), nn.Linear(6, 3)), VECTOR),
+    "gelu tanh": (lambda: nn.GELU(approximate="tanh"), VECTOR),
+    "functions": (
+        fn(lambda m, x: torch.cat([
+            functional.mish(x), functional.hardswish(x), functional.elu(x, 0.7),
+            functional.celu(x, 1.3), functional.selu(x), functional.softplus(x, 2),
+            functional.logsigmoid(x), functional.hardsigmoid(x), torch.erf(x),
+            torch.exp(x), torch.expm1(x),
+        ], 1)),
+        VECTOR,
+    ),
+    "gated": (
+        fn(lambda m, x: m.a(x) * torch.sigmoid(m.b(x)) + torch.tanh(x),
+           a=lambda: nn.Linear(10, 10), b=lambda: nn.Linear(10, 10)),
+        VECTOR,
+    ),
+    "gated signal": (
+        fn(lambda m, x: torch.tanh(m.a(x)) * torch.sigmoid(m.a(x)), a=conv1d(3, padding=2)),
+        SIGNAL,
+    ),
+    "squeeze and excite": (
+        fn(lambda m, x: x * torch.sigmoid(m.up(torch.relu(m.down(x.mean((2, 3), keepdim=True))))),
+           down=lambda: nn.Conv2d(4, 2, 1), up=lambda: nn.Conv2d(2, 4, 1)),
+        IMAGE,
+    ),
+    "amax": (fn(lambda m, x: m.c(x).amax((2, 3)), c=conv(2)), IMAGE),
+    # softmax
+    "softmax": (lambda: nn.Sequential(nn.Linear(10, 5), nn.Softmax(-1)), VECTOR),
+    "softmax of the input": (fn(lambda m, x: (2 * x).softmax(1)), VECTOR),
+    "softmax over channels": (lambda: nn.Softmax(1), IMAGE),
+    "softmax over one": (lambda: nn.Sequential(nn.Linear(10, 1), nn.Softmax(-1)), VECTOR),
+    "softmax inside": (
+        fn(lambda m, x: m.b(m.a(x).softmax(-1) * x),
+           a=lambda: nn.Linear(10, 10), b=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "mlp with softmax": (
+        lambda: nn.Sequential(
+            nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4),
+            nn.Softmax(1),
+        ),
+        VECTOR,
+    ),
     # pools
     "max pool": (lambda: nn.MaxPool2d(2), IMAGE),
     "max pool padded": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGE),

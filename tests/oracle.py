@@ -137,6 +137,33 @@ def _reduce_sum(op: Any, x: Tensor) -> Tensor:
     return result
 
 
+def _reduce_max(op: Any, x: Tensor) -> Tensor:
+    shape = tuple(1 if axis in op.axes else n for axis, n in enumerate(x.shape))
+    result = np.full(shape, None, dtype=object)
+    for index, value in np.ndenumerate(x):
+        at = tuple(0 if axis in op.axes else i for axis, i in enumerate(index))
+        if result[at] is None or value > result[at]:
+            result[at] = value
+    return result
+
+
+def _lookup(op: Any, x: Tensor, table: Tensor) -> Tensor:
+    step = Fraction(2) ** (op.source.integer - op.source.width)
+    first = -(2 ** (op.source.width - 1)) if op.source.signed else 0
+    result = np.empty(x.shape, dtype=object)
+    for index, value in np.ndenumerate(x):
+        result[index] = table[int(value / step) - first]
+    return result
+
+
+def _doublings(value: Fraction, integer: int) -> int:
+    """How often value can be doubled until it reaches the upper half of [0, 2**integer)."""
+    count = 0
+    while value * 2**count < Fraction(2) ** (integer - 1):
+        count += 1
+    return count
+
+
 def _pairwise(combine: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
     def run(op: Any, a: Tensor, b: Tensor) -> Tensor:
         a, b = np.broadcast_arrays(a, b)
@@ -159,6 +186,14 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "shift": lambda op, x: x * Fraction(2) ** op.bits,
     "pool": _pool,
     "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "lookup": _lookup,
+    "normalise": lambda op, x: _pairwise(lambda a, _: a * 2 ** _doublings(a, op.source.integer))(
+        op, x, x
+    ),
+    "shift_like": lambda op, y, x: _pairwise(
+        lambda a, b: a * 2 ** _doublings(b, op.source.integer)
+    )(op, y, x),
     "reshape": lambda op, x: x.reshape(op.shape),
     "transpose": lambda op, x: np.transpose(x, op.axes),
     "concat": lambda op, *parts: np.concatenate(parts, axis=op.axis),

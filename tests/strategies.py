@@ -210,6 +210,57 @@ def _divide(draw: DrawFn, width: int) -> Program:
     return _finish(draw, b, b.emit(op, [x, d], "divide"), requantized=False)
 
 
+@st.composite
+def _reduce_max(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+    axes = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    x = _input(draw, b, shape, width)
+    return _finish(draw, b, b.emit(ops.ReduceMax(tuple(sorted(axes))), [x], "reduce_max"))
+
+
+@st.composite
+def _lookup(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    source = draw(formats(min(width, 10)))
+    x = b.input("x", (12,), source)
+    if draw(st.booleans()):  # an interval narrower than the format
+        half = b.constant("half", np.array([0]), FixedPoint(1, 1 - source.fraction, False))
+        x = b.emit(ops.Max(), [x, half], "max")
+    table = _constant(draw, b, (1 << source.width,), width)
+    return _finish(draw, b, b.emit(ops.Lookup(source), [x, table], "lookup"))
+
+
+def _positive(draw: DrawFn, b: ProgramBuilder, shape: tuple[int, ...], width: int) -> Value:
+    """A value of which a constant maximum proves that it is positive."""
+    kind = draw(formats(width))
+    least = draw(st.integers(1, max(kind.hi, 1)))
+    x = b.input("p", shape, kind)
+    floor = FixedPoint.holding(least, least, kind.fraction)
+    return b.emit(ops.Max(), [x, b.constant("least", np.array([least]), floor)], "positive")
+
+
+def _source_of(draw: DrawFn, x: Value) -> FixedPoint:
+    width = x.hi.bit_length() + draw(st.integers(0, 3))
+    return FixedPoint(width, width - x.type.fraction, False)
+
+
+@st.composite
+def _normalise(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    x = _positive(draw, b, (12,), width)
+    return _finish(draw, b, b.emit(ops.Normalise(_source_of(draw, x)), [x], "normalise"))
+
+
+@st.composite
+def _shift_like(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shapes = draw(st.sampled_from([((3, 4), (3, 1)), ((12,), (12,)), ((4,), (3, 4))]))
+    y = _input(draw, b, shapes[0], width)
+    x = _positive(draw, b, shapes[1], min(width, 20))
+    return _finish(draw, b, b.emit(ops.ShiftLike(_source_of(draw, x)), [y, x], "shift_like"))
+
+
 PROGRAMS: dict[str, Callable[[int], SearchStrategy[Program]]] = {
     "matmul": _matmul,
     "conv": _conv,
@@ -221,6 +272,10 @@ PROGRAMS: dict[str, Callable[[int], SearchStrategy[Program]]] = {
     "shift": _shift,
     "pool": _pool,
     "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "lookup": _lookup,
+    "normalise": _normalise,
+    "shift_like": _shift_like,
     "reshape": _reshape,
     "transpose": _transpose,
     "concat": _concat,

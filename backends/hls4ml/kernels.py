@@ -1,8 +1,8 @@
 """Which C++ kernel computes an operation, and the text that configures it.
 
 One rule an operation, in the table RULES: from a Site (operation, arguments, result) to a Kernel
-(declarations and a call). The kernels are in hw_templates/fxloom_kernels.h; shifts, widths, indices
-and limits are computed here, so that the C++ has nothing to decide.
+(declarations and a call). The kernels are in hw_templates/fxloom_kernels.h and fxloom_tables.h;
+shifts, widths, indices and limits are computed here, so that the C++ has nothing to decide.
 """
 
 from collections.abc import Callable, Sequence
@@ -265,6 +265,45 @@ def _reduce_sum(site: Site) -> Kernel:
     return Kernel(_struct(site.config, lines), _call(site, "reduce_sum"))
 
 
+def _reduce_max(site: Site) -> Kernel:
+    kernel = _reduce_sum(site)
+    return replace(kernel, call=_call(site, "reduce_max"))
+
+
+def _lookup(site: Site) -> Kernel:
+    x, table = site.args
+    lines = [
+        *_constants(n_out=site.result.size, n_table=table.size, lowest=site.op.source.lo),
+        _argument_type("a", x),
+        _argument_type("b", table),
+        _typedef("index_t", f"ap_int<{site.op.source.width + 2}>"),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "lookup"))
+
+
+def _normalise(site: Site) -> Kernel:
+    (x,) = site.args
+    lines = [
+        *_constants(n_out=site.result.size, width=site.op.source.width),
+        _argument_type("a", x),
+        _typedef("wide_t", integer_type(site.result.type)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "normalise"))
+
+
+def _shift_like(site: Site) -> Kernel:
+    a, b = site.args
+    lines = [
+        *_constants(n_a=a.size, n_b=b.size, n_out=site.result.size, width=site.op.source.width),
+        _argument_type("a", a),
+        _argument_type("b", b),
+        _typedef("wide_t", f"ap_int<{_signed_width(site.result.lo, site.result.hi)}>"),
+        _function("source_a", _broadcast_index(a, site.result.shape)),
+        _function("source_b", _broadcast_index(b, site.result.shape)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "shift_like"))
+
+
 def _matmul(site: Site) -> Kernel:
     x, w = site.args
     n_in, n_out = w.operand.shape
@@ -501,6 +540,10 @@ RULES: dict[str, Rule] = {
     "shift": copy,
     "pool": _pool,
     "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "lookup": _lookup,
+    "normalise": _normalise,
+    "shift_like": _shift_like,
     "reshape": copy,
     "transpose": _transpose,
     "concat": _concat,

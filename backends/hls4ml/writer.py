@@ -23,6 +23,8 @@ with silenced():
     from hls4ml.writer.vitis_writer import VitisWriter
 
 KERNELS = "fxloom_kernels.h"
+TABLES = "fxloom_tables.h"
+"""Included by KERNELS."""
 
 SCRIPTS = {
     "Vitis": ("vitis/build_prj.tcl", "vitis/build_opt.tcl", "vivado/vivado_synth.tcl"),
@@ -130,7 +132,9 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         for step in steps:
             step(model)
         out = Path(model.config.get_output_dir())
-        (out / "firmware" / "nnet_utils" / KERNELS).write_text(template(KERNELS), encoding="ascii")
+        for name in (KERNELS, TABLES):
+            path = out / "firmware" / "nnet_utils" / name
+            path.write_text(template(name), encoding="ascii")
 
 
 def write_project(graph: Any, plan: Plan, backend: str, out: Path) -> None:

@@ -40,7 +40,15 @@ def program_of(name: str) -> tuple[Program, list[np.ndarray]]:
     model, x = make(name, seed=3)
     rounding = list(Rounding)[len(name) % 7]
     overflow = list(Overflow)[len(name) % 4]
-    step = Quantize(weights=6, activations=7, outputs=9, rounding=rounding, overflow=overflow)
+    step = Quantize(
+        weights=6,
+        activations=7,
+        outputs=9,
+        table_bits=8,
+        rounding=rounding,
+        overflow=overflow,
+        per_channel=len(name) % 2 == 1,
+    )
     graph = capture(model, tuple(t[:2] for t in x))
     program = lower(step(graph, Data(x_train=x if len(x) > 1 else x[0])).graph)
     scale = torch.linspace(0.5, 4, SAMPLES)

@@ -26,7 +26,8 @@ def test_model_is_exact_and_faithful(name: str) -> None:
     model, x = make(name)
     graph = capture(model, tuple(t[:2] for t in x), supported=refusal)
     data = Data(x_train=x if len(x) > 1 else x[0])
-    fine = lower(Quantize(weights=16, activations=16, inputs=16)(graph, data).graph)
+    step = Quantize(weights=16, activations=16, inputs=16, table_bits=14)
+    fine = lower(step(graph, data).graph)
     arrays = [t.numpy() for t in x]
     for got, wanted in zip(outputs(simulate(fine, arrays)), outputs(model(*x)), strict=True):
         assert got.shape == wanted.shape
@@ -35,7 +36,14 @@ def test_model_is_exact_and_faithful(name: str) -> None:
 
     modes = list(zip(Rounding, [*Overflow, *Overflow], strict=False))
     rounding, overflow = modes[sum(map(ord, name)) % len(modes)]
-    coarse = Quantize(weights=5, activations=6, outputs=8, rounding=rounding, overflow=overflow)
+    coarse = Quantize(
+        weights=5,
+        activations=6,
+        outputs=8,
+        rounding=rounding,
+        overflow=overflow,
+        per_channel=len(name) % 2 == 0,
+    )
     quantized = coarse(graph, data).graph
     program = lower(quantized)
     used = {arg for instr in program.instrs for arg in instr.args}

@@ -53,6 +53,16 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "F.linear": (Fn(lambda m, x: functional.linear(x, m.fc.weight), fc=linear()), VECTOR),
     "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
     "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
+    "conv1d": (nn.Conv1d(4, 4, 3), (4, 9)),
+    "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR),
+    "softmax of a wide range": (
+        nn.Sequential(linear(), Fn(lambda m, x: 8 * x), nn.Softmax(-1)),
+        VECTOR,
+    ),
+    "gelu": (nn.GELU(), VECTOR),
+    "silu": (nn.SiLU(), VECTOR),
+    "hardswish": (nn.Hardswish(), VECTOR),
+    "sigmoid": (nn.Sigmoid(), VECTOR),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -103,17 +113,14 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "gru": (Recurrent(nn.GRU), (6, 8), "gru"),
     "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR, r"1 .*layer_norm"),
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
+    "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR, r"1 .*log_softmax"),
+    "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
     "prelu": (nn.Sequential(linear(), nn.PReLU()), VECTOR, r"1 .*prelu"),
-    "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR, r"1 .*softmax"),
     "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
     "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
-    "gelu": (nn.GELU(), VECTOR, "gelu"),
-    "silu": (nn.SiLU(), VECTOR, "silu"),
-    "hardswish": (nn.Hardswish(), VECTOR, "hardswish"),
-    "sigmoid": (nn.Sigmoid(), VECTOR, "sigmoid"),
     "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
     "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
-    "conv1d": (nn.Conv1d(4, 4, 3), (4, 9), "only 2-D convolution"),
+    "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
     "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
     "batch mixing": (Fn(lambda m, x: x - x.mean(0)), VECTOR, "mean"),
     "view one": (Fn(lambda m, x: x.view(1, -1)), VECTOR, "view|reshape"),
@@ -138,9 +145,11 @@ def test_trap_is_refused_by_name(name: str) -> None:
 
 
 def test_all_unsupported_layers_are_listed_at_once() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.Mish(), nn.Softmax(1))
+    model = nn.Sequential(
+        nn.Linear(8, 8), nn.PReLU(), nn.Linear(8, 8), nn.RReLU(), nn.LogSoftmax(1)
+    )
     with pytest.raises(UnsupportedLayer) as caught:
         capture(model, torch.randn(2, 8))
     assert len(caught.value.problems) == 3
-    for layer in ("1 (aten.gelu)", "3 (aten.mish)", "4 (aten.softmax"):
+    for layer in ("1 (aten.prelu)", "3 (aten.", "4 (aten.log_softmax"):
         assert any(problem.startswith(layer) for problem in caught.value.problems)
