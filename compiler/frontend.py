@@ -19,7 +19,14 @@ from torch.fx.node import Node
 from fxloom.batch_axis import track
 from fxloom.comparison import compare
 from fxloom.errors import CaptureError, UnsupportedLayer
-from fxloom.exporting import export, functionalize, parameters_of, source_line, untouched
+from fxloom.exporting import (
+    decompose,
+    export,
+    functionalize,
+    parameters_of,
+    source_line,
+    untouched,
+)
 from fxloom.graph import BATCH, aten, describe, input_specs, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
@@ -62,14 +69,16 @@ def capture(
     """
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
-        return _capture_program(model, model.module(), examples, axes, supported)
+        program = decompose(model)
+        return _capture_program(program, model.module(), examples, axes, supported)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"required a torch.nn.Module or an ExportedProgram, {type_name(model)} arrived"
         )
     check_state(parameters_of(model))
     with untouched(model):
-        return _capture_program(export(model, examples, axes), model, examples, axes, supported)
+        program = functionalize(export(model, examples, axes))
+        return _capture_program(program, model, examples, axes, supported)
 
 
 def _capture_program(
@@ -79,7 +88,6 @@ def _capture_program(
     axes: Sequence[int],
     supported: Supported,
 ) -> fx.GraphModule:
-    program = functionalize(program)
     _refuse_unfaithful(program)
     graph, state = _import(program, examples, axes)
     normalize(graph)
