@@ -12,13 +12,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check hardness fuzz-files clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
 	@echo 'make test   run all tests'
 	@echo 'make lint   style (ruff)'
 	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
+	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs and .pt2 files'
+	@echo 'make hardness    kill -9 fifty times while an existing build is replaced'
 	@echo 'make clean  remove .venv and all that was made'
 	@echo 'PYTHON=...  the Python to use: 3.11 or 3.12'
 
@@ -40,6 +42,12 @@ check: lint
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(TYPES)/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(TYPES)/lib $(TYPES)/dist/*.whl
 	MYPYPATH=$(TYPES)/lib $(BIN)/mypy --strict -p fxloom
+
+fuzz-files: $(STAMP)
+	$(BIN)/python -m tests.hardness files 1000
+
+hardness: $(STAMP)
+	$(BIN)/python -m tests.hardness kill 50
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || { echo 'No Python found: install Python 3.11 or give PYTHON=...'; exit 1; }

@@ -23,6 +23,8 @@ from torch.fx.node import Node
 
 from fxloom.errors import CaptureError
 
+aten = torch.ops.aten
+
 _TORCH = str(Path(inspect.getfile(torch)).parent)
 
 
@@ -77,8 +79,48 @@ def _holds_for_all(condition: Any, batch: Any) -> bool:
     return all(condition.subs(batch, size) in (True, sympy.true) for size in sizes)
 
 
+_PLAIN = frozenset(
+    {
+        aten.add.Tensor,
+        aten.avg_pool1d.default,
+        aten.avg_pool2d.default,
+        aten.batch_norm.default,
+        aten.cat.default,
+        aten.conv1d.default,
+        aten.conv2d.default,
+        aten.flatten.using_ints,
+        aten.hardtanh.default,
+        aten.linear.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.mul.Tensor,
+        aten.relu.default,
+        aten.relu6.default,
+        aten.sub.Tensor,
+    }
+)
+"""Ops that write to no tensor and that normalize takes as they are."""
+
+
 def functionalize(program: ExportedProgram) -> ExportedProgram:
-    """Without in-place ops: mutations become values, or outputs that the signature names."""
+    """Without in-place ops: mutations become values, or outputs that the signature names.
+
+    program: as `export` gave it; shapes in a program from elsewhere are to be derived anew.
+    """
+    if all(_is_plain(node) for node in program.graph.nodes):
+        return program  # decomposing it takes as long as exporting, and would change nothing
+    return decompose(program)
+
+
+def _is_plain(node: Node) -> bool:
+    if node.op != "call_function":
+        return True
+    trains = node.target is aten.batch_norm.default and node.args[5] is not False
+    return node.target in _PLAIN and not trains
+
+
+def decompose(program: ExportedProgram) -> ExportedProgram:
+    """In functional ATen ops, every shape derived anew."""
     try:
         with quiet():
             functional: ExportedProgram = program.run_decompositions({})

@@ -20,6 +20,7 @@ from fxloom.batch_axis import track
 from fxloom.comparison import compare
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exporting import (
+    decompose,
     export,
     functionalize,
     parameters_of,
@@ -70,26 +71,29 @@ def capture(
     """
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
-        program = spelled_program(model)
-        return _capture_program(program, program.module(), examples, axes, supported)
+        traced = spelled_program(model)
+        program = decompose(traced)
+        run = traced.module()
+        return _capture_program(traced, program, run, examples, axes, supported)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"required a torch.nn.Module or an ExportedProgram, {type_name(model)} arrived"
         )
     check_state(parameters_of(model))
     with untouched(model):
-        program = spelled_program(export(model, examples, axes))
-        return _capture_program(program, model, examples, axes, supported)
+        traced = spelled_program(export(model, examples, axes))
+        program = functionalize(traced)
+        return _capture_program(traced, program, model, examples, axes, supported)
 
 
 def _capture_program(
+    traced: ExportedProgram,
     program: ExportedProgram,
     model: Callable[..., object],
     examples: Sequence[Tensor],
     axes: Sequence[int],
     supported: Supported,
 ) -> fx.GraphModule:
-    traced, program = program, functionalize(program)
     _refuse_unfaithful(program)
     graph, state = _import(program, examples, axes)
     normalize(graph)

@@ -1,0 +1,15 @@
+"""Short versions of `make fuzz-files` and `make hardness`."""
+
+import pytest
+
+from tests.hardness import fuzz_files, kill_compiles
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "target.toml", "x.fxloom", "x.pt2"])
+def test_damaged_files_are_named_errors_and_make_no_file(name: str) -> None:
+    outcomes = set(fuzz_files(30, seed=7, names=(name,)))
+    assert f"{name}: refused" in outcomes
+
+
+def test_killed_compile_leaves_a_whole_build() -> None:
+    assert all("whole" in line for line in kill_compiles(2, seed=3))
