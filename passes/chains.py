@@ -139,10 +139,15 @@ def _feeds_output_only(node: Node) -> bool:
 
 def feeds_tables_only(node: Node) -> bool:
     """Whether a value is but an argument of tables."""
-    return all(
-        user.target in TABLES or (user.target in (*MOVING, NARROWING) and feeds_tables_only(user))
-        for user in node.users
-    )
+    pending = list(node.users)
+    while pending:
+        user = pending.pop()
+        if user.target in TABLES:
+            continue
+        if user.target not in (*MOVING, NARROWING):
+            return False
+        pending.extend(user.users)
+    return True
 
 
 def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool]:
