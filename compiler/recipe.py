@@ -6,7 +6,6 @@ its input as it was, so a recipe is data: it can be compared, written down and r
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -184,12 +183,13 @@ def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:
         return result
     if result.graph is graph:
         raise RecipeError("changed its input; a pass must return a new graph")
-    # By name, because the graph module is heavy and reading a recipe must not load it.
-    support = importlib.import_module("fxloom.graph")
+    # Here, because the graph module is heavy and reading a recipe must not load it.
+    from fxloom.graph import lint_origins, refresh_shapes
+
     result.graph.graph.lint()
     result.graph.recompile()
-    support.refresh_shapes(result.graph)
-    support.lint_origins(result.graph.graph)
+    refresh_shapes(result.graph)
+    lint_origins(result.graph.graph)
     return result
 
 

@@ -168,8 +168,9 @@ def _division(module: GraphModule, node: Node) -> Node | None:
     if not divisor:
         raise NotLegal("division by zero")
     number = float(divisor)
-    if number.is_integer() and 0 < number < MAX_DIVISOR:
-        return None if int(number) & (int(number) - 1) else _scaled(module, node, 1.0 / number)
+    whole = number.is_integer() and 0 < number < MAX_DIVISOR
+    if whole and int(number) & (int(number) - 1):
+        return None  # an exact division; by a power of two it is a product
     return _scaled(module, node, 1.0 / number)
 
 
