@@ -2,7 +2,7 @@
 
 A rule looks at what the program proves about an instruction (intervals, formats, constant weights)
 and returns a function on arrays of mantissas in the cheapest carrier that is exact for every
-intermediate. It falls back on the int64 definition in ops.py where no float is wide enough.
+intermediate. It falls back on the int64 definition in fxloom.ops where no float is wide enough.
 """
 
 from collections.abc import Callable, Iterator, Sequence
