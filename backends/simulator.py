@@ -1,10 +1,10 @@
 """Simulation of a Program: the integers the hardware will give, at the speed of float inference.
 
-Two ways to the same bits. ``reference`` evaluates every operation on int64 as fxloom.ops defines it.
-``Simulator`` plans the program once and carries mantissas in float32, float64 or int64, whichever
-is proven exact for each operation by the program's bounds: float32 while every intermediate stays
-below 2**24, float64 below 2**53, else the int64 definition. Additions of integers below those
-bounds are exact in any order, so BLAS and multithreading cannot change a bit.
+Two ways to the same bits. ``reference`` evaluates every operation on int64 as fxloom.ops defines
+it. ``Simulator`` plans the program once and carries mantissas in float32, float64 or int64,
+whichever is proven exact for each operation by the program's bounds: float32 while every
+intermediate stays below 2**24, float64 below 2**53, else the int64 definition. Additions of
+integers below those bounds are exact in any order, so BLAS and multithreading cannot change a bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -18,7 +18,7 @@ from torch.fx.node import Node
 from fxloom.batch_rules import RULES, BatchAxis, Merged, Mixed, batch_rule, broadcast
 from fxloom.graph import aten, describe, infer, output_nodes, sample_dims, shape_problem
 
-__all__ = ["BatchAxis", "Merged", "Mixed", "batch_rule", "sample_shape", "track"]
+__all__ = ["BatchAxis", "Merged", "Mixed", "batch_rule", "result_axis", "sample_shape", "track"]
 
 
 def track(graph_module: fx.GraphModule) -> list[str]:
@@ -40,7 +40,7 @@ def track(graph_module: fx.GraphModule) -> list[str]:
             node.meta["val"] = value = infer(graph_module, node)
             if isinstance(value, Tensor) and value.numel() == 0:
                 raise Mixed(f"its result of shape {list(sample_dims(value))} is empty. Remove it.")
-            node.meta["batch_axis"] = _result_axis(node)
+            node.meta["batch_axis"] = result_axis(node)
         except Mixed as mixed:
             problems.append(f"{describe(node)}: {mixed}")
             unknown.add(node)
@@ -77,7 +77,8 @@ def sample_shape(node: Node) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _result_axis(node: Node) -> BatchAxis:
+def result_axis(node: Node) -> BatchAxis:
+    """Where the batch lies in a node's result, from its arguments; Mixed where samples meet."""
     if all(argument.meta["batch_axis"] is None for argument in node.all_input_nodes):
         return None
     rule = RULES.get(node.target)

@@ -1,0 +1,87 @@
+"""The registry of checks, and the questions that they share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import fx
+from torch.fx.node import Node
+
+from fxloom.functions import FUNCTIONS
+from fxloom.graph import arguments, describe, op_name, output_nodes
+
+Check = Callable[[Node], str | None]
+CHECKS: dict[Any, Check] = {}
+
+
+def checks(*targets: Any) -> Callable[[Check], Check]:
+    """Register the check of one or more ops: it returns why a node cannot be lowered, or None."""
+
+    def register(check: Check) -> Check:
+        CHECKS.update(dict.fromkeys(targets, check))
+        return check
+
+    return register
+
+
+def refusal(node: Node) -> str | None:
+    """Why a node has no exact lowering, and what to do; None where it has one."""
+    check = CHECKS.get(node.target)
+    if check is None:
+        return f"no lowering. Supported: {', '.join(supported_ops())}"
+    if node.kwargs and node.target not in FUNCTIONS:
+        return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
+    if node.meta.get("batch_axis", 0) is None:
+        return "it depends on constants only and is computed anew. Store its result as a buffer"
+    return check(node)
+
+
+def refused_ports(graph_module: fx.GraphModule) -> list[str]:
+    """Inputs and outputs that hardware cannot have: one line each, none where all is well.
+
+    A program takes and gives batches first. A model may keep its batch elsewhere, but then its
+    outputs must keep it where its inputs do: anything else would hide a permutation of results.
+    """
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    problems = [
+        f"input {node.target}: nothing uses it. Leave it out of forward."
+        for node in inputs
+        if not node.users
+    ]
+    allowed = {0} | {node.meta.get("batch_axis", 0) for node in inputs}
+    return problems + [
+        f"output of {describe(node)}: its batch is dimension {node.meta['batch_axis']}, it must be "
+        "the first. Permute it back before it is returned."
+        for node in output_nodes(graph_module)
+        if node.meta.get("batch_axis", 0) not in allowed
+    ]
+
+
+def supported_ops() -> list[str]:
+    """Names of all ops that can be lowered, sorted."""
+    return sorted({op_name(target).removeprefix("aten.").split(".")[0] for target in CHECKS})
+
+
+def is_constant(argument: Any) -> bool:
+    return isinstance(argument, Node) and argument.op == "get_attr"
+
+
+def is_image(argument: Any) -> str | None:
+    dims = argument.meta["val"].dim()
+    if dims != 4 or argument.meta.get("batch_axis", 0) != 0:
+        return f"needs images [batch, channels, height, width], got {dims} dimensions"
+    return None
+
+
+def is_signal(argument: Any) -> str | None:
+    dims = argument.meta["val"].dim()
+    if dims != 3 or argument.meta.get("batch_axis", 0) != 0:
+        return f"needs signals [batch, channels, length], got {dims} dimensions"
+    return None
+
+
+def weights(node: Node, positions: Sequence[int]) -> str | None:
+    for position in positions:
+        argument = arguments(node)[position]
+        if argument is not None and not is_constant(argument):
+            return "its weight is computed. Only weights that are constants have a lowering"
+    return None

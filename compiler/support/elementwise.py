@@ -1,0 +1,61 @@
+"""Activations and arithmetic."""
+
+from math import isfinite
+
+import torch
+from torch.fx.node import Node
+
+from fxloom.functions import FUNCTIONS
+from fxloom.graph import arguments
+from fxloom.support.core import checks, is_constant
+
+aten = torch.ops.aten
+
+
+@checks(aten.relu.default, aten.reshape.default, aten.view.default, aten.permute.default)
+def _anything(node: Node) -> str | None:
+    return None
+
+
+@checks(*FUNCTIONS)
+def _function(node: Node) -> str | None:
+    numbers = [n for n in (*arguments(node)[1:], *node.kwargs.values()) if isinstance(n, float)]
+    bad = [n for n in numbers if not isfinite(n)]
+    return f"its parameters must be finite, got {bad[0]}" if bad else None
+
+
+@checks(aten.softmax.int)
+def _softmax(node: Node) -> str | None:
+    if arguments(node)[2] not in (None, arguments(node)[0].meta["val"].dtype):
+        return f"dtype={arguments(node)[2]} has no lowering. Leave the dtype out"
+    return None
+
+
+@checks(aten.clamp.default, aten.leaky_relu.default)
+def _numbers(node: Node) -> str | None:
+    bad = [n for n in arguments(node)[1:] if n is not None and not isfinite(n)]
+    return f"its bounds must be finite, got {bad[0]}" if bad else None
+
+
+@checks(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+def _merge(node: Node) -> str | None:
+    for argument in arguments(node)[:2]:
+        if isinstance(argument, complex) or (
+            isinstance(argument, int | float) and not isfinite(argument)
+        ):
+            return f"needs finite real numbers, got {argument}"
+    return None
+
+
+@checks(aten.div.Tensor)
+def _division(node: Node) -> str | None:
+    dividend, divisor = arguments(node)[:2]
+    if not isinstance(dividend, Node) or dividend.meta.get("batch_axis", 0) is None:
+        return "a constant divided by a computed tensor has no lowering"
+    if isinstance(divisor, Node):
+        if not is_constant(divisor):
+            return "division by a computed tensor has no lowering"
+        return None
+    if not isfinite(divisor) or divisor == 0:
+        return f"needs a finite divisor that is not zero, got {divisor}"
+    return None

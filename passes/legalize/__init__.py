@@ -1,0 +1,75 @@
+"""Legalize: write operations as the primitives that have an exact meaning in integers.
+
+An average is a sum and a division: the sum is exact, the division gets a node of its own so that
+its rounding has a place (a power of two only moves the binary point). One file per family; what a
+rewrite may meet is what ``fxloom.support`` lets through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch.fx import GraphModule
+
+from fxloom.editing import copy_graph, finish
+from fxloom.errors import UnsupportedLayer
+from fxloom.graph import describe, origin, refresh_shapes
+
+# Importing a family registers its rewrites.
+from fxloom.passes.legalize import averages as averages
+from fxloom.passes.legalize import divisions as divisions
+from fxloom.passes.legalize.core import REWRITES, NotLegal
+from fxloom.recipe import PassResult
+from fxloom.support import refusal
+
+if TYPE_CHECKING:
+    from fxloom.data import Data
+
+__all__ = ["REWRITES", "Legalize"]
+
+
+@dataclass(frozen=True)
+class Legalize:
+    """Rewrite averages, divisions and other compound operations into exact primitives."""
+
+    name: ClassVar[str] = "legalize"
+
+    def __call__(self, graph: GraphModule, data: Data | None = None) -> PassResult:
+        result = copy_graph(graph)
+        rewritten: list[str] = []
+        problems: list[str] = []
+        pending = list(result.graph.nodes)
+        while pending:
+            node = pending.pop(0)
+            rewrite = REWRITES.get(node.target)
+            if rewrite is None:
+                continue
+            reason = refusal(node)
+            if reason is not None:
+                problems.append(f"{describe(node)}: {reason}")
+                continue
+            before = node.prev
+            try:
+                with result.graph.inserting_before(node):
+                    replacement = rewrite(result, node)
+            except NotLegal as problem:
+                problems.append(f"{describe(node)}: {problem}")
+                continue
+            if replacement is None:
+                continue
+            replacement.meta |= {key: node.meta[key] for key in ("val", "batch_axis")}
+            node.replace_all_uses_with(replacement)
+            rewritten.append(origin(node))
+            # What was inserted may have to be rewritten itself.
+            fresh = []
+            while (before := before.next) is not node:
+                fresh.append(before)
+            pending[:0] = fresh
+        if problems:
+            raise UnsupportedLayer(problems)
+        if not rewritten:
+            return PassResult(graph, False, {"rewritten": []})
+        finish(result)
+        refresh_shapes(result)
+        return PassResult(result, True, {"rewritten": list(dict.fromkeys(rewritten))})
