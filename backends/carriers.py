@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
 from fxloom.ops import (
+    ArgMax,
+    Compare,
     Concat,
     Conv,
     Lookup,
@@ -94,7 +96,8 @@ def by_definition(plan: Plan) -> Run:
 def _matmul(plan: Plan) -> Run:
     assert isinstance(plan.op, MatMul)
     w = plan.operands[1]
-    assert w.data is not None
+    if w.data is None:
+        return _matmul_computed(plan)
     work = carrier_for(dot_bound(plan, (0,)))
     if not _is_float(work):
         return by_definition(plan)
@@ -103,6 +106,23 @@ def _matmul(plan: Plan) -> Run:
     def run(arrays: Sequence[Array]) -> Array:
         product: Array = arrays[0].astype(work, copy=False) @ weight
         result: Array = product.astype(plan.carrier, copy=False)
+        return result
+
+    return run
+
+
+def _matmul_computed(plan: Plan) -> Run:
+    x, y = plan.operands
+    magnitudes = largest(x.lo, x.hi), largest(y.lo, y.hi)
+    work = carrier_for(max(x.shape[-1] * prod(magnitudes), *magnitudes))
+    if not _is_float(work):
+        return by_definition(plan)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        left, right = (array.astype(work, copy=False) for array in arrays)
+        with torch.inference_mode():  # batches of small matrices: NumPy multiplies one at a time
+            product = torch.matmul(torch.from_numpy(left), torch.from_numpy(right))
+        result: Array = product.numpy().astype(plan.carrier, copy=False)
         return result
 
     return run
@@ -282,6 +302,8 @@ def _pool(plan: Plan) -> Run:
     if not _is_float(work):
         return by_definition(plan)
     (top, bottom), (left, right) = op.padding
+    if op.dilation != (1, 1) and op.kind == "sum":
+        return by_definition(plan)
     if _is_tiled(op, x.shape):
         return lambda arrays: _pool_tiles(op, arrays[0].astype(work, copy=False), plan.carrier)
     fill = 0.0 if op.kind == "sum" else float("-inf")
@@ -292,7 +314,7 @@ def _pool(plan: Plan) -> Run:
             if top or bottom or left or right:
                 t = functional.pad(t, (left, right, top, bottom), value=fill)
             if op.kind == "max":
-                y = functional.max_pool2d(t, op.kernel, op.stride)
+                y = functional.max_pool2d(t, op.kernel, op.stride, dilation=op.dilation)
             else:
                 y = functional.avg_pool2d(t, op.kernel, op.stride, divisor_override=1)
         return channels_last(y).astype(plan.carrier, copy=False)
@@ -364,11 +386,15 @@ def _normalise(plan: Plan) -> Run:
     work = carrier_for(op.source.hi)
     if not _is_float(work):
         return by_definition(plan)
-    bits = np.int32(op.source.width)
+    bits, step = np.int32(op.source.width), np.int32(op.step)
 
     def run(arrays: Sequence[Array]) -> Array:
-        significand, _ = np.frexp(arrays[0].astype(work, copy=False))
-        shifted: Array = np.ldexp(significand, bits)
+        x = arrays[0].astype(work, copy=False)
+        significand, length = np.frexp(x)
+        if step == 1:
+            shifted: Array = np.ldexp(significand, bits)
+        else:
+            shifted = np.ldexp(x, (bits - length) // step * step)
         return shifted.astype(plan.carrier, copy=False)
 
     return run
@@ -381,12 +407,12 @@ def _shift_like(plan: Plan) -> Run:
     work = carrier_for(max(largest(plan.result.lo, plan.result.hi), largest(x.lo, x.hi)))
     if not _is_float(work) or not computed:
         return by_definition(plan)
-    width = np.int32(op.source.width)
+    width, step = np.int32(op.source.width), np.int32(op.step)
 
     def run(arrays: Sequence[Array]) -> Array:
         y, x = (array.astype(work, copy=False) for array in arrays)
         _, length = np.frexp(x)
-        shifted: Array = np.ldexp(y, width - length)
+        shifted: Array = np.ldexp(y, (width - length) // step)
         return shifted.astype(plan.carrier, copy=False)
 
     return run
@@ -419,6 +445,55 @@ def _concat(plan: Plan) -> Run:
         return np.concatenate([x.astype(carrier, copy=False) for x in arrays], axis=axis)
 
     return run
+
+
+_COMPARE: dict[str, Callable[..., Array]] = {
+    "lt": np.less,
+    "le": np.less_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+}
+
+
+def _compare(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, Compare)
+    relation = _COMPARE[op.kind]
+
+    def function(a: Array, b: Array, out: Array | None) -> Array:
+        return relation(a, b)
+
+    return _linear_rule(function)(plan)
+
+
+def _select(plan: Plan) -> Run:
+    """Of mantissas that need no alignment; else by definition."""
+    _, a, b = plan.operands
+    ranks = {len(operand.shape) for operand in plan.operands}
+    computed = all(operand.data is None for operand in plan.operands)
+    if a.fraction != b.fraction or len(ranks) > 1 or not computed:
+        return by_definition(plan)
+
+    def run(arrays: Sequence[Array]) -> Array:
+        return np.where(arrays[0] != 0, arrays[1], arrays[2]).astype(plan.carrier, copy=False)
+
+    return run
+
+
+def _argmax(plan: Plan) -> Run:
+    op = plan.op
+    assert isinstance(op, ArgMax)
+    axis = op.axis + 1
+    return lambda arrays: np.asarray(arrays[0].argmax(axis=axis, keepdims=True)).astype(
+        plan.carrier
+    )
+
+
+def _embedding(plan: Plan) -> Run:
+    table = plan.operands[1].data
+    assert table is not None
+    rows = table.astype(plan.carrier)
+    return lambda arrays: rows[arrays[0].astype(np.int32)]
 
 
 def _requantize(plan: Plan) -> Run:
@@ -521,6 +596,11 @@ RULES: dict[str, Callable[[Plan], Run]] = {
     "transpose": _view_rule,
     "concat": _concat,
     "pad": _pad,
+    "gather": _view_rule,
+    "compare": _compare,
+    "select": _select,
+    "argmax": _argmax,
+    "embedding": _embedding,
     "requantize": _requantize,
     DivideOp.name: by_definition,
 }

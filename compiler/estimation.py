@@ -77,8 +77,8 @@ WIRES = "rule: wires only"
 KERNEL = "FxloomKernel"
 """The class of layers that are not hls4ml's own."""
 
-_WIRING = ("reshape", "transpose", "concat", "shift", "pad")
-_ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul")
+_WIRING = ("reshape", "transpose", "concat", "shift", "pad", "gather")
+_ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul", "compare", "select")
 _WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat)
 _ACCUMULATING = (MatMul, Conv, Add, Sub, Mul, Pool, ReduceSum)
 
@@ -327,7 +327,7 @@ def _is_wiring(program: Program, instr: Instr) -> bool:
 
 
 def _matrix(program: Program, instr: Instr) -> _Matrix | None:
-    if not isinstance(instr.op, MatMul | Conv):
+    if not isinstance(instr.op, MatMul | Conv) or instr.args[1] not in program.constants:
         return None
     weight = program.constants[instr.args[1]].data
     if isinstance(instr.op, MatMul):
@@ -349,6 +349,8 @@ def _macs(program: Program, instr: Instr) -> int:
     matrix = _matrix(program, instr)
     if matrix is not None:
         return matrix.macs
+    if isinstance(instr.op, MatMul):
+        return instr.result.size * program.value(instr.args[0]).shape[-1]
     is_product = isinstance(instr.op, Mul) and not _is_wiring(program, instr)
     return instr.result.size if is_product else 0
 
@@ -372,7 +374,7 @@ def _cost(program: Program, instr: Instr, settings: LayerSettings, io: str) -> _
             spread = np.broadcast_to(constant[0].data, instr.result.shape)
             hard = int((csd_digits(spread) >= HARD_DIGITS).sum())
             dsp = Figure(hard, "DSP", "rule", RULE_1_KERNEL)
-    elif isinstance(instr.op, Divide):
+    elif isinstance(instr.op, Divide | MatMul):
         dsp = Figure(None, "DSP", "unknown", NO_RULE)
     if name in _ELEMENTWISE:
         low, high = ELEMENTWISE_CYCLES

@@ -277,8 +277,8 @@ void pool(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
                 #pragma HLS UNROLL
                 for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
                     #pragma HLS UNROLL
-                    const int row = top + kh;
-                    const int column = left + kw;
+                    const int row = top + kh * CONFIG::dilation_height;
+                    const int column = left + kw * CONFIG::dilation_width;
                     if (row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width) {
                         const typename CONFIG::sum_t x = read<typename CONFIG::a_t>(
                             a[(row * CONFIG::width + column) * CONFIG::channels + c]);
@@ -415,6 +415,7 @@ class complaints {
 
 } // namespace fxloom
 
+#include "fxloom_choosing.h"
 #include "fxloom_tables.h"
 
 #endif

@@ -30,7 +30,7 @@ void reduce_max(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     }
 }
 
-// Zeros before the leading one of a positive x in CONFIG::width bits.
+// Zeros before the leading one of a positive x in CONFIG::width bits, in steps of CONFIG::step.
 template <class CONFIG, class T> int leading_zeros(const T &x) {
     #pragma HLS INLINE
     int count = CONFIG::width;
@@ -38,22 +38,23 @@ template <class CONFIG, class T> int leading_zeros(const T &x) {
         #pragma HLS UNROLL
         if (x[bit]) count = CONFIG::width - 1 - bit;
     }
-    return count;
+    return count / CONFIG::step;
 }
 
-// res[i] = a[i], positive, shifted left until its leading one is bit CONFIG::width - 1.
+// res[i] = a[i], positive, shifted left until its leading one is among the first CONFIG::step of
+// CONFIG::width bits.
 template <class CONFIG, class A, class R>
 void normalise(const A a[CONFIG::n_out], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
     for (int i = 0; i < CONFIG::n_out; i++) {
         const typename CONFIG::a_t x = read<typename CONFIG::a_t>(a[i]);
         typename CONFIG::wide_t wide = x;
-        wide <<= leading_zeros<CONFIG>(x);
+        wide <<= leading_zeros<CONFIG>(x) * CONFIG::step;
         res[i] = write<R>(wide);
     }
 }
 
-// res[i] = a shifted left by as many bits as normalise shifts b.
+// res[i] = a shifted left by one bit for every step by which normalise shifts b.
 template <class CONFIG, class A, class B, class R>
 void shift_like(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE

@@ -70,6 +70,9 @@ def _quantized(values: Tensor, op: Any) -> Tensor:
 
 
 def _matmul(op: Any, x: Tensor, w: Tensor) -> Tensor:
+    if w.ndim > 2:
+        pairs = [_matmul(op, a, b) for a, b in zip(x, w, strict=True)]
+        return np.stack(pairs)
     result = np.empty((*x.shape[:-1], w.shape[1]), dtype=object)
     for index in np.ndindex(*result.shape):
         result[index] = sum(x[(*index[:-1], k)] * w[k, index[-1]] for k in range(w.shape[0]))
@@ -113,10 +116,10 @@ def _conv(op: Any, x: Tensor, w: Tensor) -> Tensor:
 
 def _pool(op: Any, x: Tensor) -> Tensor:
     combine: Callable[[Any], Any] = max if op.kind == "max" else sum
-    result = np.empty((*_counts(op, op.kernel, (1, 1), x), x.shape[2]), dtype=object)
+    result = np.empty((*_counts(op, op.kernel, op.dilation, x), x.shape[2]), dtype=object)
     for row, column, channel in np.ndindex(*result.shape):
         result[row, column, channel] = combine(
-            x[r, c, channel] for _, _, r, c in _window(op, op.kernel, (1, 1), x, row, column)
+            x[r, c, channel] for _, _, r, c in _window(op, op.kernel, op.dilation, x, row, column)
         )
     return result
 
@@ -156,12 +159,49 @@ def _lookup(op: Any, x: Tensor, table: Tensor) -> Tensor:
     return result
 
 
-def _doublings(value: Fraction, integer: int) -> int:
-    """How often value can be doubled until it reaches the upper half of [0, 2**integer)."""
+def _doublings(value: Fraction, op: Any) -> int:
+    """How often value can be multiplied by 2**step without reaching 2**integer."""
     count = 0
-    while value * 2**count < Fraction(2) ** (integer - 1):
+    while value * 2 ** ((count + 1) * op.step) < Fraction(2) ** op.source.integer:
         count += 1
     return count
+
+
+def _gather(op: Any, x: Tensor) -> Tensor:
+    parts = [np.moveaxis(x, op.axis, 0)[index] for index in op.indices]
+    return np.moveaxis(np.stack(parts), 0, op.axis)
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+}
+
+
+def _select(op: Any, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    condition, a, b = np.broadcast_arrays(condition, a, b)
+    result = np.empty(a.shape, dtype=object)
+    for index in np.ndindex(*a.shape):
+        result[index] = a[index] if condition[index] == 1 else b[index]
+    return result
+
+
+def _argmax(op: Any, x: Tensor) -> Tensor:
+    rows = np.moveaxis(x, op.axis, -1)
+    result = np.empty(rows.shape[:-1], dtype=object)
+    for index in np.ndindex(*result.shape):
+        row = list(rows[index])
+        result[index] = Fraction(row.index(max(row)))
+    return np.expand_dims(result, op.axis)
+
+
+def _embedding(op: Any, x: Tensor, w: Tensor) -> Tensor:
+    result = np.empty((*x.shape, w.shape[1]), dtype=object)
+    for index, row in np.ndenumerate(x):
+        result[index] = w[int(row)]
+    return result
 
 
 def _pairwise(combine: Callable[[Any, Any], Any]) -> Callable[..., Tensor]:
@@ -188,12 +228,17 @@ MEANING: dict[str, Callable[..., Tensor]] = {
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce_max,
     "lookup": _lookup,
-    "normalise": lambda op, x: _pairwise(lambda a, _: a * 2 ** _doublings(a, op.source.integer))(
+    "normalise": lambda op, x: _pairwise(lambda a, _: a * 2 ** (_doublings(a, op) * op.step))(
         op, x, x
     ),
-    "shift_like": lambda op, y, x: _pairwise(
-        lambda a, b: a * 2 ** _doublings(b, op.source.integer)
-    )(op, y, x),
+    "shift_like": lambda op, y, x: _pairwise(lambda a, b: a * 2 ** _doublings(b, op))(op, y, x),
+    "gather": _gather,
+    "compare": lambda op, a, b: _pairwise(lambda x, y: Fraction(int(_COMPARISONS[op.kind](x, y))))(
+        op, a, b
+    ),
+    "select": _select,
+    "argmax": _argmax,
+    "embedding": _embedding,
     "reshape": lambda op, x: x.reshape(op.shape),
     "transpose": lambda op, x: np.transpose(x, op.axes),
     "concat": lambda op, *parts: np.concatenate(parts, axis=op.axis),

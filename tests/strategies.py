@@ -76,7 +76,10 @@ def _matmul(draw: DrawFn, width: int) -> Program:
     leading = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
     inner, outer = draw(st.integers(1, 9)), draw(st.integers(1, 6))
     x = _input(draw, b, (*leading, inner), width)
-    w = _constant(draw, b, (inner, outer), width)
+    if leading and draw(st.booleans()):
+        w = _input(draw, b, (*leading[:-1], inner, outer), width, "w")
+    else:
+        w = _constant(draw, b, (inner, outer), width)
     return _finish(draw, b, b.emit(ops.MatMul(), [x, w], "matmul"))
 
 
@@ -131,11 +134,16 @@ def _pool(draw: DrawFn, width: int) -> Program:
     b = ProgramBuilder()
     kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in kernel)
-    size = [draw(st.integers(max(1, k - sum(p)), 6)) for k, p in zip(kernel, pads, strict=True)]
+    dilation = (1, 1)
+    if draw(st.integers(0, 3)) == 0:  # every window must hold a value: no padding then
+        pads, dilation = ((0, 0), (0, 0)), (draw(st.integers(1, 3)), draw(st.integers(1, 2)))
+    extent = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = [draw(st.integers(max(1, e - sum(p)), 7)) for e, p in zip(extent, pads, strict=True)]
     x = _input(draw, b, (size[0], size[1], draw(st.integers(1, 3))), width)
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     kind = draw(st.sampled_from(["sum", "max"]))
-    return _finish(draw, b, b.emit(ops.Pool(kind, kernel, stride, (pads[0], pads[1])), [x], "pool"))
+    op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]), dilation)
+    return _finish(draw, b, b.emit(op, [x], "pool"))
 
 
 @st.composite
@@ -249,7 +257,8 @@ def _source_of(draw: DrawFn, x: Value) -> FixedPoint:
 def _normalise(draw: DrawFn, width: int) -> Program:
     b = ProgramBuilder()
     x = _positive(draw, b, (12,), width)
-    return _finish(draw, b, b.emit(ops.Normalise(_source_of(draw, x)), [x], "normalise"))
+    op = ops.Normalise(_source_of(draw, x), draw(st.integers(1, 3)))
+    return _finish(draw, b, b.emit(op, [x], "normalise"))
 
 
 @st.composite
@@ -258,7 +267,64 @@ def _shift_like(draw: DrawFn, width: int) -> Program:
     shapes = draw(st.sampled_from([((3, 4), (3, 1)), ((12,), (12,)), ((4,), (3, 4))]))
     y = _input(draw, b, shapes[0], width)
     x = _positive(draw, b, shapes[1], min(width, 20))
-    return _finish(draw, b, b.emit(ops.ShiftLike(_source_of(draw, x)), [y, x], "shift_like"))
+    op = ops.ShiftLike(_source_of(draw, x), draw(st.integers(1, 3)))
+    return _finish(draw, b, b.emit(op, [y, x], "shift_like"))
+
+
+@st.composite
+def _gather(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+    axis = draw(st.integers(0, len(shape) - 1))
+    start, step = draw(st.integers(0, shape[axis] - 1)), draw(st.sampled_from([-2, -1, 0, 1, 2]))
+    run = [start + step * i for i in range(draw(_small)) if 0 <= start + step * i < shape[axis]]
+    any_order = st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=7)
+    indices = tuple(run if draw(st.booleans()) else draw(any_order))
+    x = _input(draw, b, shape, width)
+    return _finish(draw, b, b.emit(ops.Gather(axis, indices), [x], "gather"))
+
+
+@st.composite
+def _compare(draw: DrawFn, width: int) -> Program:
+    kind = draw(st.sampled_from(["lt", "le", "eq", "ne"]))
+    return draw(_pair(lambda: ops.Compare(kind))(width))
+
+
+@st.composite
+def _select(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shapes = draw(
+        st.sampled_from(
+            [((3, 4), (3, 4), (1,)), ((4,), (2, 1, 4), (1, 4)), ((2, 1), (2, 3), (2, 3))]
+        )
+    )
+    c = b.input("c", shapes[0], FixedPoint(1, 1, False))
+    x = _input(draw, b, shapes[1], width)
+    if draw(st.booleans()):
+        y = _input(draw, b, shapes[2], width, "y")
+    else:
+        y = _constant(draw, b, shapes[2], width)
+    args = [c, x, y] if draw(st.booleans()) else [c, y, x]
+    return _finish(draw, b, b.emit(ops.Select(), args, "select"))
+
+
+@st.composite
+def _argmax(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    shape = tuple(draw(st.lists(_small, min_size=1, max_size=3)))
+    x = _input(draw, b, shape, draw(st.sampled_from([2, width])))  # two bits: equals occur
+    op = ops.ArgMax(draw(st.integers(0, len(shape) - 1)))
+    return _finish(draw, b, b.emit(op, [x], "argmax"))
+
+
+@st.composite
+def _embedding(draw: DrawFn, width: int) -> Program:
+    b = ProgramBuilder()
+    bits = draw(st.integers(1, 4))
+    x = b.input("x", draw(st.sampled_from([(5,), (2, 3)])), FixedPoint(bits, bits, False))
+    rows = (1 << bits) + draw(st.integers(0, 2))
+    w = _constant(draw, b, (rows, draw(_small)), width)
+    return _finish(draw, b, b.emit(ops.Embedding(), [x, w], "embedding"))
 
 
 PROGRAMS: dict[str, Callable[[int], SearchStrategy[Program]]] = {
@@ -280,6 +346,11 @@ PROGRAMS: dict[str, Callable[[int], SearchStrategy[Program]]] = {
     "transpose": _transpose,
     "concat": _concat,
     "pad": _pad,
+    "gather": _gather,
+    "compare": _compare,
+    "select": _select,
+    "argmax": _argmax,
+    "embedding": _embedding,
     "requantize": _requantize,
     "divide": _divide,
 }

@@ -7,12 +7,13 @@ shifts, widths, indices and limits are computed here, so that the C++ has nothin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 from fxloom.errors import FxloomError
 from fxloom.fixed_point import FixedPoint, Overflow
-from fxloom.ops import Operand, Pad, Shape
+from fxloom.ops import Operand, Pad, ReduceMax, Shape
 from fxloom.program import Value
 
 UNSUPPORTED: dict[str, str] = {}
@@ -165,6 +166,10 @@ def _elementwise(functor: str) -> Rule:
     return rule
 
 
+def _compare(site: Site) -> Kernel:
+    return _elementwise(f"op_{site.op.kind}")(site)
+
+
 def _multiply(site: Site) -> Kernel:
     a, b = site.args
     lines = [
@@ -284,7 +289,7 @@ def _lookup(site: Site) -> Kernel:
 def _normalise(site: Site) -> Kernel:
     (x,) = site.args
     lines = [
-        *_constants(n_out=site.result.size, width=site.op.source.width),
+        *_constants(n_out=site.result.size, width=site.op.source.width, step=site.op.step),
         _argument_type("a", x),
         _typedef("wide_t", integer_type(site.result.type)),
     ]
@@ -294,7 +299,8 @@ def _normalise(site: Site) -> Kernel:
 def _shift_like(site: Site) -> Kernel:
     a, b = site.args
     lines = [
-        *_constants(n_a=a.size, n_b=b.size, n_out=site.result.size, width=site.op.source.width),
+        *_constants(n_a=a.size, n_b=b.size, n_out=site.result.size),
+        *_constants(width=site.op.source.width, step=site.op.step),
         _argument_type("a", a),
         _argument_type("b", b),
         _typedef("wide_t", f"ap_int<{_signed_width(site.result.lo, site.result.hi)}>"),
@@ -304,8 +310,69 @@ def _shift_like(site: Site) -> Kernel:
     return Kernel(_struct(site.config, lines), _call(site, "shift_like"))
 
 
+def _gather_along(site: Site) -> Kernel:
+    """An index that rises evenly is computed, any other is looked up in a constant array."""
+    shape, axis, indices = site.args[0].operand.shape, site.op.axis, site.op.indices
+    strides = _strides(shape)
+    others = index_text(
+        "i", site.result.shape, [0 if a == axis else s for a, s in enumerate(strides)]
+    )
+    position = index_text("i", site.result.shape, [int(a == axis) for a in range(len(shape))])
+    step = indices[1] - indices[0] if len(indices) > 1 else 0
+    if all(b - a == step for a, b in pairwise(indices)):
+        along = f"({indices[0]} + ({position}) * {step})"
+        return _gather(site, f"{others} + {along} * {strides[axis]}")
+    kernel = _gather(site, f"{others} + along({position}) * {strides[axis]}")
+    name = f"indices{site.index}"
+    entries = ", ".join(map(str, indices))
+    array = f"static const int {name}[{len(indices)}] = {{{entries}}};\n"
+    along = f"    static int along(int position) {{ return {name}[position]; }}\n}};"
+    return replace(kernel, declarations=array + kernel.declarations.removesuffix("};") + along)
+
+
+def _select(site: Site) -> Kernel:
+    _, *choices = site.args
+    fraction = max(arg.operand.fraction for arg in choices)
+    shifts = [fraction - arg.operand.fraction for arg in choices]
+    width = max(
+        _signed_width(arg.operand.lo << shift, arg.operand.hi << shift)
+        for arg, shift in zip(choices, shifts, strict=True)
+    )
+    lines = [_typedef("wide_t", f"ap_int<{width}>"), *_constants(n_out=site.result.size)]
+    lines += _constants(shift_a=shifts[0], shift_b=shifts[1])
+    for letter, arg in zip("cab", site.args, strict=True):
+        lines += [
+            *_constants(**{f"n_{letter}": arg.size}),
+            _argument_type(letter, arg),
+            _function(f"source_{letter}", _broadcast_index(arg, site.result.shape)),
+        ]
+    return Kernel(_struct(site.config, lines), _call(site, "select"))
+
+
+def _argmax(site: Site) -> Kernel:
+    along = replace(site, op=ReduceMax((site.op.axis,)))
+    kernel = replace(_reduce_sum(along), call=_call(site, "argmax"))
+    index = _typedef("index_t", f"ap_uint<{max(1, site.result.hi.bit_length())}>")
+    return replace(
+        kernel, declarations=kernel.declarations.removesuffix("};") + f"    {index}\n}};"
+    )
+
+
+def _embedding(site: Site) -> Kernel:
+    x, w = site.args
+    lines = [
+        *_constants(n_in=x.size, n_table=w.size, n_columns=w.operand.shape[1]),
+        *_constants(n_out=site.result.size),
+        _argument_type("a", x),
+        _argument_type("w", w),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "embedding"))
+
+
 def _matmul(site: Site) -> Kernel:
     x, w = site.args
+    if not w.constant:
+        return _matmul_computed(site)
     n_in, n_out = w.operand.shape
     rows = x.size // n_in
     lines = [
@@ -315,6 +382,20 @@ def _matmul(site: Site) -> Kernel:
         _typedef("sum_t", integer_type(site.result.type)),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "matmul"), rows)
+
+
+def _matmul_computed(site: Site) -> Kernel:
+    a, b = site.args
+    *leading, rows, n_in = a.operand.shape
+    batch, n_out = prod(leading), b.operand.shape[-1]
+    lines = [
+        *_constants(batch=batch, rows=rows, n_in=n_in, n_out=n_out, reuse=site.reuse),
+        *_constants(n_a=a.size, n_b=b.size, n_all=site.result.size),
+        _argument_type("a", a),
+        _argument_type("b", b),
+        _typedef("sum_t", integer_type(site.result.type)),
+    ]
+    return Kernel(_struct(site.config, lines), _call(site, "matmul_computed"), batch * rows)
 
 
 def _window_constants(site: Site, kernel: Sequence[int]) -> list[str]:
@@ -359,6 +440,7 @@ def _pool(site: Site) -> Kernel:
         _argument_type("a", site.args[0]),
         _typedef("sum_t", integer_type(site.result.type)),
         _typedef("kind", f"fxloom::pool_{site.op.kind}"),
+        *_constants(dilation_height=site.op.dilation[0], dilation_width=site.op.dilation[1]),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "pool"), prod(site.result.shape[:2]))
 
@@ -446,7 +528,9 @@ def _pad_stream(site: Site) -> Kernel:
     return replace(_pad(rows), call=_call(site, "pad_stream"))
 
 
-_ELEMENTWISE = {"add", "sub", "mul", "max", "min", "requantize", "divide", "shift"}
+_ELEMENTWISE = {
+    *("add", "sub", "mul", "max", "min", "requantize", "divide", "shift", "compare", "select"),
+}
 
 
 def _pack_by_pack(site: Site) -> bool:
@@ -455,11 +539,11 @@ def _pack_by_pack(site: Site) -> bool:
     shapes = [arg.operand.shape for arg in site.args if not arg.constant]
     if name in _ELEMENTWISE:
         return all(each == shape for each in shapes)
-    if name == "concat":
+    if name in ("concat", "gather"):
         return bool(site.op.axis == len(shape) - 1)
     if name == "reshape":
         return all(each[-1:] == shape[-1:] for each in shapes)
-    return name in ("matmul", "copy")
+    return name == "copy" or (name == "matmul" and site.args[1].constant)
 
 
 def _of_pack(arg: Argument, shape: Shape) -> Argument:
@@ -478,7 +562,7 @@ def _one_pack(site: Site) -> Site:
     shape = site.result.shape
     whole = site.args[1:] if site.name == "matmul" else ()  # the weights of every pack
     args = [arg if arg in whole else _of_pack(arg, shape) for arg in site.args]
-    op = replace(site.op, axis=0) if site.name == "concat" else site.op
+    op = replace(site.op, axis=0) if site.name in ("concat", "gather") else site.op
     return replace(site, op=op, args=tuple(args), result=replace(site.result, shape=shape[-1:]))
 
 
@@ -548,6 +632,11 @@ RULES: dict[str, Rule] = {
     "transpose": _transpose,
     "concat": _concat,
     "pad": _pad,
+    "gather": _gather_along,
+    "compare": _compare,
+    "select": _select,
+    "argmax": _argmax,
+    "embedding": _embedding,
     "requantize": _requantize,
     "divide": _divide,
 }

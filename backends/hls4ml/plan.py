@@ -284,6 +284,8 @@ class _Planner:
         allotment = None
         if isinstance(op, MatMul | Conv):
             shape = self.program.value(args[1]).shape
+            if args[1] not in self.program.constants:
+                shape = shape[-2:]  # one matrix after another
             allotment = self._allot("FxloomKernel", origin, prod(shape[:-1]), shape[-1])
         reuse = 1 if allotment is None else allotment.reuse
         site = Site(index, op, tuple(arguments), result, array, reuse)
@@ -351,7 +353,7 @@ class _Planner:
         return self._add(self._kernel(pad, [x.name], padded, instr.origin, "pad")).name
 
     def _hls4ml_layer(self, first: Instr) -> Layer | None:
-        if not isinstance(first.op, MatMul | Conv):
+        if not isinstance(first.op, MatMul | Conv) or first.args[1] not in self.program.constants:
             return None
         weight = self.program.constants[first.args[1]]
         x = self.program.value(first.args[0])

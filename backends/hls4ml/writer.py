@@ -23,7 +23,7 @@ with silenced():
     from hls4ml.writer.vitis_writer import VitisWriter
 
 KERNELS = "fxloom_kernels.h"
-TABLES = "fxloom_tables.h"
+INCLUDED = ("fxloom_choosing.h", "fxloom_tables.h")
 """Included by KERNELS."""
 
 SCRIPTS = {
@@ -132,7 +132,7 @@ class FxloomWriter(VitisWriter):  # type: ignore[misc]
         for step in steps:
             step(model)
         out = Path(model.config.get_output_dir())
-        for name in (KERNELS, TABLES):
+        for name in (KERNELS, *INCLUDED):
             path = out / "firmware" / "nnet_utils" / name
             path.write_text(template(name), encoding="ascii")
 

@@ -12,8 +12,9 @@ it too, but its table says how.)
 """
 
 from fxloom.ops.base import OPS, Inferred, Op, Operand, Pads, Shape, operation, require
+from fxloom.ops.choosing import ArgMax, Compare, Embedding, Select
 from fxloom.ops.elementwise import Add, Max, Min, Mul, Shift, Sub
-from fxloom.ops.moving import Concat, Pad, Reshape, Transpose
+from fxloom.ops.moving import Concat, Gather, Pad, Reshape, Transpose
 from fxloom.ops.products import MatMul, dot_bounds, weight_sums
 from fxloom.ops.reductions import ReduceMax, ReduceSum
 from fxloom.ops.rounding import Divide, Requantize
@@ -24,9 +25,13 @@ __all__ = [
     "MAX_TABLE_WIDTH",
     "OPS",
     "Add",
+    "ArgMax",
+    "Compare",
     "Concat",
     "Conv",
     "Divide",
+    "Embedding",
+    "Gather",
     "Inferred",
     "Lookup",
     "MatMul",
@@ -43,6 +48,7 @@ __all__ = [
     "ReduceSum",
     "Requantize",
     "Reshape",
+    "Select",
     "Shape",
     "Shift",
     "ShiftLike",

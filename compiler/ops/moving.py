@@ -113,3 +113,30 @@ class Pad:
 
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
         return np.pad(arrays[0], ((0, 0), *self.padding))
+
+
+@operation
+class Gather:
+    """Entries of x along an axis, in any order and any number: result[i] = x[indices[i]].
+
+    Slices, flips, repetitions and nearest-neighbour upsampling are of this kind.
+    """
+
+    axis: int
+    indices: tuple[int, ...]
+    name: ClassVar[str] = "gather"
+    arity: ClassVar[int | None] = 1
+
+    def infer(self, args: Sequence[Operand]) -> Inferred:
+        (x,) = args
+        check_axes((self.axis,), len(x.shape))
+        length = x.shape[self.axis]
+        require(
+            len(self.indices) >= 1 and all(0 <= index < length for index in self.indices),
+            f"gather needs indices within an axis of {length}, got {self.indices}",
+        )
+        shape = (*x.shape[: self.axis], len(self.indices), *x.shape[self.axis + 1 :])
+        return Inferred(shape, x.fraction, x.lo, x.hi)
+
+    def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
+        return arrays[0].take(self.indices, axis=self.axis + 1)

@@ -40,15 +40,16 @@ def dot_bounds(lo: int, hi: int, weight: IntArray, axes: tuple[int, ...]) -> tup
 
 @operation
 class MatMul:
-    """x[..., K] times the constant w[K, N]: [..., N]."""
+    """x[..., K] times the constant w[K, N]: [..., N]; or x[..., M, K] times the computed
+    y[..., K, N], with the same leading axes: [..., M, N]."""
 
     name: ClassVar[str] = "matmul"
     arity: ClassVar[int | None] = 2
 
     def infer(self, args: Sequence[Operand]) -> Inferred:
         x, w = args
-        require(w.data is not None, "the right side of matmul must be a constant")
-        assert w.data is not None
+        if w.data is None:
+            return _computed(x, w)
         require(
             len(x.shape) >= 1 and len(w.shape) == 2 and x.shape[-1] == w.shape[0],
             f"matmul needs x[..., K] and w[K, N], got {x.shape} and {w.shape}",
@@ -59,3 +60,17 @@ class MatMul:
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
         product: Int64Array = np.matmul(arrays[0], arrays[1])
         return product
+
+
+def _computed(x: Operand, y: Operand) -> Inferred:
+    require(
+        len(x.shape) >= 2
+        and len(x.shape) == len(y.shape)
+        and x.shape[:-2] == y.shape[:-2]
+        and x.shape[-1] == y.shape[-2],
+        f"matmul of computed values needs x[..., M, K] and y[..., K, N], got {x.shape} and "
+        f"{y.shape}",
+    )
+    ends = [x.shape[-1] * a * b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
+    shape = (*x.shape[:-1], y.shape[-1])
+    return Inferred(shape, x.fraction + y.fraction, min(ends), max(ends))

@@ -72,12 +72,18 @@ def leading_zeros(mantissa: Int64Array, width: int) -> Int64Array:
     return count
 
 
-def _zeros_between(x: Operand, source: FixedPoint) -> tuple[int, int]:
-    """Fewest and most leading zeros of x; VerifyError unless it is positive and in source."""
+def _zeros_between(x: Operand, source: FixedPoint, step: int) -> tuple[int, int]:
+    """Fewest and most steps of leading zeros of x; VerifyError unless it is positive, in source."""
+    require(step >= 1, f"the step must be positive, got {step}")
     require(not source.signed, f"needs an unsigned format, got {source}")
     require(x.lo >= 1, f"needs a positive value, got mantissas in [{x.lo}, {x.hi}]")
     require_source(x, source)
-    return source.width - x.hi.bit_length(), source.width - x.lo.bit_length()
+    zeros = (source.width - x.hi.bit_length(), source.width - x.lo.bit_length())
+    return zeros[0] // step, zeros[1] // step
+
+
+def _shifts(mantissa: Int64Array, source: FixedPoint, step: int) -> Int64Array:
+    return leading_zeros(mantissa, source.width) // step
 
 
 @operation
@@ -85,38 +91,43 @@ class Normalise:
     """x shifted left until the leading one of its mantissa is the first bit of source.
 
     x: positive. The result lies between half of source's range and all of it, so that a table of
-    its leading bits has the same relative error for every x.
+    its leading bits has the same relative error for every x. step: shift by multiples of it only,
+    so that the leading one is among the first `step` bits.
     """
 
     source: FixedPoint
+    step: int = 1
     name: ClassVar[str] = "normalise"
     arity: ClassVar[int | None] = 1
 
     def infer(self, args: Sequence[Operand]) -> Inferred:
         (x,) = args
-        _zeros_between(x, self.source)
-        return Inferred(x.shape, x.fraction, 1 << (self.source.width - 1), self.source.hi)
+        _zeros_between(x, self.source, self.step)
+        lowest = max(1 << max(self.source.width - self.step, 0), x.lo)
+        return Inferred(x.shape, x.fraction, lowest, self.source.hi)
 
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
-        return arrays[0] << leading_zeros(arrays[0], self.source.width)
+        (x,) = arrays
+        return x << (_shifts(x, self.source, self.step) * self.step)
 
 
 @operation
 class ShiftLike:
-    """y shifted left by as many bits as Normalise shifts x, broadcasting: f(x) from f(normalise(x))
-    where f is a reciprocal."""
+    """y shifted left by one bit for every `step` bits that Normalise shifts x, broadcasting:
+    f(x) from f(normalise(x)) where f is a reciprocal (step 1) or its square root (step 2)."""
 
     source: FixedPoint
+    step: int = 1
     name: ClassVar[str] = "shift_like"
     arity: ClassVar[int | None] = 2
 
     def infer(self, args: Sequence[Operand]) -> Inferred:
         y, x = args
-        fewest, most = _zeros_between(x, self.source)
+        fewest, most = _zeros_between(x, self.source, self.step)
         ends = [end << bits for end in (y.lo, y.hi) for bits in (fewest, most)]
         return Inferred(broadcast_shape(args), y.fraction, min(ends), max(ends))
 
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
         level = [arg._replace(fraction=0) for arg in args]
         y, x = aligned(level, arrays)
-        return y << leading_zeros(x, self.source.width)
+        return y << _shifts(x, self.source, self.step)

@@ -77,13 +77,15 @@ class Conv:
 class Pool:
     """Sum or maximum over windows of x[H, W, C]; positions in the padding do not take part.
 
-    kind: "sum" or "max". padding: ((top, bottom), (left, right)), each less than the kernel.
+    kind: "sum" or "max". padding: ((top, bottom), (left, right)), each less than what a window
+    covers.
     """
 
     kind: str
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    dilation: tuple[int, int] = (1, 1)
     name: ClassVar[str] = "pool"
     arity: ClassVar[int | None] = 1
 
@@ -91,18 +93,19 @@ class Pool:
         (x,) = args
         require(self.kind in ("sum", "max"), f"pool kind must be sum or max, got {self.kind!r}")
         require(len(x.shape) == 3, f"pool needs x[H, W, C], got {x.shape}")
-        height, width = window_positions(x.shape[:2], self.kernel, self.stride, self.padding)
+        height, width = window_positions(
+            x.shape[:2], self.kernel, self.stride, self.padding, self.dilation
+        )
+        least = prod(self._fewest(axis, n) for axis, n in enumerate(x.shape[:2]))
         require(
-            all(n < k for pair, k in zip(self.padding, self.kernel, strict=True) for n in pair),
-            f"pool padding {self.padding} must be less than the kernel {self.kernel}, so that "
-            "every window holds a value",
+            least > 0,
+            f"pool with kernel {self.kernel}, padding {self.padding} and dilation {self.dilation} "
+            f"has a window without any value of {x.shape[:2]}",
         )
         shape = (height, width, x.shape[2])
         if self.kind == "max":
             return Inferred(shape, x.fraction, x.lo, x.hi)
         count = prod(self.kernel)
-        padded = any(n for pair in self.padding for n in pair)
-        least = 1 if padded else count
         return Inferred(
             shape,
             x.fraction,
@@ -110,9 +113,19 @@ class Pool:
             max(count * x.hi, least * x.hi),
         )
 
+    def _fewest(self, axis: int, size: int) -> int:
+        """Positions of the emptiest window along an axis that lie inside."""
+        (before, after), step = self.padding[axis], self.stride[axis]
+        taps = np.arange(self.kernel[axis]) * self.dilation[axis]
+        starts = np.arange(-before, size + after - int(taps[-1]), step)
+        inside = (starts[:, None] + taps >= 0) & (starts[:, None] + taps < size)
+        return int(inside.sum(axis=1).min())
+
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
         fill = 0 if self.kind == "sum" else args[0].lo
-        windows = sliding_windows(arrays[0], self.kernel, self.stride, self.padding, (1, 1), fill)
+        windows = sliding_windows(
+            arrays[0], self.kernel, self.stride, self.padding, self.dilation, fill
+        )
         result: Int64Array = (
             windows.sum(axis=(-2, -1)) if self.kind == "sum" else windows.max(axis=(-2, -1))
         )
