@@ -18,6 +18,7 @@ from torch.fx.node import Node
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
+from fxloom.moves import GATHER
 from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
@@ -49,10 +50,11 @@ MOVING = (
     aten.max_pool2d.default,
     aten.amax.default,
     aten.constant_pad_nd.default,
+    GATHER,
 )
 ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
 """What rounds by itself: a chain ends there."""
-WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
+WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default, GATHER)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 
