@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fxloom.backends.hls4ml.dialect import DIALECTS
 from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
-from fxloom.errors import FxloomError, TargetError
+from fxloom.errors import FxloomError, TargetError, ToolError
 from fxloom.fixed_point import Int64Array
 from fxloom.program import Output, Program
 from fxloom.target import Target
@@ -55,7 +56,8 @@ class Hls4mlBuild:
         Returns float64 values, int64 mantissas where raw; a tuple where there are several outputs.
         progress(done, total) is called now and then. debug: compiled for gdb (-O0 -g), with driver,
         inputs and outputs left in the cache. Raises DataError for inputs that do not fit, ToolError
-        where g++ is missing, a child process fails, or a stream is read while empty or not emptied.
+        where g++ is missing, a child process fails, or a stream is read while empty or not emptied;
+        and for oneAPI, whose projects no compiler but the vendor's can run.
         """
         mantissas = self.run_mantissas(
             quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s, debug=debug
@@ -92,7 +94,13 @@ class Hls4mlBuild:
         from fxloom.backends.hls4ml.testbench import flat_samples
 
         values = [self.program.value(port.value) for port in self.program.outputs]
-        driver = build_driver(self.directory, self.project, self.cache, debug)
+        includes = DIALECTS[self.target.backend].includes
+        if not includes:
+            raise ToolError(
+                f"no C simulation of projects for {self.target.backend}: they need the vendor's "
+                "compiler (icpx); build the project's target fpga_emu with CMake, it checks itself"
+            )
+        driver = build_driver(self.directory, self.project, includes, self.cache, debug)
         sizes = [value.size for value in values]
         flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s, debug)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)

@@ -77,8 +77,8 @@ Rule = Callable[[Site], Kernel]
 
 
 def integer_type(kind: FixedPoint) -> str:
-    """The C++ type of a format's mantissas."""
-    return f"ap_{'' if kind.signed else 'u'}int<{kind.width}>"
+    """The C++ type of a format's mantissas, in fxloom_types.h."""
+    return f"fxloom::{'' if kind.signed else 'u'}int_t<{kind.width}>"
 
 
 def _signed_width(lo: int, hi: int) -> int:
@@ -155,7 +155,7 @@ def _elementwise(functor: str) -> Rule:
             ),
             _argument_type("a", a),
             _argument_type("b", b),
-            _typedef("wide_t", f"ap_int<{max(widths)}>"),
+            _typedef("wide_t", f"fxloom::int_t<{max(widths)}>"),
             _typedef("op", f"fxloom::{functor}"),
             _function("source_a", _broadcast_index(a, site.result.shape)),
             _function("source_b", _broadcast_index(b, site.result.shape)),
@@ -224,7 +224,7 @@ def _concat(site: Site) -> Kernel:
         lines = [
             *_constants(n_in=arg.size, n_out=site.result.size, shift=shift),
             _argument_type("a", arg),
-            _typedef("wide_t", f"ap_int<{width}>"),
+            _typedef("wide_t", f"fxloom::int_t<{width}>"),
             _function("target", f"{start * strides[site.op.axis]} + {target}"),
         ]
         start += arg.operand.shape[site.op.axis]
@@ -276,7 +276,7 @@ def _lookup(site: Site) -> Kernel:
         *_constants(n_out=site.result.size, n_table=table.size, lowest=site.op.source.lo),
         _argument_type("a", x),
         _argument_type("b", table),
-        _typedef("index_t", f"ap_int<{site.op.source.width + 2}>"),
+        _typedef("index_t", f"fxloom::int_t<{site.op.source.width + 2}>"),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "lookup"))
 
@@ -297,7 +297,7 @@ def _shift_like(site: Site) -> Kernel:
         *_constants(n_a=a.size, n_b=b.size, n_out=site.result.size, width=site.op.source.width),
         _argument_type("a", a),
         _argument_type("b", b),
-        _typedef("wide_t", f"ap_int<{_signed_width(site.result.lo, site.result.hi)}>"),
+        _typedef("wide_t", f"fxloom::int_t<{_signed_width(site.result.lo, site.result.hi)}>"),
         _function("source_a", _broadcast_index(a, site.result.shape)),
         _function("source_b", _broadcast_index(b, site.result.shape)),
     ]
@@ -367,7 +367,8 @@ def _fit_lines(to: FixedPoint, overflow: Overflow, rounding: str) -> list[str]:
     lowest = -to.hi if overflow is Overflow.SAT_SYM and to.signed else to.lo
     mode = {Overflow.WRAP: "WRAP", Overflow.SAT_ZERO: "ZERO"}.get(overflow, "CLAMP")
     return [
-        _typedef("limit_t", f"ap_int<{_signed_width(to.lo, to.hi)}>"),
+        _typedef("to_t", integer_type(to)),
+        _typedef("limit_t", f"fxloom::int_t<{_signed_width(to.lo, to.hi)}>"),
         f"static const int rounding = fxloom::{rounding};",
         f"static const int overflow = fxloom::{mode};",
         f"static const long long lowest = {lowest}LL;",
@@ -389,7 +390,7 @@ def _requantize(site: Site) -> Kernel:
     lines = [
         *_constants(n_out=site.result.size, appended=appended, dropped=min(dropped, width + 1)),
         _argument_type("a", x),
-        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 2)}>"),
+        _typedef("work_t", f"fxloom::int_t<{_work_width(site.op, width + 2)}>"),
         *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "requantize"))
@@ -407,7 +408,7 @@ def _divide(site: Site) -> Kernel:
         *_constants(n_out=site.result.size, n_b=d.size, appended=appended, dropped=dropped),
         _argument_type("a", x),
         _argument_type("b", d),
-        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 1)}>"),
+        _typedef("work_t", f"fxloom::int_t<{_work_width(site.op, width + 1)}>"),
         _function("source_b", _broadcast_index(d, site.result.shape)),
         *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
     ]
