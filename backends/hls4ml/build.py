@@ -98,7 +98,8 @@ class Hls4mlBuild:
         if not includes:
             raise ToolError(
                 f"no C simulation of projects for {self.target.backend}: they need the vendor's "
-                "compiler (icpx); build the project's target fpga_emu with CMake, it checks itself"
+                "compiler (icpx). With that, CMake's target fpga_emu is the project's testbench; "
+                "call it with the path of tb_data"
             )
         driver = build_driver(self.directory, self.project, includes, self.cache, debug)
         sizes = [value.size for value in values]
