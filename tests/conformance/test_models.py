@@ -25,7 +25,6 @@ from fxloom.target import Target
 from tests.conformance.packing import pack
 from tests.models import CASES, make
 
-
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 GROUPS = 6
