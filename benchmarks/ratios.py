@@ -19,6 +19,7 @@ import fxloom
 from benchmarks.models import Case
 from fxloom.backends.hls4ml import BACKEND
 from fxloom.backends.simulator import Simulator
+from fxloom.fixed_point import Rounding
 from fxloom.passes import Quantize
 from fxloom.program import Program
 
@@ -43,11 +44,12 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
     return statistics.median(ratios)
 
 
-def quantized_graph(case: Case, model: nn.Module) -> torch.fx.GraphModule:
-    """8-bit weights and activations, RND, SAT."""
+def quantized_graph(case: Case, model: nn.Module, rounding: str = "RND") -> torch.fx.GraphModule:
+    """8-bit weights and activations, SAT."""
     graph = fxloom.capture(model, case.inputs(2))
     data = fxloom.Data.of(case.inputs(CALIBRATION))
-    return fxloom.Recipe([Quantize(weights=8, activations=8)]).run(graph, data).graph
+    step = Quantize(weights=8, activations=8, rounding=Rounding(rounding))
+    return fxloom.Recipe([step]).run(graph, data).graph
 
 
 def torch_runs(model: nn.Module, x: Tensor, chunk: int) -> dict[str, Callable[[], object]]:
@@ -133,6 +135,8 @@ def measure(case: Case, rounds: int, stock: bool) -> dict[str, Any]:
     program = fxloom.lower(graph)
     figures: dict[str, Any] = {"case": case.name, "batch": case.batch}
     figures |= against_torch(case, model, program, rounds)
+    truncating = fxloom.lower(quantized_graph(case, model, "TRN"))
+    figures["trn"] = against_torch(case, model, truncating, rounds)
     figures["first_answer_s"] = first_answer(graph, case, min(rounds, 5))
     figures["project_s"] = emit_seconds(graph, min(rounds, 5))
     if stock:

@@ -29,6 +29,7 @@ def linear(n: int = 8) -> nn.Module:
     return nn.Linear(8, n)
 
 
+torch.manual_seed(0)  # the models are made here, and the bound of 1% does not hold for any weights
 RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "residual taken on the input": (Fn(lambda m, x: m.fc(x) + x, fc=linear()), VECTOR),
     "dilation": (nn.Conv2d(4, 4, 3, dilation=2), IMAGE),
