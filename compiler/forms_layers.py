@@ -9,6 +9,8 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.adaptive import windows
+from fxloom.forms_recurrent import RECURRENT
+from fxloom.forms_recurrent import result as recurrent_result
 from fxloom.graph import aten, insert_like
 from fxloom.moves import GATHER
 from fxloom.rewriting import input_of, is_constant, rewrites, spread
@@ -246,4 +248,5 @@ _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten.split_with_sizes.default: _split,
     aten.chunk.default: _split,
     aten.unbind.int: _unbind,
+    **dict.fromkeys(RECURRENT, recurrent_result),
 }
