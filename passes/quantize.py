@@ -221,6 +221,7 @@ class _Run:
         self._quantize_constants()
         for chain, to in chosen.items():
             self._insert(chain, to)
+        self._round_fills()
         self._quantize_biases()
         finish(self.module)
         refresh_shapes(self.module)
@@ -412,6 +413,14 @@ class _Run:
         mantissa, exponent = torch.frexp(torch.tensor(number, dtype=torch.float64))
         short = round(float(mantissa) * 2**bits) * 2.0 ** (int(exponent) - bits)
         node.update_arg(position, short)
+
+    def _round_fills(self) -> None:
+        """The number that a pad puts around a value takes that value's steps, to nearest."""
+        for node in self.module.graph.nodes:
+            if node.target is aten.constant_pad_nd.default and arguments(node)[2]:
+                self._shorten(node, 2)
+                step = 2.0 ** -fraction_of(arguments(node)[0])
+                node.update_arg(2, round(arguments(node)[2] / step) * step)
 
     def _quantize_biases(self) -> None:
         """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""
