@@ -43,8 +43,8 @@ from fxloom.passes.calibration import (
     squared_error,
 )
 from fxloom.passes.chains import (
+    CONSTANT_ARGUMENTS,
     LAYERS,
-    MERGES,
     NARROWING,
     TABLES,
     Chain,
@@ -52,12 +52,13 @@ from fxloom.passes.chains import (
     find_chains,
     format_of,
     fraction_of,
+    is_real,
     nonnegative,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.tabulate import insert_function, insert_softmax, isolate
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
 from fxloom.settings import convert
 from fxloom.support import refused_ports
@@ -231,6 +232,9 @@ class _Run:
         seen = {c.end: ranges[c].low >= 0 for c in self.chains if c.is_input}
         verdicts = nonnegative(self.module.graph, seen)
         for chain, span in ranges.items():
+            if not is_real(chain.end):
+                shortlist[chain] = [self._whole(chain.end, span)]
+                continue
             signed = not verdicts[chain.end]
             width = self._activation_width(chain)
             low = span.low if signed else 0.0
@@ -243,6 +247,18 @@ class _Run:
             watched = {chain.end: [errors[chain]] for chain in self.chains}
             observe(self.module, self._batches(), watched)
         return {chain: error.best for chain, error in errors.items()}
+
+    def _whole(self, node: Node, span: Range) -> FixedPoint:
+        """The format of an integer input: every integer seen, and every row it may ask for."""
+        rows, pending = [], list(node.users)
+        while pending:
+            user = pending.pop()
+            if user.target is EMBEDDING:
+                rows.append(len(arguments(user)[1].meta["val"]))
+            elif user.op != "output" and not is_real(user):
+                pending.extend(user.users)
+        last = max(rows, default=1) - 1
+        return FixedPoint.holding(min(int(span.low), 0), max(int(span.high), last), 0)
 
     def _activation_width(self, chain: Chain) -> int:
         options = self.options
@@ -287,6 +303,8 @@ class _Run:
                 end.replace_all_uses_with(source)
                 return
         modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
+        if not is_real(end):  # an index beyond the last is the last, not another
+            modes = (*modes[:3], str(options.rounding), str(Overflow.SAT))
         suffix = ".argument" if end.target is NARROWING else ""
         self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph
@@ -314,18 +332,12 @@ class _Run:
         for node in list(self.module.graph.nodes):
             if node.target in LAYERS:
                 self._requantize_constant(node, 1)
-            elif node.target in MERGES:
-                for position in (0, 1):
+            elif is_real(node):
+                for position in CONSTANT_ARGUMENTS.get(node.target, ()):
                     argument = arguments(node)[position]
                     if isinstance(argument, Node) and argument.op == "get_attr":
                         self._requantize_constant(node, position)
                     elif isinstance(argument, int | float):
-                        self._shorten(node, position)
-            elif node.target is aten.leaky_relu.default:
-                self._shorten(node, 1)
-            elif node.target is aten.clamp.default:
-                for position in (1, 2):
-                    if arguments(node)[position] is not None:
                         self._shorten(node, position)
 
     def _requantize_constant(self, node: Node, position: int) -> None:

@@ -65,6 +65,7 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "silu": (nn.SiLU(), VECTOR),
     "hardswish": (nn.Hardswish(), VECTOR),
     "sigmoid": (nn.Sigmoid(), VECTOR),
+    "prelu": (nn.Sequential(linear(), nn.PReLU(8)), VECTOR),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -120,7 +121,6 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
     "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR, r"1 .*log_softmax"),
     "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
-    "prelu": (nn.Sequential(linear(), nn.PReLU()), VECTOR, r"1 .*prelu"),
     "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
     "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
     "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
@@ -150,11 +150,9 @@ def test_trap_is_refused_by_name(name: str) -> None:
 
 
 def test_all_unsupported_layers_are_listed_at_once() -> None:
-    model = nn.Sequential(
-        nn.Linear(8, 8), nn.PReLU(), nn.Linear(8, 8), nn.RReLU(), nn.LogSoftmax(1)
-    )
+    model = nn.Sequential(nn.Linear(8, 8), nn.GLU(), nn.Linear(4, 8), nn.RReLU(), nn.LogSoftmax(1))
     with pytest.raises(UnsupportedLayer) as caught:
         capture(model, torch.randn(2, 8))
     assert len(caught.value.problems) == 3
-    for layer in ("1 (aten.prelu)", "3 (aten.", "4 (aten.log_softmax"):
+    for layer in ("1 (aten.glu", "3 (aten.", "4 (aten.log_softmax"):
         assert any(problem.startswith(layer) for problem in caught.value.problems)
