@@ -193,10 +193,25 @@ class _Contraction:
         kept = [label for label in labels if label in wanted]
         return (self.make(aten.sum.dim_IntList, x, dims, False) if dims else x), kept
 
+    def spread(
+        self, a: Node, left: Sequence[str], b: Node, right: Sequence[str]
+    ) -> tuple[Node, Sequence[str]]:
+        """a without the axes of length 1 that broadcast along those of b."""
+        lengths = dict(zip(right, sizes_of(b, -1), strict=True))
+        kept = [
+            (label, size)
+            for label, size in zip(left, sizes_of(a, -1), strict=True)
+            if size != 1 or lengths.get(label, 1) == 1
+        ]
+        if len(kept) == len(left):
+            return a, left
+        return self.make(aten.reshape.default, a, [size for _, size in kept]), [n for n, _ in kept]
+
     def of_two(
         self, a: Node, left: Sequence[str], b: Node, right: Sequence[str], wanted: set[str]
     ) -> tuple[Node, list[str]]:
         """The product of two tensors, and its labels."""
+        a, left, b, right = *self.spread(a, left, b, right), *self.spread(b, right, a, left)
         a, left = self.summed(a, left, wanted.union(right))
         b, right = self.summed(b, right, wanted.union(left))
         sizes = dict(zip((*left, *right), (*sizes_of(a, -1), *sizes_of(b, -1)), strict=True))
