@@ -102,12 +102,15 @@ def _side_by_side(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
 
 @rewrites(aten.inner.default)
 def _inner(graph: fx.Graph, node: Node) -> Node | None:
+    """The products of rows with rows."""
     left, right = input_of(node, 0), input_of(node, 1)
-    ranks = {side.meta["val"].dim() for side in (left, right)}
-    if 0 in ranks or max(ranks) > 2:
-        return None
-    both = right if right.meta["val"].dim() == 1 else _transposed(graph, node, right)
-    return _product(graph, node, left, both)
+    ranks = [side.meta["val"].dim() for side in (left, right)]
+    if 1 in ranks:
+        pair = (left, right) if ranks[1] == 1 else (right, left)
+        return _product(graph, node, *pair)
+    if ranks[1] == 2:
+        return _product(graph, node, left, _transposed(graph, node, right))
+    return None
 
 
 @rewrites(aten.linalg_vecdot.default)

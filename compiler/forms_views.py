@@ -95,12 +95,31 @@ def _slice(graph: fx.Graph, node: Node) -> Node | None:
 
 
 @rewrites(aten.select.int)
-def _select(graph: fx.Graph, node: Node) -> None:
+def _select(graph: fx.Graph, node: Node) -> Node | None:
     source, dim, index = node.args
     assert isinstance(dim, int)
     size = input_of(node).meta["val"].shape[dim]
     if isinstance(size, int) and isinstance(index, int):
+        along, steps = input_of(node).meta.get("steps", (None, []))
+        if along == dim:  # one step of a recurrence
+            step: Node = steps[index % size]
+            return step
         node.args = (source, dim, index % size)
+    return None
+
+
+@rewrites(aten.fliplr.default, aten.flipud.default)
+def _flip(graph: fx.Graph, node: Node) -> Node:
+    dims = [1] if node.target is aten.fliplr.default else [0]
+    return insert_like(graph, node, aten.flip.default, (input_of(node), dims))
+
+
+@rewrites(aten.repeat.default, aten.tile.default)
+def _repeat(graph: fx.Graph, node: Node) -> Node | None:
+    times = node.args[1]
+    assert isinstance(times, Sequence)
+    ones = [1] * (input_of(node).meta["val"].dim() - len(times))
+    return insert_like(graph, node, aten.repeat.default, (input_of(node), [*ones, *times]))
 
 
 @rewrites(aten.pad.default, aten.constant_pad_nd.default)

@@ -6,7 +6,7 @@ through the activations that follow; its end is where one rounding makes the val
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import log2
 from typing import Any
@@ -18,6 +18,7 @@ from torch.fx.node import Node
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
+from fxloom.moves import GATHER
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
@@ -85,10 +86,11 @@ MOVING = (
     aten.max_pool2d.default,
     aten.amax.default,
     aten.constant_pad_nd.default,
+    GATHER,
 )
 ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
 """What rounds by itself: a chain ends there."""
-WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
+WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default, GATHER)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 
@@ -110,6 +112,12 @@ class Chain:
         return self.end.op == "placeholder"
 
     @property
+    def group(self) -> Hashable:
+        """What shares a format with this chain: the same part of all steps of a recurrence."""
+        end = self.end
+        return (origin(end), end.target) if end.meta.get("tied") else end
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers of the chain."""
         return tuple(origin(node) for node in self.nodes)
@@ -122,6 +130,8 @@ def find_chains(graph: fx.Graph) -> list[Chain]:
     for node in graph.nodes:
         if node.op == "placeholder":
             chains.append(Chain((node,), False))
+        elif node.meta.get("exact"):
+            continue  # of a recurrence: what follows rounds
         elif node.target in GROWING and node not in taken and not is_binary_shift(node):
             nodes = _follow(node)
             taken.update(nodes)

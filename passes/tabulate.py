@@ -17,14 +17,14 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import Function, function_of, grid, table, table_error, table_values
-from fxloom.graph import arguments, describe, infer, insert_like, origin
+from fxloom.functions import Function, function_of, grid, table, table_values, tabulated
+from fxloom.graph import arguments, constant, describe, infer, insert_like, origin
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.chains import NARROWING, TABLES, find_chains, format_of
 from fxloom.quantized_ops import LOOKUP, NORMALISE, REQUANTIZE, SHIFT_LIKE
@@ -94,13 +94,26 @@ class Writer:
     ) -> Node:
         """The entries, mantissas in to, for x of format source."""
         # float64 holds them exactly whatever the model's own type is.
-        values = torch.from_numpy(entries).to(torch.float64) * to.step
-        buffer = tensor_node(
-            self.module, self.like, f"{origin(self.like)}.{name}", values, trained=False
-        )
-        typed = self.requantize(buffer, to, Rounding.RND_CONV, Overflow.SAT)
-        typed.meta["batch_axis"] = None
+        values = torch.from_numpy(entries.copy()).to(torch.float64) * to.step
+        typed = self._same_table(values)
+        if typed is None:
+            full = f"{origin(self.like)}.{name}"
+            buffer = tensor_node(self.module, self.like, full, values, trained=False)
+            typed = self.requantize(buffer, to, Rounding.RND_CONV, Overflow.SAT)
+            typed.meta["batch_axis"] = None
         return self.add(LOOKUP, x, typed, source.width, source.integer, source.signed)
+
+    def _same_table(self, values: Tensor) -> Node | None:
+        """The table of the step before in a recurrence, where it is the same."""
+        if not self.like.meta.get("tied"):
+            return None
+        for node in self.module.graph.find_nodes(op="call_function", target=LOOKUP):
+            if node.meta.get("tied") and origin(node) == origin(self.like):
+                typed = arguments(node)[1]
+                held = constant(self.module, arguments(typed)[0].target)
+                if torch.equal(held, values):
+                    return typed  # type: ignore[no-any-return]
+        return None
 
     def argument(self, bits: int) -> tuple[Node, FixedPoint]:
         """The node's argument in a format of at most that many bits."""
@@ -123,20 +136,15 @@ def insert_function(
     assert function is not None
     writer = Writer(module, node)
     x, source = writer.argument(bits)
-    entries = table(function.curve, source, to)
+    entries, error = tabulated(function.curve, source, to)
     result = writer.lookup(x, source, "table", entries, to)
-    return result, function_error(function, source, to, entries)
+    return result, TableError(error, argument_error(function, source))
 
 
-def function_error(
-    function: Function, source: FixedPoint, to: FixedPoint, entries: Int64Array
-) -> TableError:
-    """Half a step of the argument times the steepest slope, and what the entries are off."""
+def argument_error(function: Function, source: FixedPoint) -> float:
+    """Half a step of the argument times the steepest slope."""
     low, high = (source.lo - 0.5) * source.step, (source.hi + 0.5) * source.step
-    return TableError(
-        table_error(function.curve, source, to, entries),
-        source.step / 2 * function.slope(low, high),
-    )
+    return source.step / 2 * function.slope(low, high)
 
 
 # Softmax

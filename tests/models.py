@@ -14,6 +14,7 @@ Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
 SIGNAL: Shape = (4, 11)
+SEQUENCE: Shape = (4, 3)
 
 
 class Rows(tuple[int, ...]):
@@ -71,6 +72,18 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.bn1(self.conv1(x)))
         return self.act(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class InitialState(nn.Module):
+    """A recurrent layer that begins with a state of its own, for both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 1, 3))
+        self.rnn = nn.RNN(3, 3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x, self.state.expand(-1, x.shape[0], -1).contiguous())[0]
 
 
 class Buffers(nn.Module):
@@ -597,9 +610,36 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "indices compared": (
         fn(lambda m, i: (
             (m.e(i) * (i != 0).unsqueeze(-1)).sum(1) - i.float().mean(1, True),
-            m.e(m.e(i).argmax(2)), torch.where(i > 2, i, 2), i,
+            m.e(m.e(i[:, 1:].flip(1)).argmax(2)), torch.where(i > 2, i, 2), i,
         ), e=lambda: nn.Embedding(7, 4)),
         rows(7, 5),
+    ),
+    # recurrent layers
+    "lstm, last step": (
+        fn(lambda m, x: m.fc(m.r(x)[0][:, -1]), fc=lambda: nn.Linear(5, 3),
+           r=lambda: nn.LSTM(3, 5, batch_first=True)),
+        SEQUENCE,
+    ),
+    "lstm, projected, whole sequence and states": (
+        fn(lambda m, x: (*(lambda o, s: (torch.relu(o), s[0].squeeze(0), s[1][0]))(*m.r(x)),),
+           r=lambda: nn.LSTM(3, 4, proj_size=2, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "gru, two layers, two directions": (
+        fn(lambda m, x: m.r(x)[0] * 2,
+           r=lambda: nn.GRU(3, 3, 2, batch_first=True, bidirectional=True)),
+        SEQUENCE,
+    ),
+    "gru without bias of one step": (
+        fn(lambda m, x: m.r(x[:, :1])[1][-1], r=lambda: nn.GRU(3, 4, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "rnn from a learned state": (InitialState, SEQUENCE),
+    "rnn of a recurrent layer's sequence": (
+        fn(lambda m, x: m.a(m.b(x)[0])[0] + x.mean(2, keepdim=True),
+           a=lambda: nn.RNN(4, 3, batch_first=True),
+           b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
+        SEQUENCE,
     ),
     # shapes
     "flatten linear": (
@@ -641,6 +681,44 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         IMAGE,
     ),
     "pad": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE),
+    # slices, repetitions
+    "slices": (
+        fn(lambda m, x: torch.cat([
+            (y := m.c(x))[:, 1:5:2, :4, -3:], y[:, -2:, 1::2, ::2][:, :, :, :3].repeat(1, 1, 2, 1)[
+                :, :, :4], y.flip(1, 3)[:, :2, :4, :3],
+            y.roll((1, -2), (2, 3))[:, 4:, :4].narrow(3, 0, 3),
+        ], 1), c=conv(2, stride=(1, 2), padding=1)),
+        IMAGE,
+    ),
+    "chosen": (
+        lambda: Buffers(
+            lambda m, x: (
+                x[:, -1, None] + x[:, [0, 2]].repeat_interleave(2, 1),
+                x.index_select(2, m.i) * x[:, 0, :1].unsqueeze(1).expand(-1, 4, 3, -1),
+                x[:, [0, 1, -1], [1, 2, 3]],
+                x[:, :, [[0, 1], [3, 2]]],
+                x[:, [0, 1], :, [2, -1]].permute(1, 0, 2),
+            ),
+            i=torch.tensor([6, 0, 2]),
+        ),
+        IMAGE,
+    ),
+    "gated halves": (
+        fn(lambda m, x: (h := m.c(x).chunk(2, 1))[0] * torch.sigmoid(h[1]) + x[:, :3, 1:],
+           c=conv1d(2)),
+        SIGNAL,
+    ),
+    "slices of vectors": (
+        fn(lambda m, x: torch.relu(m.fc(x)[:, 2:]) + x.tile(2)[:, 3:9] - torch.fliplr(x)[:, :6],
+           fc=lambda: nn.Linear(10, 8)),
+        VECTOR,
+    ),
+    "slices beside a merged batch": (
+        fn(lambda m, x: m.fc(x.reshape(-1, 11))[:, 1:4].repeat(1, 2).reshape(-1, 4, 6)[:, -1],
+           fc=lambda: nn.Linear(11, 5)),
+        SIGNAL,
+    ),
+    "slice of a flat image": (fn(lambda m, x: m.c(x).flatten(1)[:, 3:100:7], c=conv(3)), IMAGE),
     # graphs
     "in-place alias": (fn(in_place_alias, fc=lambda: nn.Linear(10, 10)), VECTOR),
     "in-place add": (fn(in_place_add, fc=lambda: nn.Linear(10, 10)), VECTOR),

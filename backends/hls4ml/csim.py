@@ -71,10 +71,17 @@ def _key(project: Path, sources: Sequence[str], facts: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def build_driver(directory: Path, top: str, cache: Path | None = None, debug: bool = False) -> Path:
+def build_driver(
+    directory: Path,
+    top: str,
+    includes: Sequence[str],
+    cache: Path | None = None,
+    debug: bool = False,
+) -> Path:
     """Path of the executable for a project, compiled now unless the cache has it.
 
-    top: the name of the top function and its file; debug: for gdb. Raises ToolError.
+    top: the name of the top function and its file; includes: folders below the project; debug: for
+    gdb. Raises ToolError.
     """
     if not (directory / "firmware" / f"{top}.cpp").is_file() or not (directory / PORTS).is_file():
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
@@ -100,7 +107,7 @@ def build_driver(directory: Path, top: str, cache: Path | None = None, debug: bo
         *flags,
         f'-DFXLOOM_TOP="firmware/{top}.cpp"',
         f"-I{directory.resolve()}",
-        f"-I{(directory / 'firmware' / 'ap_types').resolve()}",
+        *(f"-I{(directory / folder).resolve()}" for folder in includes),
         str(source),
         "-o",
         str(partial),
@@ -179,6 +186,13 @@ def _wait(
     return code
 
 
+def debugger_command(executable: Path, elements: int) -> str:
+    """What runs the inputs of the last run that kept them under gdb. elements: of one sample."""
+    inputs, outputs = executable.with_name("inputs"), executable.with_name("outputs")
+    count = inputs.stat().st_size // (8 * elements)
+    return shlex.join(["gdb", "--args", *map(str, (executable, inputs, outputs, count))])
+
+
 def run_driver(
     executable: Path,
     inputs: npt.NDArray[np.int64],
@@ -189,8 +203,7 @@ def run_driver(
 ) -> Int64Array:
     """Run samples through a compiled project.
 
-    keep: leave its inputs and outputs beside the executable, for `gdb --args driver inputs outputs
-    N`.
+    keep: leave its inputs and outputs beside the executable, see debugger_command.
 
     inputs: [N, input elements] mantissas. Returns [N, output_length]. progress(done, total) is
     called about once a second and at the end. Raises ToolError where the child process fails.

@@ -20,6 +20,7 @@ from fxloom.graph import describe, origin, refresh_shapes
 from fxloom.passes.legalize import averages as averages
 from fxloom.passes.legalize import choices as choices
 from fxloom.passes.legalize import divisions as divisions
+from fxloom.passes.legalize import gathers as gathers
 from fxloom.passes.legalize.core import REWRITES, NotLegal
 from fxloom.recipe import PassResult
 from fxloom.support import refusal

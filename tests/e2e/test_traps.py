@@ -29,6 +29,16 @@ def linear(n: int = 8) -> nn.Module:
     return nn.Linear(8, n)
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.rnn = kind(8, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.rnn(x)[0])
+
+
 torch.manual_seed(0)  # the models below are made once, whatever was imported before
 
 RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -56,6 +66,8 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
     "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
     "conv1d": (nn.Conv1d(4, 4, 3), (4, 9)),
+    "slice": (Fn(lambda m, x: x[:, :4]), VECTOR),
+    "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR),
     "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR),
     "softmax of a wide range": (
         nn.Sequential(linear(), Fn(lambda m, x: 8 * x), nn.Softmax(-1)),
@@ -66,6 +78,8 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "hardswish": (nn.Hardswish(), VECTOR),
     "sigmoid": (nn.Sigmoid(), VECTOR),
     "prelu": (nn.Sequential(linear(), nn.PReLU(8)), VECTOR),
+    "lstm": (Recurrent(nn.LSTM), (6, 8)),
+    "gru": (Recurrent(nn.GRU), (6, 8)),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -86,16 +100,6 @@ def test_trap_is_right_to_the_bit(name: str) -> None:
     np.testing.assert_allclose(y, wanted, atol=0.01 * np.abs(wanted).max())
 
 
-class Recurrent(nn.Module):
-    def __init__(self, kind: Callable[..., nn.Module]) -> None:
-        super().__init__()
-        self.rnn = kind(8, 5, batch_first=True)
-        self.head = nn.Linear(5, 2)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.head(self.rnn(x)[0])
-
-
 class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -114,16 +118,12 @@ class InPlaceSlice(nn.Module):
 
 
 REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
-    "slice": (Fn(lambda m, x: x[:, :4]), VECTOR, "slice"),
-    "lstm": (Recurrent(nn.LSTM), (6, 8), "lstm"),
-    "gru": (Recurrent(nn.GRU), (6, 8), "gru"),
     "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR, r"1 .*layer_norm"),
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
     "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR, r"1 .*log_softmax"),
     "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
     "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
     "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
-    "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
     "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
     "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
     "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR, "division by a computed"),
     "branch": (Branch(), VECTOR, "data"),
     "item": (Item(), VECTOR, "data|item"),
-    "in-place slice": (InPlaceSlice(), VECTOR, "slice|select|copy|scatter"),
+    "in-place slice": (InPlaceSlice(), VECTOR, "fill|copy|scatter"),
     "dropout that stays on": (
         Fn(lambda m, x: functional.dropout(x, 0.5, True)),
         VECTOR,
