@@ -3,14 +3,34 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, describe, op_name, output_nodes
+from fxloom.moves import GATHER
+
+aten = torch.ops.aten
 
 Check = Callable[[Node], str | None]
 CHECKS: dict[Any, Check] = {}
+ON_INTEGERS: set[Any] = {
+    aten.reshape.default,
+    aten.permute.default,
+    aten.cat.default,
+    GATHER,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.flip.default,
+    aten.roll.default,
+    aten.expand.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
+    aten.index_select.default,
+    aten.index.Tensor,
+}
+"""What may meet integers and conditions: it computes no numbers from them."""
 
 
 def checks(*targets: Any) -> Callable[[Check], Check]:
@@ -28,11 +48,23 @@ def refusal(node: Node) -> str | None:
     check = CHECKS.get(node.target)
     if check is None:
         return f"no lowering. Supported: {', '.join(supported_ops())}"
-    if node.kwargs and node.target not in FUNCTIONS:
+    if node.kwargs and node.target not in (*FUNCTIONS, aten._to_copy.default):
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
-    return check(node)
+    return check(node) or _of_integers(node)
+
+
+def _of_integers(node: Node) -> str | None:
+    """Arithmetic rounds, and so needs numbers: integers and conditions are but compared, chosen
+    and moved."""
+    if node.target in ON_INTEGERS:
+        return None
+    for argument in (*node.all_input_nodes, node):
+        dtype = argument.meta["val"].dtype
+        if not is_constant(argument) and not dtype.is_floating_point:
+            return f"it computes with {dtype}. Convert it with .float() first"
+    return None
 
 
 def refused_ports(graph_module: fx.GraphModule) -> list[str]:
