@@ -15,6 +15,7 @@ import torch
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
@@ -24,14 +25,24 @@ aten = torch.ops.aten
 
 LAYERS = (aten.linear.default, aten.convolution.default)
 MERGES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
-TABLES = (*FUNCTIONS, aten.softmax.int)
+TABLES = (
+    *FUNCTIONS,
+    aten.softmax.int,
+    MASKED_SOFTMAX,
+    aten.log_softmax.int,
+    aten.logsumexp.default,
+)
 """Looked up by a narrow argument; the entries are rounded, so nothing follows in a chain."""
+FLOATING = (STANDARDISE, ROOT, QUOTIENT)
+"""Written out with a table of what was normalised: the argument keeps its width."""
 NARROWING = aten.clone.default
 """Marks where an argument of a table may need a rounding of its own; see tabulate.isolate."""
 GROWING = (
     *LAYERS,
     *MERGES,
     *TABLES,
+    *FLOATING,
+    aten.matmul.default,
     NARROWING,
     aten.div.Tensor,
     aten.leaky_relu.default,
@@ -50,7 +61,7 @@ MOVING = (
     aten.amax.default,
     aten.constant_pad_nd.default,
 )
-ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
+ROUNDING = (aten.div.Tensor, NARROWING, *TABLES, *FLOATING)
 """What rounds by itself: a chain ends there."""
 WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
@@ -164,7 +175,7 @@ def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool
 
 def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """known: verdicts on the nodes before."""
-    if node.target in (aten.relu.default, aten.softmax.int):
+    if node.target in (aten.relu.default, aten.softmax.int, MASKED_SOFTMAX, ROOT):
         return True
     function = function_of(node)
     if function is not None:
@@ -181,6 +192,8 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
         aten.div.Tensor,
         aten.sum.dim_IntList,
         aten.avg_pool2d.default,
+        aten.matmul.default,
+        QUOTIENT,
         REQUANTIZE,
     )
     if node.target not in passing:

@@ -21,7 +21,7 @@ from fxloom.frontend import capture
 from fxloom.functions import FUNCTIONS, table, table_error
 from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
-from fxloom.passes.tabulate import softmax_formats
+from fxloom.passes.softmaxes import softmax_formats
 from fxloom.program import Program
 from tests.models import Fn, make
 
