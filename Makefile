@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test lint check hardness fuzz-files clean
+.PHONY: help demo test lint check hardness fuzz fuzz-files matrix clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
@@ -21,6 +21,8 @@ help:
 	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
 	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs and .pt2 files'
 	@echo 'make hardness    kill -9 fifty times while an existing build is replaced'
+	@echo 'make fuzz N=1000  random models through the compiler, 1 in 20 of them through C++'
+	@echo 'make matrix      four networks through the C simulation of every target: half an hour'
 	@echo 'make clean  remove .venv and all that was made'
 	@echo 'PYTHON=...  the Python to use: 3.11 or 3.12'
 
@@ -45,6 +47,14 @@ check: lint
 
 fuzz-files: $(STAMP)
 	$(BIN)/python -m tests.hardness files 1000
+
+N ?= 1000
+SEED ?= 0
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) --csim $$(($(N) / 20))
+
+matrix: $(STAMP)
+	$(BIN)/python -m tests.matrix
 
 hardness: $(STAMP)
 	$(BIN)/python -m tests.hardness kill 50

@@ -47,6 +47,10 @@ class Build(Protocol):
         """
         ...
 
+    def debugger(self) -> str:
+        """The command that runs the inputs of the last `run(debug=True)` in a debugger."""
+        ...
+
     def trace(self, x: Any) -> "dict[str, npt.NDArray[np.int64]]":
         """Mantissas [N, ...] of the program's values that exist in the hardware, by name."""
         ...

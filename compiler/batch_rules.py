@@ -42,7 +42,8 @@ def batch_rule(*targets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-def _position(axis: BatchAxis) -> int | None:
+def position_of(axis: BatchAxis) -> int | None:
+    """The dimension that holds the batch."""
     return axis.axis if isinstance(axis, Merged) else axis
 
 
@@ -65,12 +66,12 @@ def _aligned(nodes: Sequence[Node], trailing: int = 0) -> tuple[BatchAxis, int]:
     """Axis and rank after broadcasting; `trailing` last dimensions may not hold the batch."""
     rank = max(_rank(node) for node in nodes)
     found = {
-        _moved(_axis(node), (_position(_axis(node)) or 0) + rank - _rank(node)) for node in nodes
+        _moved(_axis(node), (position_of(_axis(node)) or 0) + rank - _rank(node)) for node in nodes
     } - {None}
     if len(found) > 1:
         raise Mixed("its arguments hold the batch in different dimensions. Align them first.")
     axis = found.pop()
-    position = _position(axis)
+    position = position_of(axis)
     if position is not None and position >= rank - trailing:
         raise Mixed(f"it works across dimension {position}, which holds the batch.")
     return axis, rank
@@ -119,7 +120,7 @@ def _constants_only(node: Node, arguments: Sequence[Any]) -> None:
 
 def _leading(node: Node, count: int) -> BatchAxis:
     axis = _axis(node.args[0])
-    position = _position(axis)
+    position = position_of(axis)
     if position is not None and position >= count:
         raise Mixed(
             f"the batch must be dimension 0 of its input, it is dimension {position}. "
@@ -151,7 +152,7 @@ def _matmul(node: Node) -> BatchAxis:
         raise Mixed("a vector operand has no batch rule. Use a matrix or F.linear.")
     batched = left if _axis(left) is not None else right
     axis = _axis(batched)
-    position = (_position(axis) or 0) - _rank(batched)
+    position = (position_of(axis) or 0) - _rank(batched)
     if position == (-1 if batched is left else -2):
         raise Mixed("it sums over the batch.")
     return _moved(axis, position + max(_rank(left), _rank(right)))
@@ -183,8 +184,10 @@ def _reduction(node: Node) -> BatchAxis:
     aten.sort.default, aten.roll.default, aten.glu.default,
 )  # fmt: skip
 def _along_dims(node: Node) -> BatchAxis:
-    dims = node.args[2] if node.target is aten.roll.default else node.args[1]
-    _kept_apart(node, _dims(dims))
+    dims = _dims(node.args[2] if node.target is aten.roll.default else node.args[1])
+    if node.target is aten.roll.default and not dims:
+        raise Mixed("without dims it moves values from one sample to the next.")
+    _kept_apart(node, dims)
     return _axis(node.args[0])
 
 
@@ -203,6 +206,40 @@ def _slice(node: Node) -> BatchAxis:
     return _axis(node.args[0])
 
 
+@batch_rule(aten.repeat_interleave.self_int)
+def _repeat_interleave(node: Node) -> BatchAxis:
+    if node.args[2] is None:
+        raise Mixed("without dim it moves values from one sample to the next.")
+    _kept_apart(node, _dims(node.args[2]))
+    return _axis(node.args[0])
+
+
+@batch_rule(aten.repeat.default)
+def _repeat(node: Node) -> BatchAxis:
+    source, times = _node(node.args[0]), node.args[1]
+    assert isinstance(times, Sequence)
+    axis = _axis(source)
+    position = (position_of(axis) or 0) + len(times) - _rank(source)
+    if times[position] != 1:
+        raise Mixed(f"it repeats dimension {position}, which holds the batch.")
+    return _moved(axis, position)
+
+
+@batch_rule(aten.index.Tensor)
+def _index(node: Node) -> BatchAxis:
+    """Where index tensors stand side by side their dimensions come in their place, else first."""
+    source, indices = _node(node.args[0]), node.args[1]
+    assert isinstance(indices, Sequence)
+    _constants_only(node, indices)
+    held = [dim for dim, index in enumerate(indices) if index is not None]
+    position = _kept_apart(node, held)
+    rank = max(_rank(index) for index in indices if index is not None)
+    beside = held == list(range(held[0], held[-1] + 1))
+    before = sum(dim < position for dim in held)
+    inserted = rank if not beside or held[0] < position else 0
+    return _moved(_axis(source), position - before + inserted)
+
+
 @batch_rule(aten.select.int)
 def _select(node: Node) -> BatchAxis:
     dims = _dims(node.args[1])
@@ -215,7 +252,7 @@ def _cat(node: Node) -> BatchAxis:
     axis, _ = _aligned(node.all_input_nodes)
     if len({_rank(part) for part in node.all_input_nodes}) > 1:
         raise Mixed("its arguments differ in rank.")
-    if _position(axis) == node.args[1]:
+    if position_of(axis) == node.args[1]:
         raise Mixed(f"it concatenates along dimension {node.args[1]}, which holds the batch.")
     return axis
 
@@ -230,14 +267,14 @@ def _pad(node: Node) -> BatchAxis:
 @batch_rule(aten.permute.default)
 def _permute(node: Node) -> BatchAxis:
     axis = _axis(node.args[0])
-    return _moved(axis, _dims(node.args[1]).index(_position(axis) or 0))
+    return _moved(axis, _dims(node.args[1]).index(position_of(axis) or 0))
 
 
 @batch_rule(aten.expand.default)
 def _expand(node: Node) -> BatchAxis:
     source = _node(node.args[0])
     axis = _axis(source)
-    return _moved(axis, (_position(axis) or 0) + _rank(node) - _rank(source))
+    return _moved(axis, (position_of(axis) or 0) + _rank(node) - _rank(source))
 
 
 @batch_rule(aten.reshape.default)
@@ -267,7 +304,7 @@ def _getitem(node: Node) -> BatchAxis:
 
 def _kept_apart(node: Node, dims: Sequence[int]) -> int:
     """The batch's position in the first argument; raises Mixed where `dims` holds it."""
-    position = _position(_axis(node.args[0]))
+    position = position_of(_axis(node.args[0]))
     if position is None or position in dims:
         raise Mixed(f"it works along dimension {position}, which holds the batch.")
     return position

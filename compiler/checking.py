@@ -76,7 +76,8 @@ def check(
 
     On the samples kept in the build, on `samples` random inputs within the calibrated range and
     as many beyond it, and on its corners. The same build gives the same inputs. progress: kind of
-    inputs, samples done, samples in all. debug: compile for gdb. Raises FxloomError for a damaged
+    inputs, samples done, samples in all. debug: compile for gdb, and stop at the first inputs that
+    differ: the build's `debugger` runs them again. Raises FxloomError for a damaged
     build, ToolError where g++ is missing or fails.
     """
     opened = build if isinstance(build, Compilation) else open_build(build)
@@ -86,6 +87,8 @@ def check(
         comparison, divergence = compare(opened, kind, x, progress, debug)
         comparisons.append(comparison)
         first = first or divergence
+        if debug and first is not None:
+            break
     return CheckResult(tuple(comparisons), first)
 
 

@@ -272,6 +272,12 @@ def check_(
     samples: Annotated[
         int, typer.Option(help="Random inputs within the calibrated range, and as many beyond it.")
     ] = 100,
+    gdb: Annotated[
+        bool,
+        typer.Option(
+            "--gdb", help="Compile without optimisation, and print how to step through it."
+        ),
+    ] = False,
 ) -> None:
     """Compare the simulator with the C simulation, integer by integer (needs g++).
 
@@ -286,8 +292,12 @@ def check_(
 
         opened = open_build(build)
         tell("C simulation (the first one compiles the C++)")
-        result = check(opened, samples, lambda kind, done, total: tell(f"{kind}: {done}/{total}"))
+        result = check(
+            opened, samples, lambda kind, done, total: tell(f"{kind}: {done}/{total}"), gdb
+        )
     _print(check_table(result))
+    if gdb:
+        typer.echo(f"to step through the last of these inputs:\n{opened.project.debugger()}")
     if result.first is not None:
         typer.echo(f"first difference: {result.first}")
         raise typer.Exit(MISMATCH)

@@ -96,6 +96,20 @@ def _select(graph: fx.Graph, node: Node) -> None:
         node.args = (source, dim, index % size)
 
 
+@rewrites(aten.fliplr.default, aten.flipud.default)
+def _flip(graph: fx.Graph, node: Node) -> Node:
+    dims = [1] if node.target is aten.fliplr.default else [0]
+    return insert_like(graph, node, aten.flip.default, (input_of(node), dims))
+
+
+@rewrites(aten.repeat.default, aten.tile.default)
+def _repeat(graph: fx.Graph, node: Node) -> Node | None:
+    times = node.args[1]
+    assert isinstance(times, Sequence)
+    ones = [1] * (input_of(node).meta["val"].dim() - len(times))
+    return insert_like(graph, node, aten.repeat.default, (input_of(node), [*ones, *times]))
+
+
 @rewrites(aten.stack.default)
 def _stack(graph: fx.Graph, node: Node) -> Node:
     parts, dim = node.args

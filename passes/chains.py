@@ -19,6 +19,7 @@ from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
+from fxloom.moves import GATHER
 from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
@@ -60,10 +61,11 @@ MOVING = (
     aten.max_pool2d.default,
     aten.amax.default,
     aten.constant_pad_nd.default,
+    GATHER,
 )
 ROUNDING = (aten.div.Tensor, NARROWING, *TABLES, *FLOATING)
 """What rounds by itself: a chain ends there."""
-WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default)
+WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default, GATHER)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 

@@ -427,6 +427,44 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         IMAGE,
     ),
     "pad": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE),
+    # slices, repetitions
+    "slices": (
+        fn(lambda m, x: torch.cat([
+            (y := m.c(x))[:, 1:5:2, :4, -3:], y[:, -2:, 1::2, ::2][:, :, :, :3].repeat(1, 1, 2, 1)[
+                :, :, :4], y.flip(1, 3)[:, :2, :4, :3],
+            y.roll((1, -2), (2, 3))[:, 4:, :4].narrow(3, 0, 3),
+        ], 1), c=conv(2, stride=(1, 2), padding=1)),
+        IMAGE,
+    ),
+    "chosen": (
+        lambda: Buffers(
+            lambda m, x: (
+                x[:, -1, None] + x[:, [0, 2]].repeat_interleave(2, 1),
+                x.index_select(2, m.i) * x[:, 0, :1].unsqueeze(1).expand(-1, 4, 3, -1),
+                x[:, [0, 1, -1], [1, 2, 3]],
+                x[:, :, [[0, 1], [3, 2]]],
+                x[:, [0, 1], :, [2, -1]].permute(1, 0, 2),
+            ),
+            i=torch.tensor([6, 0, 2]),
+        ),
+        IMAGE,
+    ),
+    "gated halves": (
+        fn(lambda m, x: (h := m.c(x).chunk(2, 1))[0] * torch.sigmoid(h[1]) + x[:, :3, 1:],
+           c=conv1d(2)),
+        SIGNAL,
+    ),
+    "slices of vectors": (
+        fn(lambda m, x: torch.relu(m.fc(x)[:, 2:]) + x.tile(2)[:, 3:9] - torch.fliplr(x)[:, :6],
+           fc=lambda: nn.Linear(10, 8)),
+        VECTOR,
+    ),
+    "slices beside a merged batch": (
+        fn(lambda m, x: m.fc(x.reshape(-1, 11))[:, 1:4].repeat(1, 2).reshape(-1, 4, 6)[:, -1],
+           fc=lambda: nn.Linear(11, 5)),
+        SIGNAL,
+    ),
+    "slice of a flat image": (fn(lambda m, x: m.c(x).flatten(1)[:, 3:100:7], c=conv(3)), IMAGE),
     # graphs
     "in-place alias": (fn(in_place_alias, fc=lambda: nn.Linear(10, 10)), VECTOR),
     "in-place add": (fn(in_place_add, fc=lambda: nn.Linear(10, 10)), VECTOR),

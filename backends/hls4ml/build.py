@@ -62,6 +62,14 @@ class Hls4mlBuild:
         )
         return present_outputs(self.program, mantissas, raw)
 
+    def debugger(self) -> str:
+        """The command that runs the inputs of the last `run(debug=True)` under gdb."""
+        from fxloom.backends.hls4ml.csim import build_driver, debugger_command
+
+        driver = build_driver(self.directory, self.project, self.cache, debug=True)
+        elements = sum(port.value.size for port in self.program.inputs)
+        return debugger_command(driver, elements)
+
     def trace(self, x: Tensors) -> dict[str, Int64Array]:
         """Mantissas [N, ...] of every value that has an array of its own in the C++, by name.
 

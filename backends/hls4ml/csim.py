@@ -179,6 +179,13 @@ def _wait(
     return code
 
 
+def debugger_command(executable: Path, elements: int) -> str:
+    """What runs the inputs of the last run that kept them under gdb. elements: of one sample."""
+    inputs, outputs = executable.with_name("inputs"), executable.with_name("outputs")
+    count = inputs.stat().st_size // (8 * elements)
+    return shlex.join(["gdb", "--args", *map(str, (executable, inputs, outputs, count))])
+
+
 def run_driver(
     executable: Path,
     inputs: npt.NDArray[np.int64],
@@ -189,8 +196,7 @@ def run_driver(
 ) -> Int64Array:
     """Run samples through a compiled project.
 
-    keep: leave its inputs and outputs beside the executable, for `gdb --args driver inputs outputs
-    N`.
+    keep: leave its inputs and outputs beside the executable, see debugger_command.
 
     inputs: [N, input elements] mantissas. Returns [N, output_length]. progress(done, total) is
     called about once a second and at the end. Raises ToolError where the child process fails.

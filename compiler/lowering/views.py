@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch.fx.node import Node
 
@@ -15,6 +16,7 @@ from fxloom.lowering.core import (
     lowers,
     sample_axis,
 )
+from fxloom.moves import GATHER
 from fxloom.ops import Shape
 
 aten = torch.ops.aten
@@ -68,6 +70,21 @@ def _permute(lowering: Lowering, node: Node) -> Lowered:
     order = [sample_axis(source, dim) for dim in dims if dim != source.meta["batch_axis"]]
     layout = tuple(order.index(axis) for axis in x.layout)
     return Lowered(x.value, layout)
+
+
+@lowers(GATHER)
+def _gather(lowering: Lowering, node: Node) -> Lowered:
+    x = lowering.tensor(node, 0)
+    source, dim, indices = arguments(node)
+    assert isinstance(source, Node)
+    if x.flattened is not None:
+        # Where the values lie is known: they need not be moved into the user's order first.
+        places = np.arange(x.value.shape[0]).reshape(x.flattened)
+        places = places.transpose(np.argsort(x.layout)).reshape(-1)
+        op = ops.Gather(0, tuple(places[list(indices)].tolist()))
+        return Lowered(lowering.emit(op, [x.value], node), (0,))
+    axis = x.layout.index(sample_axis(source, dim)) + x.lifted
+    return replace(x, value=lowering.emit(ops.Gather(axis, tuple(indices)), [x.value], node))
 
 
 @lowers(aten.cat.default)

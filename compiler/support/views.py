@@ -4,7 +4,8 @@ import torch
 from torch.fx.node import Node
 
 from fxloom.graph import arguments
-from fxloom.support.core import checks
+from fxloom.moves import GATHER
+from fxloom.support.core import checks, is_constant
 
 aten = torch.ops.aten
 
@@ -26,4 +27,27 @@ def _pad(node: Node) -> str | None:
         return "negative padding (cropping) has no lowering"
     if len(amounts) // 2 > x.meta["val"].dim() - 1:
         return "the batch cannot be padded"
+    return None
+
+
+@checks(
+    GATHER, aten.slice.Tensor, aten.select.int, aten.flip.default, aten.roll.default,
+    aten.expand.default, aten.repeat.default, aten.repeat_interleave.self_int,
+)  # fmt: skip
+def _choice(node: Node) -> str | None:
+    return None  # the batch rules see to it that no sample is lost or moved
+
+
+@checks(aten.index_select.default, aten.index.Tensor)
+def _index(node: Node) -> str | None:
+    if node.target is aten.index_select.default:
+        indices = [arguments(node)[2]]
+    else:
+        indices = [index for index in arguments(node)[1] if index is not None]
+    if not all(is_constant(index) for index in indices):
+        return "only indices that are constants have a lowering"
+    if any(index.meta["val"].is_floating_point() for index in indices):
+        return "indices must be integers"
+    if any(index.meta["val"].dtype == torch.bool for index in indices):
+        return "a mask as index has no lowering. Use the indices, mask.nonzero()[:, 0]"
     return None

@@ -46,6 +46,17 @@ def test_the_command_to_type_next_is_quoted_for_the_shell(net: Path, tmp_path: P
     assert shlex.split(line) == ["fxloom", "check", str(out)]
 
 
+def test_check_for_a_debugger_prints_a_command_that_runs(pristine: Path) -> None:
+    text = run("check", str(pristine), "--samples", "3", "--gdb")
+    command = shlex.split(text.splitlines()[-2])
+    assert command[:2] == ["gdb", "--args"]
+    outputs = Path(command[4])
+    before = outputs.read_bytes()
+    outputs.unlink()
+    subprocess.run(command[2:], check=True)
+    assert outputs.read_bytes() == before
+
+
 def test_check_names_the_first_difference(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: compilation.Compilation, x: object, *, raw: bool = False) -> object:
         result = fxloom.simulate(self.program, x, raw=raw)

@@ -56,6 +56,8 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
     "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
     "conv1d": (nn.Conv1d(4, 4, 3), (4, 9)),
+    "slice": (Fn(lambda m, x: x[:, :4]), VECTOR),
+    "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR),
     "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR),
     "softmax of a wide range": (
         nn.Sequential(linear(), Fn(lambda m, x: 8 * x), nn.Softmax(-1)),
@@ -113,7 +115,6 @@ class InPlaceSlice(nn.Module):
 
 
 REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
-    "slice": (Fn(lambda m, x: x[:, :4]), VECTOR, "slice"),
     "lstm": (Recurrent(nn.LSTM), (6, 8), "lstm"),
     "gru": (Recurrent(nn.GRU), (6, 8), "gru"),
     "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR, r"1 .*layer_norm"),
@@ -123,7 +124,6 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "prelu": (nn.Sequential(linear(), nn.PReLU()), VECTOR, r"1 .*prelu"),
     "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
     "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
-    "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR, "slice|split|chunk"),
     "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
     "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
     "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR, "division by a computed"),
     "branch": (Branch(), VECTOR, "data"),
     "item": (Item(), VECTOR, "data|item"),
-    "in-place slice": (InPlaceSlice(), VECTOR, "slice|select|copy|scatter"),
+    "in-place slice": (InPlaceSlice(), VECTOR, "fill|copy|scatter"),
     "dropout that stays on": (
         Fn(lambda m, x: functional.dropout(x, 0.5, True)),
         VECTOR,
