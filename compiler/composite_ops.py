@@ -42,12 +42,14 @@ def _standardise(
     return y if bias is None else y + bias
 
 
-def _masked_softmax(x: Tensor, keep: Tensor | None, dim: int, scale: float) -> Tensor:
-    """softmax(scale * x) along dim over the positions where keep is 1, exactly 0 elsewhere."""
+def _masked_softmax(x: Tensor, mask: Tensor | None, dim: int, scale: float) -> Tensor:
+    """softmax(scale * x) along dim; a boolean mask keeps where it is true, another is added."""
     scaled = x * scale
-    if keep is not None:
-        scaled = torch.where(keep != 0, scaled, float("-inf"))
-    return torch.softmax(scaled, dim)
+    if mask is None:
+        return torch.softmax(scaled, dim)
+    if mask.dtype == torch.bool:
+        return torch.softmax(torch.where(mask, scaled, float("-inf")), dim)
+    return torch.softmax(scaled + mask, dim)
 
 
 def _quotient(x: Tensor | None, y: Tensor) -> Tensor:
@@ -63,13 +65,14 @@ def _root(x: Tensor, exponent: float) -> Tensor:
 _DEFINITIONS = {
     "standardise(Tensor x, Tensor? weight, Tensor? bias, int[] dims, float eps, str by) "
     "-> Tensor": _standardise,
-    "masked_softmax(Tensor x, Tensor? keep, int dim, float scale) -> Tensor": _masked_softmax,
+    "masked_softmax(Tensor x, Tensor? mask, int dim, float scale) -> Tensor": _masked_softmax,
     "quotient(Tensor? x, Tensor y) -> Tensor": _quotient,
     "root(Tensor x, float exponent) -> Tensor": _root,
 }
 for _schema, _function in _DEFINITIONS.items():
-    _LIBRARY.define(_schema)
-    _LIBRARY.impl(_schema.partition("(")[0], _function, "CompositeImplicitAutograd")
+    _LIBRARY.define(_schema)  # type: ignore[no-untyped-call]
+    _name = _schema.partition("(")[0]
+    _LIBRARY.impl(_name, _function, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
 
 STANDARDISE = torch.ops.fxloom.standardise.default
 MASKED_SOFTMAX = torch.ops.fxloom.masked_softmax.default

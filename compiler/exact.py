@@ -80,7 +80,7 @@ def _largest_intermediate(program: Program, instr: Instr) -> int:
     if isinstance(instr.op, Divide):
         finer = max(instr.op.to.fraction - operands[0].fraction, 0)
         return max(4 * (magnitudes[0] << finer), result)
-    if instr.op.name == "mul" or isinstance(instr.op, Lookup | Normalise | ShiftLike):
+    if instr.op.name in ("mul", "matmul") or isinstance(instr.op, Lookup | Normalise | ShiftLike):
         return max(*magnitudes, result)
     fractions = [o.fraction for o in operands]
     aligned = [m << (max(fractions) - f) for m, f in zip(magnitudes, fractions, strict=True)]

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Node
 
-from fxloom import forms_layers, forms_views  # noqa: F401 - they fill the table
+from fxloom import forms_layers, forms_norms, forms_views  # noqa: F401 - they fill the table
 from fxloom.graph import aten
 from fxloom.rewriting import RULES
 

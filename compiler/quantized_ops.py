@@ -214,7 +214,8 @@ def _power(like: Tensor, exponent: Tensor) -> Tensor:
 
 @torch.library.custom_op("fxloom::normalise", mutates_args=())
 def normalise(x: Tensor, width: int, integer: int, step: int = 1) -> Tensor:
-    """Positive x times the power of 2**step that brings it into [2**(integer - step), 2**integer)."""
+    """Positive x times the power of 2**step that brings it to 2**(integer - step) or more, but
+    below 2**integer."""
     return x * _power(x, _doublings(x, width, integer, step) * step)
 
 

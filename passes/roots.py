@@ -38,6 +38,8 @@ aten = torch.ops.aten
 
 MOST_SQUARED_BITS = 48
 """Bits of a sum of squares: float64 must hold it exactly, and a little more."""
+LEAST_SUM_BITS = 10
+"""How exact, at least, eps is where it is next to the least sum of squares that is not zero."""
 MOST_FACTOR_BITS = 24
 """Bits of the two factors of a norm's product."""
 GUARD_BITS = 2
@@ -107,7 +109,8 @@ class NormFormats:
     """Every format of one norm.
 
     deviation: of c, and square: of the sum of its squares, None where they stay exact. epsilon:
-    what is added to that sum, or its lower bound. shifted: of c after its shift. product: of c times the root. error: bound for the whole norm's result.
+    what is added to that sum, or its lower bound, zero where that is nothing. shifted: of c after
+    its shift. product: of c times the root. error: bound for the whole norm's result.
     """
 
     deviation: FixedPoint | None
@@ -140,18 +143,23 @@ def norm_formats(
     least = max(least, 2.0 ** (-2 * fraction))
     # Fine enough for eps where that dominates, and for the least sum where that does.
     precision = min(to.width, MOST_FACTOR_BITS) + GUARD_BITS
-    fine = -floor(log2(max(wanted * 2.0**-precision, least * 2.0**-4)))
-    drops = fine < 2 * fraction
+    fine = -floor(log2(max(wanted * 2.0**-precision, least * 2.0**-LEAST_SUM_BITS)))
     highest = count * span * span
+    fine = min(fine, 2 * fraction + max(MOST_SQUARED_BITS + 2 - highest.bit_length(), 0))
+    if wanted * 2.0**fine < 0.5:  # nothing is added, so that no finer steps are needed
+        fine = min(fine, 2 * fraction)
+    drops = fine < 2 * fraction
     highest = (highest >> (2 * fraction - fine)) + 1 if drops else highest << (fine - 2 * fraction)
     square = FixedPoint(highest.bit_length(), highest.bit_length() - fine, False) if drops else None
-    epsilon = max(round(wanted * 2.0**fine), 1)
+    epsilon = round(wanted * 2.0**fine)
+    if fine > 2 * fraction:
+        epsilon |= 1  # odd: the sum gets the steps that it is meant to have
     width = (max(highest, square.hi if square else 0) + epsilon).bit_length()
     total = FixedPoint(width, width - fine, False)
     entry_bits = min(to.width + GUARD_BITS + 1, MOST_FACTOR_BITS)
     root = RootTable.of(total, root_gain, bits, entry_bits)
     # No |c| exceeds the root of the sum, so none exceeds that of the normalised sum when shifted.
-    shifts = (width - epsilon.bit_length()) // 2
+    shifts = (width - max(epsilon, 1).bit_length()) // 2
     top = min(ceil(total.integer / 2), exponent_above(span * 2.0 ** (shifts - fraction)))
     last = to.step / gain * 2.0**-GUARD_BITS
     finest = min(ceil(-log2(last / root.largest)), MOST_FACTOR_BITS - top - 1, fraction)
@@ -206,10 +214,11 @@ def insert_norm(
     square = writer.add(aten.sum.dim_IntList, square, dims, True)
     if f.square is not None:
         square = writer.requantize(square, f.square, Rounding.RND, Overflow.SAT)
-    if by is not Scale.LENGTH:
+    if f.epsilon and by is not Scale.LENGTH:
         square = writer.add(aten.add.Tensor, square, f.epsilon)
-    # At least epsilon in fact where that was added; the clamp proves that it is positive.
-    square = writer.add(aten.clamp.default, square, f.epsilon, None)
+    # A sum of zero counts as one step: its deviations are zero. For all others but a length the
+    # clamp proves only that they are positive.
+    square = writer.add(aten.clamp.default, square, max(f.epsilon, f.root.total.step), None)
     inverse = f.root.insert(writer, square)
     kind = f.root.total
     y = writer.add(SHIFT_LIKE, c, square, kind.width, kind.integer, 2)
@@ -250,6 +259,8 @@ def insert_root(
         y = writer.add(aten.mul.Tensor, writer.add(aten.relu.default, x), y)
     y = writer.add(SHIFT_LIKE, y, positive, total.width, total.integer, 2)
     largest = max(abs(to.lo), to.hi) * to.step
-    return writer.requantize(y, to, *modes), to, TableError(
-        root.relative_error * largest + to.step, 0.0
+    return (
+        writer.requantize(y, to, *modes),
+        to,
+        TableError(root.relative_error * largest + to.step, 0.0),
     )

@@ -20,7 +20,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
-from fxloom.editing import float64, tensor_node
+from fxloom.editing import tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
 from fxloom.functions import grid, table, table_values
@@ -156,10 +156,15 @@ def insert_softmax(
         f = softmax_formats(source, count, to.width, bits, scale)
     except ValueError as error:
         raise UnsupportedLayer([f"{describe(node)}: {error}"]) from None
-    seen = x if keep is None else writer.add(aten.minimum.default, x, _ceiling(writer, keep, source))
+    seen = x
+    if keep is not None:
+        highest, lowest = source.hi * source.step, source.lo * source.step
+        ceiling = _constant(writer, "ceiling", keep, highest, lowest, source)
+        seen = writer.add(aten.minimum.default, x, ceiling)
     _, e = _exponentials(writer, x, seen, [dim], f)
     if keep is not None:
-        e = writer.add(aten.mul.Tensor, e, writer.typed(keep, FixedPoint(1, 1, False)))
+        ones = _constant(writer, "kept", keep, 1.0, 0.0, FixedPoint(1, 1, False))
+        e = writer.add(aten.mul.Tensor, e, ones)
     total = writer.add(aten.sum.dim_IntList, e, [dim], True)
     # At least one in fact; the clamp proves it, and so bounds the shift.
     total = writer.add(aten.clamp.default, total, 1.0, None)
@@ -173,14 +178,13 @@ def insert_softmax(
     return writer.requantize(shifted, f.result, *modes), f.result, f.error()
 
 
-def _ceiling(writer: Writer, keep: Node, source: FixedPoint) -> Node:
-    """The largest value of a format where keep is 1, the lowest elsewhere: as a constant."""
-    kept = float64(constant(writer.module, keep.target)) != 0
-    highest, lowest = source.hi * source.step, source.lo * source.step
-    values = torch.where(kept, highest, lowest)
-    name = f"{origin(writer.like)}.ceiling"
-    node = tensor_node(writer.module, writer.like, name, values, trained=False)
-    return writer.typed(node, source)
+def _constant(
+    writer: Writer, name: str, keep: Node, yes: float, no: float, kind: FixedPoint
+) -> Node:
+    """A number where a mask is true and another elsewhere, as a constant of a format."""
+    values = torch.where(constant(writer.module, keep.target), yes, no)
+    name = f"{origin(writer.like)}.{name}"
+    return writer.typed(tensor_node(writer.module, writer.like, name, values, trained=False), kind)
 
 
 def _exponentials(

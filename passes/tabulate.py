@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -19,13 +17,13 @@ from torch.fx.node import Node
 from fxloom.editing import float64, tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import Function, function_of, grid, table, table_error, table_values
+from fxloom.functions import Function, function_of, table, table_error
 from fxloom.graph import arguments, constant, describe, infer, insert_like, origin
-from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.chains import FLOATING, MOVING, NARROWING, TABLES, find_chains, format_of
-from fxloom.quantized_ops import LOOKUP, NORMALISE, REQUANTIZE, SHIFT_LIKE
+from fxloom.quantized_ops import LOOKUP, REQUANTIZE
 
 aten = torch.ops.aten
+
 
 @dataclass(frozen=True, slots=True)
 class TableError:
@@ -105,7 +103,9 @@ class Writer:
         buffer = tensor_node(
             self.module, self.like, f"{origin(self.like)}.{name}", values, trained=False
         )
-        return self.add(LOOKUP, x, self.typed(buffer, to), source.width, source.integer, source.signed)
+        return self.add(
+            LOOKUP, x, self.typed(buffer, to), source.width, source.integer, source.signed
+        )
 
     def format(self, x: Any) -> FixedPoint:
         """The format of an argument of the node."""
@@ -148,7 +148,7 @@ def insert_function(
     assert function is not None
     writer = Writer(module, node)
     x, source = writer.argument(bits)
-    entries = table(function.curve, source, to)
+    entries = table(function.within(source), source, to)
     result = writer.lookup(x, source, "table", entries, to)
     return result, to, function_error(function, source, to, entries)
 
@@ -156,9 +156,9 @@ def insert_function(
 def function_error(
     function: Function, source: FixedPoint, to: FixedPoint, entries: Int64Array
 ) -> TableError:
-    """Half a step of the argument times the steepest slope, and what the entries are off."""
-    low, high = (source.lo - 0.5) * source.step, (source.hi + 0.5) * source.step
+    """Half a step of the argument times the steepest slope in the domain; what entries are off."""
+    low, high = function.lowest(source) - source.step / 2, (source.hi + 0.5) * source.step
     return TableError(
-        table_error(function.curve, source, to, entries),
+        table_error(function.within(source), source, to, entries),
         source.step / 2 * function.slope(low, high),
     )

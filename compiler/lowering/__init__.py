@@ -10,6 +10,7 @@ the next layer's weights).
 from fxloom.lowering import elementwise as elementwise
 from fxloom.lowering import layers as layers
 from fxloom.lowering import pools as pools
+from fxloom.lowering import products as products
 from fxloom.lowering import tables as tables
 from fxloom.lowering import views as views
 from fxloom.lowering.core import LOWERINGS, lower

@@ -122,6 +122,8 @@ def _with_constant(
 LOWERINGS[aten.add.Tensor] = _merge(ops.Add())
 LOWERINGS[aten.sub.Tensor] = _merge(ops.Sub())
 LOWERINGS[aten.mul.Tensor] = _merge(ops.Mul())
+LOWERINGS[aten.maximum.default] = _merge(ops.Max())
+LOWERINGS[aten.minimum.default] = _merge(ops.Min())
 
 
 @lowers(REQUANTIZE)

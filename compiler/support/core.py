@@ -3,14 +3,26 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, describe, op_name, output_nodes
 
+aten = torch.ops.aten
+
 Check = Callable[[Node], str | None]
 CHECKS: dict[Any, Check] = {}
+
+
+KEYWORDS = (
+    *FUNCTIONS,
+    aten.scaled_dot_product_attention.default,
+    aten.var.correction,
+    aten.std.correction,
+)
+"""Ops whose checks know their keyword-only arguments."""
 
 
 def checks(*targets: Any) -> Callable[[Check], Check]:
@@ -28,7 +40,7 @@ def refusal(node: Node) -> str | None:
     check = CHECKS.get(node.target)
     if check is None:
         return f"no lowering. Supported: {', '.join(supported_ops())}"
-    if node.kwargs and node.target not in FUNCTIONS:
+    if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
@@ -58,7 +70,8 @@ def refused_ports(graph_module: fx.GraphModule) -> list[str]:
 
 def supported_ops() -> list[str]:
     """Names of all ops that can be lowered, sorted."""
-    return sorted({op_name(target).removeprefix("aten.").split(".")[0] for target in CHECKS})
+    names = [op_name(target).split(".") for target in CHECKS]
+    return sorted({name[1] for name in names if name[0] == "aten"})
 
 
 def is_constant(argument: Any) -> bool:
