@@ -58,6 +58,7 @@ RULE_2 = (
 )
 NO_MULTIPLIER = "rule: no multiplication"
 NO_RULE = "unknown: no rule is known yet for these operations"
+NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
 FIT_LATENCY = (
     f"fitted: Latency strategy: depth of the adder tree + {DENSE_CYCLES[0]}, fitted on 9 dense "
     "layers; rough, and it knows nothing of the clock"
@@ -73,6 +74,8 @@ RULE_REUSE = (
 )
 RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
 WIRES = "rule: wires only"
+
+RULED_BACKENDS = ("Vitis", "Vivado")
 
 KERNEL = "FxloomKernel"
 """The class of layers that are not hls4ml's own."""
@@ -252,7 +255,11 @@ def estimate(program: Program, target: Target) -> Report:
         )
     layers, counted = [], set[str]()
     for name, instrs in groups.items():
-        layers.append(_layer(program, name, instrs, target.resolve(name), target.io, counted))
+        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted)
+        if target.backend not in RULED_BACKENDS:
+            dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
+            layer = replace(layer, dsp=dsp, latency=latency)
+        layers.append(layer)
     return Report(
         part=target.device.name,
         clock_ns=target.clock_ns,

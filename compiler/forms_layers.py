@@ -8,6 +8,8 @@ from typing import Any
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.forms_recurrent import RECURRENT
+from fxloom.forms_recurrent import result as recurrent_result
 from fxloom.graph import aten, insert_like
 from fxloom.rewriting import input_of, is_constant, rewrites, spread
 
@@ -222,4 +224,5 @@ _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten.split_with_sizes.default: _split,
     aten.chunk.default: _split,
     aten.unbind.int: _unbind,
+    **dict.fromkeys(RECURRENT, recurrent_result),
 }

@@ -88,12 +88,17 @@ def _slice(graph: fx.Graph, node: Node) -> Node | None:
 
 
 @rewrites(aten.select.int)
-def _select(graph: fx.Graph, node: Node) -> None:
+def _select(graph: fx.Graph, node: Node) -> Node | None:
     source, dim, index = node.args
     assert isinstance(dim, int)
     size = input_of(node).meta["val"].shape[dim]
     if isinstance(size, int) and isinstance(index, int):
+        along, steps = input_of(node).meta.get("steps", (None, []))
+        if along == dim:  # one step of a recurrence
+            step: Node = steps[index % size]
+            return step
         node.args = (source, dim, index % size)
+    return None
 
 
 @rewrites(aten.fliplr.default, aten.flipud.default)

@@ -18,7 +18,7 @@ from decimal import (
     getcontext,
     localcontext,
 )
-from functools import partial
+from functools import lru_cache, partial
 from math import erf as float_erf
 from typing import Any
 
@@ -128,6 +128,14 @@ def table_error(curve: Curve, source: FixedPoint, to: FixedPoint, entries: Int64
             if (to.lo - _HALF) * step <= value <= (to.hi + _HALF) * step:
                 worst = max(worst, abs(entry * step - value))
     return float(worst)
+
+
+@lru_cache(maxsize=32)
+def tabulated(curve: Curve, source: FixedPoint, to: FixedPoint) -> tuple[Int64Array, float]:
+    """A table and its error; the steps of a recurrence ask for the same ones again and again."""
+    entries = table(curve, source, to)
+    entries.flags.writeable = False
+    return entries, table_error(curve, source, to, entries)
 
 
 # The curves. All arithmetic is Decimal; constants are exact or given to more digits than needed.

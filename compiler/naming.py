@@ -66,6 +66,8 @@ def _sources(node: Node) -> list[str]:
 
 def _folded_name(node: Node, sources: list[str]) -> str:
     """ "fc.weight" for what comes from "fc.parametrizations.weight...", else "..._folded"."""
+    if "folded_name" in node.meta:
+        return ".".join(filter(None, [_module(node)[0], node.meta["folded_name"]]))
     owners = set()
     for source in sources:
         owner, parametrized, rest = source.partition("parametrizations.")
@@ -84,8 +86,9 @@ def _free(name: str, state: State) -> str:
 
 
 def name_layers(graph: fx.Graph) -> dict[Node, Node]:
-    """A copy of `graph` with unique `meta["origin"]` and nodes named after it, as original -> copy.
+    """A copy of `graph` with `meta["origin"]` and nodes named after it, as original -> copy.
 
+    Origins are unique, but for those of the steps of a recurrence.
     A node of a layer of torch.nn has the layer's path; one that stands in a forward method has
     the path of its module and the op: "block1.relu"; so has what a layer computes on the way, such
     as the pad before an even-sized 'same' convolution. Repetitions get _1, _2, ...
@@ -106,11 +109,15 @@ def name_layers(graph: fx.Graph) -> dict[Node, Node]:
             copies[node].meta = {}
             continue
         path = layers.get(node, "")
-        origin = path if path in unnamed else _unique(path or _functional_name(node), taken)
-        unnamed.discard(path)
+        if "tied" in node.meta:  # the same part of every step of a recurrence
+            origin = f"{_module(node)[0] or 'recurrent'}.{node.meta['tied']}"
+        else:
+            origin = path if path in unnamed else _unique(path or _functional_name(node), taken)
+            unnamed.discard(path)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = copy.create_node(node.op, node.target, args, kwargs, origin)
-        copies[node].meta = {"origin": origin}
+        kept = {key: node.meta[key] for key in ("tied", "exact") if key in node.meta}
+        copies[node].meta = {"origin": origin, **kept}
     return copies
 
 

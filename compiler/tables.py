@@ -145,5 +145,5 @@ def list_targets() -> list[RenderableType]:
     for name in Target.names():
         part = Target(part=name).device
         numbers = (part.lut, part.ff, part.dsp, part.bram18, part.uram)
-        rows.append([name, part.full_name, *(f"{n:,}" for n in numbers)])
-    return [_table(["part", "full name", "LUT", "FF", "DSP", "BRAM18", "URAM"], rows)]
+        rows.append([name, part.vendor, part.full_name, *(f"{n:,}" for n in numbers)])
+    return [_table(["part", "vendor", "full name", "LUT", "FF", "DSP", "BRAM18", "URAM"], rows)]

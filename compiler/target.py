@@ -29,7 +29,10 @@ from fxloom.settings import (
 )
 
 # What follows a device in the vendor's part string: package, speed and temperature grade.
-_ORDERING = re.compile(r"-?[a-z]{3,4}\d{3,4}-\d[a-z]*(-[a-z])?", re.IGNORECASE)
+_ORDERING = {
+    "AMD": re.compile(r"-?[a-z]{3,4}\d{3,4}-\d[a-z]*(-[a-z])?", re.IGNORECASE),
+    "Intel": re.compile(r"[a-z]{1,2}\d{1,2}[a-z]\d{1,2}[a-z]\d[a-z]{1,3}", re.IGNORECASE),
+}
 
 Strategy = Literal["latency", "resource"]
 Reuse = Annotated[int, Field(ge=1)]
@@ -44,9 +47,13 @@ class LayerTable(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A device. full_name: the part string for the vendor's tools; bram18: in halves of 18 Kb."""
+    """A device. full_name: the part string for the vendor's tools; bram18: in halves of 18 Kb.
+
+    Of Intel's devices lut counts two look-up tables an ALM, dsp DSP blocks, bram18 M20K blocks.
+    """
 
     name: str
+    vendor: Literal["AMD", "Intel"]
     full_name: str
     lut: int
     ff: int
@@ -78,7 +85,7 @@ class Target:
     io: Literal["parallel", "stream"] = "parallel"
     strategy: Strategy = "latency"
     reuse: Reuse = 1
-    backend: Literal["Vitis", "Vivado", "Catapult"] = "Vitis"
+    backend: Literal["Vitis", "Vivado", "Quartus", "Catapult", "oneAPI"] = "Vitis"
     layers: Mapping[str, LayerTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +159,7 @@ def _find(name: str) -> Part | None:
         if folded == part.name:
             return part
         rest = folded.removeprefix(part.name)
-        if rest != folded and _ORDERING.fullmatch(rest):
+        if rest != folded and _ORDERING[part.vendor].fullmatch(rest):
             return Part(**(asdict(part) | {"full_name": name}))
     return None
 

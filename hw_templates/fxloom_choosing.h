@@ -23,6 +23,7 @@ template <class CONFIG, class C, class A, class B, class R>
 void select(const C c[CONFIG::n_c], const A a[CONFIG::n_a], const B b[CONFIG::n_b],
             R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::wide_t left = read<typename CONFIG::a_t>(a[CONFIG::source_a(i)]);
         typename CONFIG::wide_t right = read<typename CONFIG::b_t>(b[CONFIG::source_b(i)]);
@@ -38,9 +39,11 @@ void select(const C c[CONFIG::n_c], const A a[CONFIG::n_a], const B b[CONFIG::n_
 template <class CONFIG, class A, class R>
 void argmax(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::a_t best = read<typename CONFIG::a_t>(a[CONFIG::source(i, 0)]);
         typename CONFIG::index_t index = 0;
+        FXLOOM_UNROLL
         for (int k = 1; k < CONFIG::n_terms; k++) {
             const typename CONFIG::a_t x = read<typename CONFIG::a_t>(a[CONFIG::source(i, k)]);
             if (x > best) {
@@ -56,8 +59,10 @@ void argmax(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
 template <class CONFIG, class A, class W, class R>
 void embedding(const A a[CONFIG::n_in], const W table[CONFIG::n_table], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_in; i++) {
         const int row = read<typename CONFIG::a_t>(a[i]).to_int();
+        FXLOOM_UNROLL
         for (int k = 0; k < CONFIG::n_columns; k++) {
             #pragma HLS UNROLL
             res[i * CONFIG::n_columns + k] =
@@ -69,12 +74,15 @@ void embedding(const A a[CONFIG::n_in], const W table[CONFIG::n_table], R res[CO
 // x[batch, rows, n_in] times y[batch, n_in, n_out].
 template <class CONFIG, class A, class B, class R>
 void matmul_computed(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_all]) {
+    FXLOOM_PIPELINE
     for (int row = 0; row < CONFIG::batch * CONFIG::rows; row++) {
         #pragma HLS PIPELINE II=CONFIG::reuse
         const int matrix = row / CONFIG::rows * CONFIG::n_in * CONFIG::n_out;
+        FXLOOM_UNROLL
         for (int o = 0; o < CONFIG::n_out; o++) {
             #pragma HLS UNROLL
             typename CONFIG::sum_t sum = 0;
+            FXLOOM_UNROLL
             for (int k = 0; k < CONFIG::n_in; k++) {
                 #pragma HLS UNROLL
                 sum += read<typename CONFIG::a_t>(a[row * CONFIG::n_in + k]) *

@@ -1,54 +1,19 @@
 // Kernels of fxloom: the operations that hls4ml has no exact layer for.
 //
-// Every kernel works on mantissas, the integers inside ap_fixed, so that no rounding or saturation
-// of the ap_fixed headers takes part; only the declared lossy operations lose anything. Arrays are
-// flat, row-major and channels-last. A CONFIG gives static sizes, the integer type of every
+// Every kernel works on mantissas, the integers inside ap_fixed or ac_fixed, so that no rounding or
+// saturation of those headers takes part; only the declared lossy operations lose anything. Arrays
+// are flat, row-major and channels-last. A CONFIG gives static sizes, the integer type of every
 // argument (a_t, b_t, ...) and index functions, which are constants once the loops are unrolled.
-// Synthesizable C++11 for Vitis HLS: static bounds, no dynamic memory.
+// Synthesizable C++11: static bounds, no dynamic memory. What differs between the vendors' types and
+// pragmas is in fxloom_types.h; a left shift keeps the width with both kinds of integers.
 #ifndef FXLOOM_KERNELS_H_
 #define FXLOOM_KERNELS_H_
 
-#include "ap_fixed.h"
-#include "ap_int.h"
-#include "hls_stream.h"
-#ifndef __SYNTHESIS__
-#include <iostream>
-#include <sstream>
-#include <string>
-#endif
+#include "fxloom_types.h"
 
 namespace fxloom {
 
 // ---- mantissas -------------------------------------------------------------------------------
-
-template <class T> struct mantissa {};
-template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct mantissa<ap_fixed<W, I, Q, O, N> > {
-    typedef ap_int<W> type;
-};
-template <int W, int I, ap_q_mode Q, ap_o_mode O, int N> struct mantissa<ap_ufixed<W, I, Q, O, N> > {
-    typedef ap_uint<W> type;
-};
-
-// Constants are arrays of builtin integers; M is the narrowest ap_int that holds them.
-template <class M, class T> struct reader {
-    static M read(const T &x) { return M(x); }
-};
-template <class M, int W, int I, ap_q_mode Q, ap_o_mode O, int N>
-struct reader<M, ap_fixed<W, I, Q, O, N> > {
-    static M read(const ap_fixed<W, I, Q, O, N> &x) {
-        M m;
-        m.V = x.V;
-        return m;
-    }
-};
-template <class M, int W, int I, ap_q_mode Q, ap_o_mode O, int N>
-struct reader<M, ap_ufixed<W, I, Q, O, N> > {
-    static M read(const ap_ufixed<W, I, Q, O, N> &x) {
-        M m;
-        m.V = x.V;
-        return m;
-    }
-};
 
 // The mantissa of x as integer type M.
 template <class M, class T> M read(const T &x) {
@@ -59,61 +24,9 @@ template <class M, class T> M read(const T &x) {
 // The fixed-point value whose mantissa is the low bits of m.
 template <class T, class M> T write(const M &m) {
     #pragma HLS INLINE
-    typename mantissa<T>::type fitted(m);
     T x;
-    x.V = fitted.V;
+    set_mantissa(x, typename mantissa<T>::type(m));
     return x;
-}
-
-// ---- streams -------------------------------------------------------------------------------------
-
-// A stream carries packs, nnet::array<T, C>: one position of a tensor with its C channels.
-
-template <class P, class T, int N> void receive(hls::stream<P> &stream, T (&a)[N]) {
-    #pragma HLS INLINE
-    for (int i = 0; i < N / (int)P::size; i++) {
-        #pragma HLS PIPELINE
-        const P pack = stream.read();
-        for (int j = 0; j < (int)P::size; j++) {
-            #pragma HLS UNROLL
-            a[i * P::size + j] = pack[j];
-        }
-    }
-}
-
-template <class P, class T, int N> void send(const T (&a)[N], hls::stream<P> &stream) {
-    #pragma HLS INLINE
-    for (int i = 0; i < N / (int)P::size; i++) {
-        #pragma HLS PIPELINE
-        P pack;
-        for (int j = 0; j < (int)P::size; j++) {
-            #pragma HLS UNROLL
-            pack[j] = a[i * P::size + j];
-        }
-        stream.write(pack);
-    }
-}
-
-// Packs in order, with packs of zeros where source(row) is negative.
-template <class CONFIG, class P, class Q>
-void pad_stream(hls::stream<P> &stream, hls::stream<Q> &padded) {
-    for (int row = 0; row < CONFIG::n_out; row++) {
-        #pragma HLS PIPELINE
-        Q pack;
-        if (CONFIG::source(row) >= 0) {
-            const P inside = stream.read();
-            for (int j = 0; j < (int)P::size; j++) {
-                #pragma HLS UNROLL
-                pack[j] = write<typename Q::value_type>(read<typename CONFIG::a_t>(inside[j]));
-            }
-        } else {
-            for (int j = 0; j < (int)P::size; j++) {
-                #pragma HLS UNROLL
-                pack[j] = 0;
-            }
-        }
-        padded.write(pack);
-    }
 }
 
 // ---- rearranging: shift, reshape, transpose, pad, copy, concat -----------------------------------
@@ -121,6 +34,7 @@ void pad_stream(hls::stream<P> &stream, hls::stream<Q> &padded) {
 // res[i] = a[source(i)], zero where source(i) is negative.
 template <class CONFIG, class A, class R> void gather(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         const int from = CONFIG::source(i);
         res[i] = from < 0 ? write<R>(typename CONFIG::a_t(0))
@@ -131,6 +45,7 @@ template <class CONFIG, class A, class R> void gather(const A a[CONFIG::n_in], R
 // res[target(i)] = a[i] << shift: one argument of a concatenation.
 template <class CONFIG, class A, class R> void place(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     #pragma HLS INLINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_in; i++) {
         #pragma HLS UNROLL
         const typename CONFIG::wide_t wide = read<typename CONFIG::a_t>(a[i]);
@@ -157,6 +72,7 @@ struct op_min {
 template <class CONFIG, class A, class B, class R>
 void elementwise(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::wide_t left = read<typename CONFIG::a_t>(a[CONFIG::source_a(i)]);
         typename CONFIG::wide_t right = read<typename CONFIG::b_t>(b[CONFIG::source_b(i)]);
@@ -169,6 +85,7 @@ void elementwise(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n
 template <class CONFIG, class A, class B, class R>
 void multiply(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         const typename CONFIG::a_t left = read<typename CONFIG::a_t>(a[CONFIG::source_a(i)]);
         const typename CONFIG::b_t right = read<typename CONFIG::b_t>(b[CONFIG::source_b(i)]);
@@ -183,8 +100,10 @@ void multiply(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_ou
 template <class CONFIG, class A, class R>
 void reduce_sum(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::sum_t sum = 0;
+        FXLOOM_UNROLL
         for (int k = 0; k < CONFIG::n_terms; k++) {
             sum += read<typename CONFIG::a_t>(a[CONFIG::source(i, k)]);
         }
@@ -197,11 +116,14 @@ template <class CONFIG, class A, class W, class R>
 void matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::n_in * CONFIG::n_out],
             R res[CONFIG::rows * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
+    FXLOOM_PIPELINE
     for (int row = 0; row < CONFIG::rows; row++) {
         #pragma HLS PIPELINE II=CONFIG::reuse
+        FXLOOM_UNROLL
         for (int o = 0; o < CONFIG::n_out; o++) {
             #pragma HLS UNROLL
             typename CONFIG::sum_t sum = 0;
+            FXLOOM_UNROLL
             for (int k = 0; k < CONFIG::n_in; k++) {
                 #pragma HLS UNROLL
                 sum += read<typename CONFIG::a_t>(a[row * CONFIG::n_in + k]) *
@@ -220,22 +142,27 @@ void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           const W w[CONFIG::kernel_height * CONFIG::kernel_width * CONFIG::per_group * CONFIG::n_out],
           R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
     #pragma HLS ARRAY_PARTITION variable=w complete
+    FXLOOM_PIPELINE
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
         #pragma HLS PIPELINE II=CONFIG::reuse
         const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
         const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
+        FXLOOM_UNROLL
         for (int o = 0; o < CONFIG::n_out; o++) {
             #pragma HLS UNROLL
             const int first = o / (CONFIG::n_out / CONFIG::groups) * CONFIG::per_group;
             typename CONFIG::sum_t sum = 0;
+            FXLOOM_UNROLL
             for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
                 #pragma HLS UNROLL
+                FXLOOM_UNROLL
                 for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
                     #pragma HLS UNROLL
                     const int row = top + kh * CONFIG::dilation_height;
                     const int column = left + kw * CONFIG::dilation_width;
                     const bool inside =
                         row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width;
+                    FXLOOM_UNROLL
                     for (int k = 0; k < CONFIG::per_group; k++) {
                         #pragma HLS UNROLL
                         typename CONFIG::a_t x = 0;
@@ -265,16 +192,20 @@ struct pool_max {
 template <class CONFIG, class A, class R>
 void pool(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           R res[CONFIG::out_height * CONFIG::out_width * CONFIG::channels]) {
+    FXLOOM_PIPELINE
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
         #pragma HLS PIPELINE II=1
         const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
         const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
+        FXLOOM_UNROLL
         for (int c = 0; c < CONFIG::channels; c++) {
             #pragma HLS UNROLL
             typename CONFIG::sum_t result = 0;
             bool first = true;
+            FXLOOM_UNROLL
             for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
                 #pragma HLS UNROLL
+                FXLOOM_UNROLL
                 for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
                     #pragma HLS UNROLL
                     const int row = top + kh * CONFIG::dilation_height;
@@ -320,7 +251,7 @@ template <class CONFIG, class R, class T> R fit(const T &x) {
         if (x > highest) return write<R>(CONFIG::overflow == ZERO ? T(0) : highest);
         if (x < lowest) return write<R>(CONFIG::overflow == ZERO ? T(0) : lowest);
     }
-    return write<R>(x);
+    return write<R>(typename CONFIG::to_t(x));
 }
 
 // Drop bits (or append zeros), rounding once, then fit. work_t holds the shifted value and limits.
@@ -328,6 +259,7 @@ template <class CONFIG, class A, class R>
 void requantize(const A a[CONFIG::n_out], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
     typedef typename CONFIG::work_t work_t;
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         work_t x = read<typename CONFIG::a_t>(a[i]);
         const bool negative = x < 0;
@@ -349,6 +281,7 @@ template <class CONFIG, class A, class D, class R>
 void divide(const A a[CONFIG::n_out], const D d[CONFIG::n_b], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
     typedef typename CONFIG::work_t work_t;
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         work_t x = read<typename CONFIG::a_t>(a[i]);
         const bool negative = x < 0;
@@ -381,41 +314,14 @@ struct set_weights {
 template <class T> long long to_integer(const T &x) {
     return read<typename mantissa<T>::type>(x).to_int64();
 }
-
-template <class P, int N> void push_mantissas(hls::stream<P> &stream, const long long *mantissas) {
-    for (int i = 0; i < N; i++) {
-        P pack;
-        for (int j = 0; j < (int)P::size; j++)
-            pack[j] = write<typename P::value_type>(mantissas[i * P::size + j]);
-        stream.write(pack);
-    }
-}
-
-template <class P, int N> void pop_mantissas(hls::stream<P> &stream, long long *mantissas) {
-    for (int i = 0; i < N; i++) {
-        const P pack = stream.read();
-        for (int j = 0; j < (int)P::size; j++) mantissas[i * P::size + j] = to_integer(pack[j]);
-    }
-}
-
-// hls::stream only warns on std::cout when it is read while empty or destroyed with data in it.
-class complaints {
-    std::ostringstream said;
-    std::streambuf *before;
-
-  public:
-    complaints() : before(std::cout.rdbuf(said.rdbuf())) {}
-    ~complaints() { std::cout.rdbuf(before); }
-    std::string of_streams() const {
-        const std::string text = said.str();
-        return text.find("ls::stream") == std::string::npos ? std::string() : text;
-    }
-};
 #endif
 
 } // namespace fxloom
 
 #include "fxloom_choosing.h"
+#ifdef FXLOOM_STREAMS
+#include "fxloom_streams.h"
+#endif
 #include "fxloom_tables.h"
 
 #endif

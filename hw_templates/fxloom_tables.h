@@ -9,6 +9,7 @@ namespace fxloom {
 template <class CONFIG, class A, class B, class R>
 void lookup(const A a[CONFIG::n_out], const B table[CONFIG::n_table], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::index_t index = read<typename CONFIG::a_t>(a[i]);
         index -= CONFIG::lowest;
@@ -20,8 +21,10 @@ void lookup(const A a[CONFIG::n_out], const B table[CONFIG::n_table], R res[CONF
 template <class CONFIG, class A, class R>
 void reduce_max(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::a_t best = read<typename CONFIG::a_t>(a[CONFIG::source(i, 0)]);
+        FXLOOM_UNROLL
         for (int k = 1; k < CONFIG::n_terms; k++) {
             const typename CONFIG::a_t x = read<typename CONFIG::a_t>(a[CONFIG::source(i, k)]);
             if (x > best) best = x;
@@ -34,6 +37,7 @@ void reduce_max(const A a[CONFIG::n_in], R res[CONFIG::n_out]) {
 template <class CONFIG, class T> int leading_zeros(const T &x) {
     #pragma HLS INLINE
     int count = CONFIG::width;
+    FXLOOM_UNROLL
     for (int bit = 0; bit < CONFIG::width && bit < T::width; bit++) {
         #pragma HLS UNROLL
         if (x[bit]) count = CONFIG::width - 1 - bit;
@@ -46,6 +50,7 @@ template <class CONFIG, class T> int leading_zeros(const T &x) {
 template <class CONFIG, class A, class R>
 void normalise(const A a[CONFIG::n_out], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         const typename CONFIG::a_t x = read<typename CONFIG::a_t>(a[i]);
         typename CONFIG::wide_t wide = x;
@@ -58,6 +63,7 @@ void normalise(const A a[CONFIG::n_out], R res[CONFIG::n_out]) {
 template <class CONFIG, class A, class B, class R>
 void shift_like(const A a[CONFIG::n_a], const B b[CONFIG::n_b], R res[CONFIG::n_out]) {
     #pragma HLS PIPELINE
+    FXLOOM_UNROLL
     for (int i = 0; i < CONFIG::n_out; i++) {
         typename CONFIG::wide_t wide = read<typename CONFIG::a_t>(a[CONFIG::source_a(i)]);
         const typename CONFIG::b_t x = read<typename CONFIG::b_t>(b[CONFIG::source_b(i)]);

@@ -2,17 +2,24 @@
 //
 // tb_data/inputs.dat and tb_data/expected.dat: one sample a line, integers (mantissas of the ports'
 // fixed-point types), all ports one after another. The expected ones come from fxloom's simulator.
-// Prints one line, PASS or FAIL, and returns 1 after the first difference.
+// Prints one line, PASS or FAIL, and returns 1 after the first difference. An argument is the folder
+// of the samples instead of tb_data.
 #include <fstream>
 #include <iostream>
+#include <string>
 #include <vector>
 
 #include "fxloom_ports.h"
 
+#ifndef CCS_MAIN // Catapult has macros of its own
+#define CCS_MAIN(count, words) int main(count, words)
+#define CCS_RETURN(status) return status
+#endif
+
 #ifdef RTL_SIM
-static const char *const RESULTS = "tb_data/rtl_cosim_results.log";
+static const char *const RESULTS = "/rtl_cosim_results.log";
 #else
-static const char *const RESULTS = "tb_data/csim_results.log";
+static const char *const RESULTS = "/csim_results.log";
 #endif
 
 static bool read_sample(std::ifstream &file, std::vector<long long> &sample) {
@@ -22,14 +29,15 @@ static bool read_sample(std::ifstream &file, std::vector<long long> &sample) {
     return true;
 }
 
-int main() {
-    std::ifstream inputs("tb_data/inputs.dat");
-    std::ifstream expected("tb_data/expected.dat");
-    std::ofstream results(RESULTS);
+CCS_MAIN(int argc, char *argv[]) {
+    const std::string folder = argc > 1 ? argv[1] : "tb_data";
+    std::ifstream inputs((folder + "/inputs.dat").c_str());
+    std::ifstream expected((folder + "/expected.dat").c_str());
+    std::ofstream results((folder + RESULTS).c_str());
     if (!inputs || !expected || !results) {
-        std::cout << "FAIL: cannot open tb_data/inputs.dat, tb_data/expected.dat or " << RESULTS
-                  << std::endl;
-        return 1;
+        std::cout << "FAIL: cannot open inputs.dat, expected.dat or " << RESULTS + 1 << " in "
+                  << folder << std::endl;
+        CCS_RETURN(1);
     }
     std::vector<long long> input(FXLOOM_INPUT_LENGTH), output(FXLOOM_OUTPUT_LENGTH);
     std::vector<long long> wanted(FXLOOM_OUTPUT_LENGTH);
@@ -39,7 +47,7 @@ int main() {
         const std::string complaint = fxloom_run_sample(&input[0], &output[0]);
         if (!complaint.empty()) {
             std::cout << "FAIL: sample " << samples << ": " << complaint << std::endl;
-            return 1;
+            CCS_RETURN(1);
         }
         for (size_t i = 0; i < output.size(); i++) results << output[i] << ' ';
         results << std::endl;
@@ -47,14 +55,14 @@ int main() {
             if (output[i] == wanted[i]) continue;
             std::cout << "FAIL: sample " << samples << ", output " << i << ": expected "
                       << wanted[i] << ", got " << output[i] << std::endl;
-            return 1;
+            CCS_RETURN(1);
         }
     }
     if (samples != FXLOOM_TB_SAMPLES) {
         std::cout << "FAIL: expected " << FXLOOM_TB_SAMPLES << " samples in tb_data, found "
                   << samples << std::endl;
-        return 1;
+        CCS_RETURN(1);
     }
     std::cout << "PASS: " << samples << " samples, every output equal" << std::endl;
-    return 0;
+    CCS_RETURN(0);
 }

@@ -6,7 +6,7 @@ through the activations that follow; its end is where one rounding makes the val
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import log2
 from typing import Any
@@ -87,6 +87,12 @@ class Chain:
         return self.end.op == "placeholder"
 
     @property
+    def group(self) -> Hashable:
+        """What shares a format with this chain: the same part of all steps of a recurrence."""
+        end = self.end
+        return (origin(end), end.target) if end.meta.get("tied") else end
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers of the chain."""
         return tuple(origin(node) for node in self.nodes)
@@ -99,6 +105,8 @@ def find_chains(graph: fx.Graph) -> list[Chain]:
     for node in graph.nodes:
         if node.op == "placeholder":
             chains.append(Chain((node,), False))
+        elif node.meta.get("exact"):
+            continue  # of a recurrence: what follows rounds
         elif node.target in GROWING and node not in taken and not is_binary_shift(node):
             nodes = _follow(node)
             taken.update(nodes)

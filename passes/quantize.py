@@ -8,7 +8,7 @@ that rounding weights causes is corrected in the bias (Nagel et al. 2019, sectio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -165,6 +165,7 @@ class _Run:
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
+        self.typed: dict[tuple[Any, ...], Node] = {}
         self._check_patterns()
 
     @property
@@ -204,11 +205,13 @@ class _Run:
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
-        ranges = {chain: Range() for chain in self.chains}
+        shared: dict[Hashable, Range] = {}
+        ranges = {chain: shared.setdefault(chain.group, Range()) for chain in self.chains}
         means = {
             node: Means(channel_axis(node))
             for node in self.module.graph.nodes
-            if node.target in LAYERS and self.options.bias_correction
+            # Steps share their bias: it cannot be right for each of them.
+            if node.target in LAYERS and self.options.bias_correction and not node.meta.get("tied")
         }
         watched: dict[Node, list[Any]] = {chain.end: [ranges[chain]] for chain in self.chains}
         for node, mean in means.items():
@@ -229,22 +232,27 @@ class _Run:
 
     def _choose(self, ranges: Mapping[Chain, Range]) -> dict[Chain, FixedPoint]:
         options = self.options
-        shortlist: dict[Chain, list[FixedPoint]] = {}
+        groups: dict[Hashable, list[Chain]] = {}
+        for chain in self.chains:
+            groups.setdefault(chain.group, []).append(chain)
+        errors: dict[Hashable, Errors] = {}
         seen = {c.end: ranges[c].low >= 0 for c in self.chains if c.is_input}
         verdicts = nonnegative(self.module.graph, seen)
-        for chain, span in ranges.items():
-            signed = not verdicts[chain.end]
-            width = self._activation_width(chain)
+        for group, chains in groups.items():
+            span = ranges[chains[0]]
+            signed = not all(verdicts[chain.end] for chain in chains)
+            # A state that is also an output is as narrow as the other steps' states.
+            width = min(self._activation_width(chain) for chain in chains)
             low = span.low if signed else 0.0
             if options.method == "minmax":
-                shortlist[chain] = [covering(low, span.high, width, signed)]
+                shortlist = [covering(low, span.high, width, signed)]
             else:
-                shortlist[chain] = candidates(low, span.high, width, signed)
-        errors = {chain: Errors(formats) for chain, formats in shortlist.items()}
+                shortlist = candidates(low, span.high, width, signed)
+            errors[group] = Errors(shortlist)
         if options.method == "mse":
-            watched = {chain.end: [errors[chain]] for chain in self.chains}
+            watched = {chain.end: [errors[chain.group]] for chain in self.chains}
             observe(self.module, self._batches(), watched)
-        return {chain: error.best for chain, error in errors.items()}
+        return {chain: errors[chain.group].best for chain in self.chains}
 
     def _activation_width(self, chain: Chain) -> int:
         options = self.options
@@ -346,11 +354,16 @@ class _Run:
             values = values.to(layer.meta["val"].dtype)
             name = release_tensor(self.module, source)
             source = tensor_node(self.module, layer, name, values)
-        if self.options.per_channel and layer.target in LAYERS:
-            return self._by_channel(source, layer, values, width)
-        to = self._weight_format(values, width)
-        self.formats[str(source.target)] = str(to)
-        return self._typed(source, layer, to)
+        by_channel = self.options.per_channel and layer.target in LAYERS
+        key = (source, width, by_channel)  # one weight of several layers is rounded once
+        if key not in self.typed:
+            if by_channel:
+                self.typed[key] = self._by_channel(source, layer, values, width)
+            else:
+                to = self._weight_format(values, width)
+                self.formats[str(source.target)] = str(to)
+                self.typed[key] = self._typed(source, layer, to)
+        return self.typed[key]
 
     def _by_channel(self, source: Node, layer: Node, values: Tensor, width: int) -> Node:
         """Weights with a binary point for every output channel, the first axis."""
@@ -409,7 +422,7 @@ class _Run:
                 continue
             weight, bias = arguments(node)[1:3]
             if bias is None:
-                if not self.options.bias_correction:
+                if not self.options.bias_correction or node.meta.get("tied"):
                     continue
                 outputs = weight.meta["val"].shape[0]
                 dtype = weight.meta["val"].dtype
@@ -417,8 +430,13 @@ class _Run:
                     self.module, node, f"{origin(node)}.bias", torch.zeros(outputs, dtype=dtype)
                 )
             assert isinstance(bias, Node)
-            values = constant(self.module, bias.target).detach()
-            node.update_arg(2, self._typed(bias, node, self._bias_format(node, values)))
+            to = self._bias_format(node, constant(self.module, bias.target).detach())
+            if not node.meta.get("tied"):
+                node.update_arg(2, self._typed(bias, node, to))
+                continue
+            if (bias, to) not in self.typed:
+                self.typed[bias, to] = self._typed(bias, node, to)
+            node.update_arg(2, self.typed[bias, to])
 
     def _bias_format(self, node: Node, values: Tensor) -> FixedPoint:
         fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])

@@ -15,7 +15,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
-from fxloom.functions import table, table_error
+from fxloom.functions import tabulated
 from fxloom.graph import arguments
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.tabulate import TableError, Writer
@@ -55,7 +55,7 @@ def insert_quotient(
     def curve(u: Decimal) -> Decimal:
         return 1 / (Decimal(2) ** octave + u)
 
-    entries = table(curve, index, entry)
+    entries, worst = tabulated(curve, index, entry)
     normal = writer.add(NORMALISE, divisor, width, total.integer)
     rest = writer.add(aten.sub.Tensor, normal, 2.0**octave)
     if index.width < width - 1:
@@ -65,7 +65,7 @@ def insert_quotient(
         quotient = writer.add(aten.mul.Tensor, dividend, quotient)
     quotient = writer.add(SHIFT_LIKE, quotient, divisor, width, total.integer)
     relative = 0.0 if index.width == width - 1 else 2.0 ** -(index.width + 1)
-    relative += table_error(curve, index, entry, entries) * 2.0 ** (octave + 1)
+    relative += worst * 2.0 ** (octave + 1)
     largest = max(-to.lo, to.hi) * to.step
     error = TableError(relative * largest + to.step, 0.0)
     return writer.requantize(quotient, to, *modes), to, error

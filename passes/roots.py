@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from math import ceil, floor, frexp, log2, prod, sqrt
 from typing import Any
 
@@ -27,8 +26,8 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import Scale
 from fxloom.editing import float64
-from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import table, table_error
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.functions import tabulated
 from fxloom.graph import arguments, constant
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.tabulate import TableError, Writer
@@ -76,15 +75,11 @@ class RootTable:
         """gain / sqrt(u), from the smallest normalised value on."""
         return Decimal(self.gain) / max(u, Decimal(2) ** (self.total.integer - 2)).sqrt()
 
-    def entries(self) -> Int64Array:
-        """For every mantissa of format index."""
-        return _entries(self)
-
     @property
     def relative_error(self) -> float:
         """Bound: half a step of the index at the smallest value, and the rounding of an entry."""
         lost = 0.0 if self.index.width == self.total.width else 1.05 * 2.0**-self.index.width
-        worst = table_error(self.curve, self.index, self.entry, self.entries())
+        _, worst = tabulated(self.curve, self.index, self.entry)
         return lost + worst / (self.largest / 2)
 
     def insert(self, writer: Writer, total: Node) -> Node:
@@ -93,12 +88,8 @@ class RootTable:
         normal = writer.add(NORMALISE, total, kind.width, kind.integer, 2)
         if self.index.width < kind.width:
             normal = writer.requantize(normal, self.index, Rounding.RND, Overflow.SAT)
-        return writer.lookup(normal, self.index, "roots", self.entries(), self.entry)
-
-
-@lru_cache(8)
-def _entries(root: RootTable) -> Int64Array:
-    return table(root.curve, root.index, root.entry)
+        entries, _ = tabulated(self.curve, self.index, self.entry)
+        return writer.lookup(normal, self.index, "roots", entries, self.entry)
 
 
 # Norms

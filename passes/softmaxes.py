@@ -23,7 +23,7 @@ from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.editing import tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import grid, table, table_values
+from fxloom.functions import grid, table, table_values, tabulated
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.tabulate import TableError, Writer
@@ -56,7 +56,7 @@ class SoftmaxFormats:
 
     def exponentials(self) -> Int64Array:
         """exp(-scale * n) for every difference n."""
-        return table(self._exponential, self.difference, self.exponential)
+        return tabulated(self._exponential, self.difference, self.exponential)[0]
 
     def _exponential(self, n: Decimal) -> Decimal:
         return (-n * Decimal(self.scale)).exp()

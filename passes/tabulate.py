@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import float64, tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import Function, function_of, table, table_error
+from fxloom.functions import Function, function_of, tabulated
 from fxloom.graph import arguments, constant, describe, infer, insert_like, origin
 from fxloom.passes.chains import FLOATING, MOVING, NARROWING, TABLES, find_chains, format_of
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE
@@ -99,13 +99,13 @@ class Writer:
     ) -> Node:
         """The entries, mantissas in to, for x of format source."""
         # float64 holds them exactly whatever the model's own type is.
-        values = torch.from_numpy(entries).to(torch.float64) * to.step
-        buffer = tensor_node(
-            self.module, self.like, f"{origin(self.like)}.{name}", values, trained=False
-        )
-        return self.add(
-            LOOKUP, x, self.typed(buffer, to), source.width, source.integer, source.signed
-        )
+        values = torch.from_numpy(entries.copy()).to(torch.float64) * to.step
+        typed = self._same_table(values)
+        if typed is None:
+            full = f"{origin(self.like)}.{name}"
+            buffer = tensor_node(self.module, self.like, full, values, trained=False)
+            typed = self.typed(buffer, to)
+        return self.add(LOOKUP, x, typed, source.width, source.integer, source.signed)
 
     def format(self, x: Any) -> FixedPoint:
         """The format of an argument of the node."""
@@ -128,6 +128,18 @@ class Writer:
         typed.meta["batch_axis"] = None
         return typed
 
+    def _same_table(self, values: Tensor) -> Node | None:
+        """The table of the step before in a recurrence, where it is the same."""
+        if not self.like.meta.get("tied"):
+            return None
+        for node in self.module.graph.find_nodes(op="call_function", target=LOOKUP):
+            if node.meta.get("tied") and origin(node) == origin(self.like):
+                typed = arguments(node)[1]
+                held = constant(self.module, arguments(typed)[0].target)
+                if torch.equal(held, values):
+                    return typed  # type: ignore[no-any-return]
+        return None
+
     def argument(self, bits: int) -> tuple[Node, FixedPoint]:
         """The node's argument in a format of at most that many bits."""
         x = arguments(self.like)[0]
@@ -148,17 +160,12 @@ def insert_function(
     assert function is not None
     writer = Writer(module, node)
     x, source = writer.argument(bits)
-    entries = table(function.within(source), source, to)
+    entries, error = tabulated(function.within(source), source, to)
     result = writer.lookup(x, source, "table", entries, to)
-    return result, to, function_error(function, source, to, entries)
+    return result, to, TableError(error, argument_error(function, source))
 
 
-def function_error(
-    function: Function, source: FixedPoint, to: FixedPoint, entries: Int64Array
-) -> TableError:
-    """Half a step of the argument times the steepest slope in the domain; what entries are off."""
+def argument_error(function: Function, source: FixedPoint) -> float:
+    """Half a step of the argument times the steepest slope in the domain."""
     low, high = function.lowest(source) - source.step / 2, (source.hi + 0.5) * source.step
-    return TableError(
-        table_error(function.within(source), source, to, entries),
-        source.step / 2 * function.slope(low, high),
-    )
+    return source.step / 2 * function.slope(low, high)

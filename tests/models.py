@@ -14,6 +14,7 @@ Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
 SIGNAL: Shape = (4, 11)
+SEQUENCE: Shape = (4, 3)
 
 
 class Fn(nn.Module):
@@ -59,6 +60,18 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.bn1(self.conv1(x)))
         return self.act(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class InitialState(nn.Module):
+    """A recurrent layer that begins with a state of its own, for both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 1, 3))
+        self.rnn = nn.RNN(3, 3, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x, self.state.expand(-1, x.shape[0], -1).contiguous())[0]
 
 
 class Buffers(nn.Module):
@@ -516,6 +529,33 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "cat vectors": (
         fn(lambda m, x: torch.cat([m.c(x).flatten(1), x.flatten(1)], 1), c=conv(3)),
         IMAGE,
+    ),
+    # recurrent layers
+    "lstm, last step": (
+        fn(lambda m, x: m.fc(m.r(x)[0][:, -1]), fc=lambda: nn.Linear(5, 3),
+           r=lambda: nn.LSTM(3, 5, batch_first=True)),
+        SEQUENCE,
+    ),
+    "lstm, projected, whole sequence and states": (
+        fn(lambda m, x: (*(lambda o, s: (torch.relu(o), s[0].squeeze(0), s[1][0]))(*m.r(x)),),
+           r=lambda: nn.LSTM(3, 4, proj_size=2, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "gru, two layers, two directions": (
+        fn(lambda m, x: m.r(x)[0] * 2,
+           r=lambda: nn.GRU(3, 3, 2, batch_first=True, bidirectional=True)),
+        SEQUENCE,
+    ),
+    "gru without bias of one step": (
+        fn(lambda m, x: m.r(x[:, :1])[1][-1], r=lambda: nn.GRU(3, 4, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "rnn from a learned state": (InitialState, SEQUENCE),
+    "rnn of a recurrent layer's sequence": (
+        fn(lambda m, x: m.a(m.b(x)[0])[0] + x.mean(2, keepdim=True),
+           a=lambda: nn.RNN(4, 3, batch_first=True),
+           b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
+        SEQUENCE,
     ),
     # shapes
     "flatten linear": (

@@ -1,4 +1,4 @@
-"""hls4ml backend: a Program as a project for Vitis HLS or Vivado HLS, and its C simulation.
+"""hls4ml backend: a Program as a project for a vendor's HLS tool, and its C simulation.
 
 Importing this package is cheap; hls4ml is imported by the first emit.
 """
@@ -7,29 +7,24 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fxloom.backends.hls4ml.build import LAYERS, Hls4mlBuild, load_build
+from fxloom.backends.hls4ml.dialect import DIALECTS
 from fxloom.backends.hls4ml.kernels import UNSUPPORTED
 from fxloom.backends.hls4ml.plan import describe, make_plan
 from fxloom.backends.simulator import Tensors, quantize_inputs
 from fxloom.errors import DataError, FxloomError, TargetError
 from fxloom.program import Program
-
-if TYPE_CHECKING:
-    from fxloom.target import Target
+from fxloom.target import Target
 
 __all__ = ["BACKEND", "Hls4mlBackend", "Hls4mlBuild", "load_build"]
 
 PROJECT = "myproject"
 """hls4ml's customary name for the top function; build_prj.tcl reads it from project.tcl."""
 
-UNCERTAINTY = {"Vitis": "27%", "Vivado": "12.5%"}
-"""Every possible backend, and the part of the clock period that hls4ml keeps free for it."""
-
 
 class Hls4mlBackend:
-    """Emits projects for Vitis HLS and Vivado HLS: both io types, Latency and Resource."""
+    """Projects for Vitis, Vivado, Quartus, Catapult and oneAPI; C simulation but for oneAPI."""
 
     name = "hls4ml"
 
@@ -41,7 +36,7 @@ class Hls4mlBackend:
     def emit(
         self,
         program: Program,
-        target: "Target",
+        target: Target,
         out: str | os.PathLike[str],
         *,
         samples: Tensors | None = None,
@@ -51,7 +46,7 @@ class Hls4mlBackend:
 
         samples: real inputs [N, ...] in the user's layout for the testbench; without them it gets
         32 deterministic ones. cache: where the C simulation keeps executables.
-        Raises TargetError for what the backend cannot do yet, DataError for bad samples,
+        Raises TargetError for what the backend cannot do, DataError for bad samples,
         FxloomError where hls4ml refuses or changes anything.
         """
         check_target(target)
@@ -63,26 +58,15 @@ class Hls4mlBackend:
         # Only now: hls4ml takes seconds to import.
         from fxloom.backends.hls4ml.graph import build_graph, silenced
         from fxloom.backends.hls4ml.testbench import default_samples, write_testbench
-        from fxloom.backends.hls4ml.writer import template, write_project
+        from fxloom.backends.hls4ml.writer import write_project
 
         inputs = default_samples(program) if samples is None else quantize_inputs(program, samples)
         if not len(inputs[0]):
             raise DataError("the testbench needs at least one sample")
         with silenced():
             graph = build_graph(plan, target, PROJECT, str(directory))
-            write_project(graph, plan, target.backend, directory)
+            write_project(graph, plan, target, directory)
         write_testbench(program, plan, PROJECT, directory, inputs)
-        tcl = template("project.tcl")
-        fields = {
-            "PROJECT": PROJECT,
-            "BACKEND": target.backend.lower(),
-            "PART": target.device.full_name,
-            "CLOCK_NS": target.clock_ns,
-            "UNCERTAINTY": UNCERTAINTY[target.backend],
-        }
-        for key, value in fields.items():
-            tcl = tcl.replace(f"@{key}@", str(value))
-        (directory / "project.tcl").write_text(tcl, encoding="ascii")
         layers = tuple(describe(plan))
         record = {
             "project": PROJECT,
@@ -102,13 +86,29 @@ class Hls4mlBackend:
         return load_build(Path(directory), program)
 
 
-def check_target(target: "Target") -> None:
-    """Raise TargetError, with all reasons, where a target asks for what is not there yet."""
+def check_target(target: Target) -> None:
+    """Raise TargetError, with all reasons, where a target asks for what is not there."""
+    dialect, part = DIALECTS[target.backend], target.device
     problems = []
-    if target.backend not in UNCERTAINTY:
+    if part.vendor != dialect.vendor:
+        vendors = {name: Target(part=name).device.vendor for name in Target.names()}
+        known = [name for name, vendor in vendors.items() if vendor == dialect.vendor]
         problems.append(
-            f"backend must be {' or '.join(map(repr, UNCERTAINTY))}, got {target.backend!r}"
+            f"part: {target.backend} is for parts of {dialect.vendor} ({', '.join(known)}), "
+            f"{part.name} is made by {part.vendor}"
         )
+    if dialect.algorithmic_c:
+        if target.io != "parallel":
+            problems.append(
+                f"io: required 'parallel' for {target.backend}, got {target.io!r}: the kernels "
+                "have streams for Vitis and Vivado only"
+            )
+        wanted = [*target.layers.values(), {"strategy": target.strategy, "reuse": target.reuse}]
+        if any((w.get("strategy", "latency"), w.get("reuse", 1)) != ("latency", 1) for w in wanted):
+            problems.append(
+                f"strategy and reuse: required 'latency' and 1 for {target.backend}: its layers "
+                "are kernels of fxloom, which are unrolled"
+            )
     if problems:
         raise TargetError("the hls4ml backend cannot do this target: " + "; ".join(problems))
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fxloom.backends.hls4ml.dialect import DIALECTS
 from fxloom.backends.simulator import Tensors, present_outputs, quantize_inputs
-from fxloom.errors import FxloomError, TargetError
+from fxloom.errors import FxloomError, TargetError, ToolError
 from fxloom.fixed_point import Int64Array
 from fxloom.program import Output, Program
 from fxloom.target import Target
@@ -55,7 +56,8 @@ class Hls4mlBuild:
         Returns float64 values, int64 mantissas where raw; a tuple where there are several outputs.
         progress(done, total) is called now and then. debug: compiled for gdb (-O0 -g), with driver,
         inputs and outputs left in the cache. Raises DataError for inputs that do not fit, ToolError
-        where g++ is missing, a child process fails, or a stream is read while empty or not emptied.
+        where g++ is missing, a child process fails, or a stream is read while empty or not emptied;
+        and for oneAPI, whose projects no compiler but the vendor's can run.
         """
         mantissas = self.run_mantissas(
             quantize_inputs(self.program, x), progress=progress, timeout_s=timeout_s, debug=debug
@@ -64,11 +66,22 @@ class Hls4mlBuild:
 
     def debugger(self) -> str:
         """The command that runs the inputs of the last `run(debug=True)` under gdb."""
-        from fxloom.backends.hls4ml.csim import build_driver, debugger_command
+        from fxloom.backends.hls4ml.csim import debugger_command
 
-        driver = build_driver(self.directory, self.project, self.cache, debug=True)
         elements = sum(port.value.size for port in self.program.inputs)
-        return debugger_command(driver, elements)
+        return debugger_command(self._driver(debug=True), elements)
+
+    def _driver(self, debug: bool) -> Path:
+        from fxloom.backends.hls4ml.csim import build_driver
+
+        includes = DIALECTS[self.target.backend].includes
+        if not includes:
+            raise ToolError(
+                f"no C simulation of projects for {self.target.backend}: they need the vendor's "
+                "compiler (icpx). With that, CMake's target fpga_emu is the project's testbench; "
+                "call it with the path of tb_data"
+            )
+        return build_driver(self.directory, self.project, includes, self.cache, debug)
 
     def trace(self, x: Tensors) -> dict[str, Int64Array]:
         """Mantissas [N, ...] of every value that has an array of its own in the C++, by name.
@@ -96,11 +109,11 @@ class Hls4mlBuild:
         debug: bool = False,
     ) -> list[Int64Array]:
         """C simulation of input mantissas (channels-last); one array an output."""
-        from fxloom.backends.hls4ml.csim import build_driver, run_driver
+        from fxloom.backends.hls4ml.csim import run_driver
         from fxloom.backends.hls4ml.testbench import flat_samples
 
         values = [self.program.value(port.value) for port in self.program.outputs]
-        driver = build_driver(self.directory, self.project, self.cache, debug)
+        driver = self._driver(debug)
         sizes = [value.size for value in values]
         flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s, debug)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)

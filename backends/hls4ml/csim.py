@@ -71,10 +71,17 @@ def _key(project: Path, sources: Sequence[str], facts: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def build_driver(directory: Path, top: str, cache: Path | None = None, debug: bool = False) -> Path:
+def build_driver(
+    directory: Path,
+    top: str,
+    includes: Sequence[str],
+    cache: Path | None = None,
+    debug: bool = False,
+) -> Path:
     """Path of the executable for a project, compiled now unless the cache has it.
 
-    top: the name of the top function and its file; debug: for gdb. Raises ToolError.
+    top: the name of the top function and its file; includes: folders below the project; debug: for
+    gdb. Raises ToolError.
     """
     if not (directory / "firmware" / f"{top}.cpp").is_file() or not (directory / PORTS).is_file():
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
@@ -100,7 +107,7 @@ def build_driver(directory: Path, top: str, cache: Path | None = None, debug: bo
         *flags,
         f'-DFXLOOM_TOP="firmware/{top}.cpp"',
         f"-I{directory.resolve()}",
-        f"-I{(directory / 'firmware' / 'ap_types').resolve()}",
+        *(f"-I{(directory / folder).resolve()}" for folder in includes),
         str(source),
         "-o",
         str(partial),

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fxloom.backends.hls4ml.plan import Layer, Plan, ValueType
+from fxloom.backends.hls4ml.dialect import DIALECTS, Dialect, ValueType
+from fxloom.backends.hls4ml.plan import Layer, Plan
 from fxloom.errors import FxloomError
 from fxloom.target import Target
 
@@ -40,8 +41,8 @@ with silenced():
     from hls4ml.model.layers import Layer as Hls4mlLayer
     from hls4ml.model.layers import layer_map, register_layer
     from hls4ml.model.types import FixedPrecisionType, IntegerPrecisionType
+    from hls4ml.utils.string_utils import convert_to_pascal_case
 
-BACKENDS = ("Vitis", "Vivado")
 HEADER = "nnet_utils/fxloom_kernels.h"
 
 
@@ -98,24 +99,27 @@ def _register() -> None:
         return
     register_layer("FxloomKernel", FxloomKernel)
     parts = ("init_layers", "specific_types", "apply_templates")
-    for name in BACKENDS:
+    for name, dialect in DIALECTS.items():
         backend = get_backend(name)
         backend.register_template(FxloomConfigTemplate)
         backend.register_template(FxloomFunctionTemplate)
-        passes = [step for part in parts for step in get_flow(f"vivado:{part}").optimizers]
+        # Vitis has of its own only what differs from Vivado.
+        base = name.lower() if dialect.algorithmic_c else "vivado"
+        passes = [step for part in parts for step in get_flow(f"{base}:{part}").optimizers]
         # The plan has transposed the weights of Resource layers, so that it holds what is written.
-        passes.remove("vivado:apply_resource_strategy")
+        passes.remove(f"{base}:apply_resource_strategy")
         own = f"{name.lower()}:apply_templates"
         passes += [step for step in get_flow(own).optimizers if step not in passes]
         register_flow("fxloom", passes, backend=name.lower())
 
 
-def _precision(kind: ValueType) -> Any:
+def _precision(kind: ValueType, dialect: Dialect) -> Any:
+    held = dialect.held(kind.format)
     # A new object every time: hls4ml changes the class of the ones it is given.
     return FixedPrecisionType(
-        kind.format.width,
-        kind.format.integer,
-        kind.format.signed,
+        held.width,
+        held.integer,
+        held.signed,
         str(kind.rounding),
         str(kind.overflow),
     )
@@ -144,16 +148,18 @@ def _record(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _precisions(layer: Layer) -> dict[str, Any]:
-    precisions = {"result": _precision(layer.type)}
+def _precisions(layer: Layer, dialect: Dialect) -> dict[str, Any]:
+    precisions = {"result": _precision(layer.type, dialect)}
     if layer.accum is not None:
-        precisions["accum"] = _precision(layer.accum)
-        precisions |= {key: _precision(ValueType(held.kind)) for key, held in layer.weights.items()}
+        precisions["accum"] = _precision(layer.accum, dialect)
+        precisions |= {
+            key: _precision(ValueType(held.kind), dialect) for key, held in layer.weights.items()
+        }
     return precisions
 
 
-def _settings(layer: Layer) -> dict[str, Any]:
-    settings: dict[str, Any] = {"Precision": _precisions(layer)}
+def _settings(layer: Layer, dialect: Dialect) -> dict[str, Any]:
+    settings: dict[str, Any] = {"Precision": _precisions(layer, dialect)}
     if layer.allotment is not None:
         settings["Strategy"] = layer.allotment.strategy
         settings["ReuseFactor"] = layer.allotment.reuse
@@ -163,10 +169,14 @@ def _settings(layer: Layer) -> dict[str, Any]:
 def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
     """The ModelGraph of a plan, checked. Raises FxloomError naming the layer."""
     _register()
+    if plan.dialect.name == "oneAPI":
+        _check_pipes(plan)
     config = {
         "OutputDir": out,
         "ProjectName": project,
         "Backend": target.backend,
+        "Part": target.device.full_name,
+        "ClockPeriod": target.clock_ns,
         "IOType": "io_stream" if plan.stream else "io_parallel",
         "WriterConfig": {"Namespace": None, "WriteWeightsTxt": False, "WriteTar": False},
         "HLSConfig": {
@@ -177,7 +187,7 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
                 "Strategy": "Latency",
                 "PipelineStyle": "dataflow" if plan.dataflow else "pipeline",
             },
-            "LayerName": {layer.name: _settings(layer) for layer in plan.layers},
+            "LayerName": {layer.name: _settings(layer, plan.dialect) for layer in plan.layers},
         },
     }
     try:
@@ -202,7 +212,9 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
             call = call.replace("nnet::conv_2d_cl<", "nnet::pointwise_conv_2d_cl<")
             headers = [*node.get_attr("include_header"), "nnet_utils/nnet_sepconv2d_stream.h"]
             node.set_attr("include_header", headers)
-        node.set_attr("function_cpp", [_comment(layer), call])
+        lines = [_comment(layer), call]
+        # The writers for the other tools want one text.
+        node.set_attr("function_cpp", "\n    ".join(lines) if plan.dialect.algorithmic_c else lines)
     return graph
 
 
@@ -226,7 +238,7 @@ def check_graph(graph: Any, plan: Plan) -> None:
     if got != expected:
         raise FxloomError(f"hls4ml changed the layers: asked for {expected}, got {got}")
     for layer, node in zip(plan.layers, nodes, strict=True):
-        asked, found = _facts(layer, plan.stream), _node_facts(node)
+        asked, found = _facts(layer, plan), _node_facts(node)
         wrong = [key for key in asked if asked[key] != found.get(key)]
         if wrong:
             key = wrong[0]
@@ -241,11 +253,11 @@ def check_graph(graph: Any, plan: Plan) -> None:
         ("inputs", plan.inputs, graph.get_input_variables()),
         ("outputs", plan.outputs, graph.get_output_variables()),
     ):
-        if [layer.array for layer in layers] != [variable.name for variable in variables]:
+        if [layer.array for layer in layers] != [_array(variable) for variable in variables]:
             raise FxloomError(f"hls4ml changed the {what} of the project")
 
 
-def _facts(layer: Layer, stream: bool) -> dict[str, Any]:
+def _facts(layer: Layer, plan: Plan) -> dict[str, Any]:
     # A FIFO that holds a whole tensor cannot make residual joins deadlock: take the oldest sample
     # that is not finished, and the first layer that is not finished with it. All layers after it
     # are done with the sample before, so its results fit; all before it are done with this one, so
@@ -255,10 +267,12 @@ def _facts(layer: Layer, stream: bool) -> dict[str, Any]:
         "index": layer.index,
         "arrays": [array for _, array in layer.results],
         "size": layer.size,
-        "depth": depth if stream else None,
-        "type": layer.type.cpp,
-        "accumulator": None if layer.accum is None else layer.accum.cpp,
-        "weights": {key: (held.name, held.cpp) for key, held in layer.weights.items()},
+        "depth": depth if plan.stream else None,
+        "type": plan.dialect.fixed(layer.type),
+        "accumulator": None if layer.accum is None else plan.dialect.fixed(layer.accum),
+        "weights": {
+            key: (held.name, held.cpp(plan.dialect)) for key, held in layer.weights.items()
+        },
         "product": None if layer.accum is None else True,
     }
     if layer.accum is not None and layer.allotment is not None:
@@ -273,6 +287,33 @@ def _facts(layer: Layer, stream: bool) -> dict[str, Any]:
     return facts
 
 
+def pascal_case(name: str) -> str:
+    """As hls4ml names classes for oneAPI."""
+    return str(convert_to_pascal_case(name))
+
+
+def pipe_name(array: str) -> str:
+    """hls4ml's name for the pipe of a port, with oneAPI."""
+    return f"{pascal_case(array)}Pipe"
+
+
+def _check_pipes(plan: Plan) -> None:
+    """Raise FxloomError where two ports would share a pipe: its name has lost the underscores."""
+    ports: dict[str, str] = {}
+    for layer in (*plan.inputs, *plan.outputs):
+        other = ports.setdefault(pipe_name(layer.array), layer.origin)
+        if other != layer.origin:
+            raise FxloomError(
+                f"the ports {other} and {layer.origin} would have the same pipe, "
+                f"{pipe_name(layer.array)}, with oneAPI. Rename one of them"
+            )
+
+
+def _array(variable: Any) -> str:
+    """The name of a variable; Quartus has inputs and outputs in a struct each."""
+    return str(getattr(variable, "member_name", variable.name))
+
+
 def _node_facts(node: Any) -> dict[str, Any]:
     result = node.get_output_variable()
     accum = node.get_attr("accum_t") if node.class_name != "FxloomKernel" else None
@@ -280,7 +321,7 @@ def _node_facts(node: Any) -> dict[str, Any]:
     facts = {
         **node.attributes,
         "index": node.index,
-        "arrays": [variable.name for variable in node.get_variables()],
+        "arrays": [_array(variable) for variable in node.get_variables()],
         "depth": int(result.pragma[1]) if isinstance(result.pragma, tuple) else None,
         "size": int(np.prod(result.shape)),
         "type": result.type.precision.definition_cpp(),

@@ -78,8 +78,8 @@ Rule = Callable[[Site], Kernel]
 
 
 def integer_type(kind: FixedPoint) -> str:
-    """The C++ type of a format's mantissas."""
-    return f"ap_{'' if kind.signed else 'u'}int<{kind.width}>"
+    """The C++ type of a format's mantissas, in fxloom_types.h."""
+    return f"fxloom::{'' if kind.signed else 'u'}int_t<{kind.width}>"
 
 
 def _signed_width(lo: int, hi: int) -> int:
@@ -156,7 +156,7 @@ def _elementwise(functor: str) -> Rule:
             ),
             _argument_type("a", a),
             _argument_type("b", b),
-            _typedef("wide_t", f"ap_int<{max(widths)}>"),
+            _typedef("wide_t", f"fxloom::int_t<{max(widths)}>"),
             _typedef("op", f"fxloom::{functor}"),
             _function("source_a", _broadcast_index(a, site.result.shape)),
             _function("source_b", _broadcast_index(b, site.result.shape)),
@@ -229,7 +229,7 @@ def _concat(site: Site) -> Kernel:
         lines = [
             *_constants(n_in=arg.size, n_out=site.result.size, shift=shift),
             _argument_type("a", arg),
-            _typedef("wide_t", f"ap_int<{width}>"),
+            _typedef("wide_t", f"fxloom::int_t<{width}>"),
             _function("target", f"{start * strides[site.op.axis]} + {target}"),
         ]
         start += arg.operand.shape[site.op.axis]
@@ -281,7 +281,7 @@ def _lookup(site: Site) -> Kernel:
         *_constants(n_out=site.result.size, n_table=table.size, lowest=site.op.source.lo),
         _argument_type("a", x),
         _argument_type("b", table),
-        _typedef("index_t", f"ap_int<{site.op.source.width + 2}>"),
+        _typedef("index_t", f"fxloom::int_t<{site.op.source.width + 2}>"),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "lookup"))
 
@@ -303,7 +303,7 @@ def _shift_like(site: Site) -> Kernel:
         *_constants(width=site.op.source.width, step=site.op.step),
         _argument_type("a", a),
         _argument_type("b", b),
-        _typedef("wide_t", f"ap_int<{_signed_width(site.result.lo, site.result.hi)}>"),
+        _typedef("wide_t", f"fxloom::int_t<{_signed_width(site.result.lo, site.result.hi)}>"),
         _function("source_a", _broadcast_index(a, site.result.shape)),
         _function("source_b", _broadcast_index(b, site.result.shape)),
     ]
@@ -338,7 +338,7 @@ def _select(site: Site) -> Kernel:
         _signed_width(arg.operand.lo << shift, arg.operand.hi << shift)
         for arg, shift in zip(choices, shifts, strict=True)
     )
-    lines = [_typedef("wide_t", f"ap_int<{width}>"), *_constants(n_out=site.result.size)]
+    lines = [_typedef("wide_t", f"fxloom::int_t<{width}>"), *_constants(n_out=site.result.size)]
     lines += _constants(shift_a=shifts[0], shift_b=shifts[1])
     for letter, arg in zip("cab", site.args, strict=True):
         lines += [
@@ -352,7 +352,7 @@ def _select(site: Site) -> Kernel:
 def _argmax(site: Site) -> Kernel:
     along = replace(site, op=ReduceMax((site.op.axis,)))
     kernel = replace(_reduce_sum(along), call=_call(site, "argmax"))
-    index = _typedef("index_t", f"ap_uint<{max(1, site.result.hi.bit_length())}>")
+    index = _typedef("index_t", f"fxloom::uint_t<{max(1, site.result.hi.bit_length())}>")
     return replace(
         kernel, declarations=kernel.declarations.removesuffix("};") + f"    {index}\n}};"
     )
@@ -449,7 +449,8 @@ def _fit_lines(to: FixedPoint, overflow: Overflow, rounding: str) -> list[str]:
     lowest = -to.hi if overflow is Overflow.SAT_SYM and to.signed else to.lo
     mode = {Overflow.WRAP: "WRAP", Overflow.SAT_ZERO: "ZERO"}.get(overflow, "CLAMP")
     return [
-        _typedef("limit_t", f"ap_int<{_signed_width(to.lo, to.hi)}>"),
+        _typedef("to_t", integer_type(to)),
+        _typedef("limit_t", f"fxloom::int_t<{_signed_width(to.lo, to.hi)}>"),
         f"static const int rounding = fxloom::{rounding};",
         f"static const int overflow = fxloom::{mode};",
         f"static const long long lowest = {lowest}LL;",
@@ -471,7 +472,7 @@ def _requantize(site: Site) -> Kernel:
     lines = [
         *_constants(n_out=site.result.size, appended=appended, dropped=min(dropped, width + 1)),
         _argument_type("a", x),
-        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 2)}>"),
+        _typedef("work_t", f"fxloom::int_t<{_work_width(site.op, width + 2)}>"),
         *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
     ]
     return Kernel(_struct(site.config, lines), _call(site, "requantize"))
@@ -489,7 +490,7 @@ def _divide(site: Site) -> Kernel:
         *_constants(n_out=site.result.size, n_b=d.size, appended=appended, dropped=dropped),
         _argument_type("a", x),
         _argument_type("b", d),
-        _typedef("work_t", f"ap_int<{_work_width(site.op, width + 1)}>"),
+        _typedef("work_t", f"fxloom::int_t<{_work_width(site.op, width + 1)}>"),
         _function("source_b", _broadcast_index(d, site.result.shape)),
         *_fit_lines(site.op.to, site.op.overflow, site.op.rounding),
     ]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, integer_type, render
+from fxloom.backends.hls4ml.dialect import DIALECTS, VITIS, Dialect, ValueType
+from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, render
 from fxloom.estimation import Allotment, allot
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Pad, Requantize
@@ -34,24 +35,6 @@ UNROLLED = (Allotment("latency", 1),)
 
 
 @dataclass(frozen=True, slots=True)
-class ValueType:
-    """A C++ fixed-point type: format and modes."""
-
-    format: FixedPoint
-    rounding: Rounding = Rounding.TRN
-    overflow: Overflow = Overflow.WRAP
-
-    @property
-    def cpp(self) -> str:
-        """As hls4ml writes it."""
-        kind = self.format
-        modes = ""
-        if (self.rounding, self.overflow) != (Rounding.TRN, Overflow.WRAP):
-            modes = f",AP_{self.rounding},AP_{self.overflow},0"
-        return f"ap_{'' if kind.signed else 'u'}fixed<{kind.width},{kind.integer}{modes}>"
-
-
-@dataclass(frozen=True, slots=True)
 class Weights:
     """Constant mantissas of a layer. kind: their format; builtin: our kernels read integers."""
 
@@ -60,10 +43,9 @@ class Weights:
     kind: FixedPoint
     builtin: bool
 
-    @property
-    def cpp(self) -> str:
+    def cpp(self, dialect: Dialect) -> str:
         """The C++ type of one element."""
-        return integer_type(self.kind) if self.builtin else ValueType(self.kind).cpp
+        return dialect.integer(self.kind) if self.builtin else dialect.fixed(ValueType(self.kind))
 
     @property
     def values(self) -> npt.NDArray[np.generic]:
@@ -131,6 +113,7 @@ class Plan:
     inputs: tuple[Layer, ...]
     outputs: tuple[Layer, ...]
     stream: bool = False
+    dialect: Dialect = VITIS
 
     @property
     def dataflow(self) -> bool:
@@ -163,6 +146,7 @@ class _Planner:
         self.program = program
         self.target = target
         self.stream = target.io == "stream"
+        self.dialect = DIALECTS[target.backend]
         self.sources: dict[str, list[tuple[str, str]]] = {}
         self.layers: list[Layer] = []
         self.layer_of: dict[str, Layer] = {}
@@ -183,7 +167,7 @@ class _Planner:
             self._add(layer)
             self._publish(layer)
         outputs = tuple(self._output(port.value, port.name) for port in self.program.outputs)
-        return Plan(tuple(self.layers), inputs, outputs, self.stream)
+        return Plan(tuple(self.layers), inputs, outputs, self.stream, self.dialect)
 
     def _add(self, layer: Layer) -> Layer:
         self.layers.append(layer)
@@ -226,7 +210,8 @@ class _Planner:
         return self.sources[value].pop(0) if self.stream else self.sources[value][0]
 
     def _argument(self, value: str, array: str) -> Argument:
-        return Argument(array, self.program.operand(value), self.program.value(value).type)
+        name = array + self.dialect.suffix
+        return Argument(name, self.program.operand(value), self.program.value(value).type)
 
     def _next(self, origin: str) -> tuple[int, str, str]:
         """Index, layer name and array name of the next layer."""
@@ -288,7 +273,8 @@ class _Planner:
                 shape = shape[-2:]  # one matrix after another
             allotment = self._allot("FxloomKernel", origin, prod(shape[:-1]), shape[-1])
         reuse = 1 if allotment is None else allotment.reuse
-        site = Site(index, op, tuple(arguments), result, array, reuse)
+        filled = array + self.dialect.suffix
+        site = Site(index, op, tuple(arguments), result, filled, reuse)
         return Layer(
             index,
             name,
@@ -353,7 +339,9 @@ class _Planner:
         return self._add(self._kernel(pad, [x.name], padded, instr.origin, "pad")).name
 
     def _hls4ml_layer(self, first: Instr) -> Layer | None:
-        if not isinstance(first.op, MatMul | Conv) or first.args[1] not in self.program.constants:
+        if self.dialect.algorithmic_c or not isinstance(first.op, MatMul | Conv):
+            return None
+        if first.args[1] not in self.program.constants:
             return None
         weight = self.program.constants[first.args[1]]
         x = self.program.value(first.args[0])
@@ -470,7 +458,7 @@ def describe(plan: Plan) -> Iterator[dict[str, Any]]:
         yield {
             "name": layer.name,
             "array": layer.array,
-            "type": layer.type.cpp,
+            "type": plan.dialect.fixed(layer.type),
             "shape": list(layer.shape),
             "origin": layer.origin,
             "values": list(layer.values),

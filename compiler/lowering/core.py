@@ -95,6 +95,7 @@ class Lowering:
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems = refused_ports(graph)
+        self.constants: dict[str, list[Value]] = {}
         self.literals: dict[tuple[float, int, Shape], Value] = {}
 
     def run(self) -> Program:
@@ -209,8 +210,13 @@ class Lowering:
         return self.builder.emit(op, args, origin(node))
 
     def constant(self, name: str, data: IntArray, kind: FixedPoint) -> Value:
-        """Add a constant."""
-        return self.builder.constant(name, data, kind)
+        """Add a constant; the same one again where a layer is used again."""
+        for value in self.constants.get(name, []):
+            if value.type == kind and np.array_equal(self.builder.data(value), data):
+                return value
+        value = self.builder.constant(name, data, kind)
+        self.constants.setdefault(name, []).append(value)
+        return value
 
     def literal(self, number: float, name: str, like: Value) -> Value:
         """A number of the graph as a constant of one element that broadcasts to like, exact."""

@@ -13,8 +13,9 @@ from fxloom.backends import get
 from fxloom.backends import hls4ml as hls4ml_backend
 from fxloom.backends.hls4ml import csim
 from fxloom.backends.hls4ml.build import Hls4mlBuild
+from fxloom.backends.hls4ml.dialect import ValueType
 from fxloom.backends.hls4ml.kernels import RULES, UNSUPPORTED
-from fxloom.backends.hls4ml.plan import Plan, ValueType, make_plan
+from fxloom.backends.hls4ml.plan import Plan, make_plan
 from fxloom.backends.simulator import reference, trace_all
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding

@@ -29,6 +29,16 @@ def linear(n: int = 8) -> nn.Module:
     return nn.Linear(8, n)
 
 
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.rnn = kind(8, 5, batch_first=True)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.rnn(x)[0])
+
+
 torch.manual_seed(0)  # the models below are made once, whatever was imported before
 
 RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -71,6 +81,8 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "group norm": (nn.GroupNorm(2, 4), IMAGE),
     "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR),
     "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR),
+    "lstm": (Recurrent(nn.LSTM), (6, 8)),
+    "gru": (Recurrent(nn.GRU), (6, 8)),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -89,16 +101,6 @@ def test_trap_is_right_to_the_bit(name: str) -> None:
     np.testing.assert_array_equal(y, exact_forward(quantized, x).numpy())
     wanted = model(x).detach().numpy()
     np.testing.assert_allclose(y, wanted, atol=0.01 * np.abs(wanted).max())
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: Callable[..., nn.Module]) -> None:
-        super().__init__()
-        self.rnn = kind(8, 5, batch_first=True)
-        self.head = nn.Linear(5, 2)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.head(self.rnn(x)[0])
 
 
 class Attention(nn.Module):
@@ -128,8 +130,6 @@ class InPlaceSlice(nn.Module):
 
 
 REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
-    "lstm": (Recurrent(nn.LSTM), (6, 8), "lstm"),
-    "gru": (Recurrent(nn.GRU), (6, 8), "gru"),
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
     "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
     "prelu": (nn.Sequential(linear(), nn.PReLU()), VECTOR, r"1 .*prelu"),

@@ -8,7 +8,7 @@ import pytest
 from fxloom.errors import TargetError
 from fxloom.target import LayerSettings, Target
 
-# LUT, FF, DSP, BRAM18, URAM, written a second time on purpose.
+# LUT, FF, DSP, BRAM18 (M20K), URAM, written a second time on purpose.
 RESOURCES = {
     "xc7z020": (53200, 106400, 220, 280, 0),
     "xc7a100t": (63400, 126800, 240, 270, 0),
@@ -18,6 +18,9 @@ RESOURCES = {
     "xcku115": (663360, 1326720, 5520, 4320, 0),
     "xcvu9p": (1182240, 2364480, 6840, 4320, 960),
     "xcu250": (1728000, 3456000, 12288, 5376, 1280),
+    "10ax115": (854400, 1708800, 1518, 2713, 0),
+    "1sg280": (1866240, 3732480, 5760, 11721, 0),
+    "agfb014": (974400, 1948800, 4510, 7110, 0),
 }
 
 
@@ -26,7 +29,8 @@ def test_all_parts_carry_their_resources() -> None:
     for name, figures in RESOURCES.items():
         part = Target(part=name).device
         assert (part.lut, part.ff, part.dsp, part.bram18, part.uram) == figures
-        assert part.full_name.startswith(name)
+        assert part.full_name.casefold().startswith(name)
+        assert part.vendor == ("AMD" if name.startswith("xc") else "Intel")
 
 
 def test_full_part_strings_of_known_devices_are_parts() -> None:
@@ -37,10 +41,12 @@ def test_full_part_strings_of_known_devices_are_parts() -> None:
     assert (other.name, other.full_name, other.dsp) == ("xczu9eg", "xczu9eg-ffvc900-1-i", 2520)
     assert Target(part="XC7Z020").device.name == "xc7z020"
     assert Target(part="xc7z020iclg400-1L").device.name == "xc7z020"
+    assert Target(part="10AX115N2F45E1SG").device.full_name == "10AX115N2F45E1SG"
 
 
 @pytest.mark.parametrize(
-    "part", ["xczu9e", "xc7z0201", "xcvu9p-", "", "xc7z020; exec rm", "xcu250\n"]
+    "part",
+    ["xczu9e", "xc7z0201", "xcvu9p-", "", "xc7z020; exec rm", "xcu250\n", "10ax115-ffvb1156-2-e"],
 )
 def test_unknown_part_lists_the_known_ones(part: str) -> None:
     with pytest.raises(TargetError, match=r"unknown part.*Known: xc7z020, xc7a100t"):
@@ -87,7 +93,8 @@ def test_all_faults_are_listed_with_their_place() -> None:
         't.toml: clock_ns: required a number, got "5" (text)',
         "t.toml: io: required 'parallel' or 'stream', got \"serial\" (text)",
         "t.toml: reuse: required greater than or equal to 1, got 0 (an integer)",
-        "t.toml: backend: required 'Vitis', 'Vivado' or 'Catapult', got \"vitis\" (text)",
+        "t.toml: backend: required 'Vitis', 'Vivado', 'Quartus', 'Catapult' or 'oneAPI', "
+        'got "vitis" (text)',
         't.toml: layers."fc*": strateg: unknown key. Did you mean strategy? '
         "Allowed: strategy, reuse",
         't.toml: layers."fc*".reuse: required an integer, got true (a truth value)',
