@@ -11,6 +11,7 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.graph import BATCH, aten
+from fxloom.quantized_ops import EMBEDDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ def _aligned(nodes: Sequence[Node], trailing: int = 0) -> tuple[BatchAxis, int]:
 
 
 # the pointwise ops that ATen does not tag so
-@batch_rule(aten.hardswish.default, aten.log_sigmoid.default, aten._to_copy.default)
+@batch_rule(
+    aten.hardswish.default, aten.log_sigmoid.default, aten._to_copy.default,
+    aten.where.ScalarSelf, aten.where.ScalarOther,
+)  # fmt: skip
 def broadcast(node: Node) -> BatchAxis:
     """Pointwise ops: all arguments must hold the batch in the same broadcast dimension."""
     return _aligned(node.all_input_nodes)[0]
@@ -136,6 +140,14 @@ def _linear(node: Node) -> BatchAxis:
     return _aligned([_node(node.args[0])], trailing=1)[0]
 
 
+@batch_rule(aten.embedding.default, EMBEDDING)
+def _embedding(node: Node) -> BatchAxis:
+    """Rows take the place of their indices: one more dimension, behind the others."""
+    weight, indices = node.args[:2] if node.target is aten.embedding.default else node.args[1::-1]
+    _constants_only(node, [weight])
+    return _axis(indices)
+
+
 @batch_rule(aten.layer_norm.default, aten.rms_norm.default)
 def _layer_norm(node: Node) -> BatchAxis:
     _constants_only(node, node.args[2:])
@@ -157,6 +169,14 @@ def _matmul(node: Node) -> BatchAxis:
     if position == (-1 if batched is left else -2):
         raise Mixed("it sums over the batch.")
     return _moved(axis, position + max(_rank(left), _rank(right)))
+
+
+@batch_rule(aten.einsum.default)
+def _einsum(node: Node) -> BatchAxis:
+    raise Mixed(
+        "it takes a diagonal, or not every computed tensor has the batch as one and the same axis "
+        "of the result."
+    )
 
 
 @batch_rule(aten.scaled_dot_product_attention.default)

@@ -56,10 +56,19 @@ def vary(examples: Sequence[Tensor], batch_axes: Sequence[int]) -> list[Tensor]:
     for example, axis in zip(examples, batch_axes, strict=True):
         sample = example.detach().narrow(axis, 0, 1)
         tensor = sample.repeat_interleave(_SAMPLES, dim=axis)
+        if not tensor.is_floating_point():
+            varied.append(_other_indices(tensor, generator))
+            continue
         noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
         constant = bool((sample == sample.flatten()[0]).all())
         varied.append(tensor + noise if constant else tensor * (0.75 + 0.5 * noise))
     return varied
+
+
+def _other_indices(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Integers between zero and the example's own: what is an index there stays one."""
+    part = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+    return torch.round(tensor * part).to(tensor.dtype)
 
 
 def _run(function: Callable[..., object], inputs: list[Tensor], name: str) -> list[Tensor]:

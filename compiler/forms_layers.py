@@ -1,4 +1,4 @@
-"""Canonical forms of what computes: linear layers, activations, arithmetic, reductions, pools."""
+"""Canonical forms of what computes: convolutions, activations, arithmetic, reductions, pools."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,37 +11,9 @@ from torch.fx.node import Node
 from fxloom.forms_recurrent import RECURRENT
 from fxloom.forms_recurrent import result as recurrent_result
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, is_constant, rewrites, spread
+from fxloom.rewriting import input_of, rewrites, spread
 
-# Linear layers -----------------------------------------------------------------------------------
-
-
-def _transposed(graph: fx.Graph, node: Node, weight: Node) -> Node:
-    """The weight of F.linear for `x @ weight`: undoes a transpose where there is one."""
-    if weight.target is aten.permute.default and weight.args[1] == [1, 0]:
-        return input_of(weight)
-    result = insert_like(graph, node, aten.permute.default, (weight, [1, 0]))
-    result.meta["val"] = weight.meta["val"].t()
-    return result
-
-
-@rewrites(aten.matmul.default, aten.mm.default)
-def _matmul(graph: fx.Graph, node: Node) -> Node | None:
-    left, right = input_of(node, 0), input_of(node, 1)
-    if right.meta["val"].dim() != 2 or not is_constant(right) or is_constant(left):
-        return None
-    args = (left, _transposed(graph, node, right), None)
-    return insert_like(graph, node, aten.linear.default, args)
-
-
-@rewrites(aten.addmm.default)
-def _addmm(graph: fx.Graph, node: Node) -> Node | None:
-    bias, left, right = (input_of(node, position) for position in range(3))
-    plain = is_constant(bias) and is_constant(right) and not is_constant(left) and not node.kwargs
-    if not plain or bias.meta["val"].dim() != 1:
-        return None
-    args = (left, _transposed(graph, node, right), bias)
-    return insert_like(graph, node, aten.linear.default, args)
+# Convolutions ------------------------------------------------------------------------------------
 
 
 @rewrites(
@@ -93,6 +65,9 @@ def _clamp(graph: fx.Graph, node: Node) -> Node:
         low, high = None, low
     elif node.target is aten.relu6.default:
         low, high = 0, 6
+    low, high = None if low == -math.inf else low, None if high == math.inf else high
+    if low is None and high is None:
+        return input_of(node)
     if low == 0 and high is None:
         return insert_like(graph, node, aten.relu.default, (input_of(node),))
     return insert_like(graph, node, aten.clamp.default, (input_of(node), low, high))
@@ -118,11 +93,6 @@ def _add(graph: fx.Graph, node: Node) -> Node:
             right = right * alpha
     target = aten.add.Tensor if "add" in str(node.target) else aten.sub.Tensor
     return insert_like(graph, node, target, (left, right))
-
-
-@rewrites(aten.mul.Scalar)
-def _multiply(graph: fx.Graph, node: Node) -> Node:
-    return insert_like(graph, node, aten.mul.Tensor, node.args)
 
 
 @rewrites(aten.div.Tensor, aten.div.Scalar)
@@ -192,10 +162,12 @@ def _max_pool_values(graph: fx.Graph, node: Node, producer: Node, index: int) ->
 
 
 def _extreme(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
-    if index != 0:
-        return None
-    target = aten.amax.default if producer.target is aten.max.dim else aten.amin.default
     source, dim, keepdim = producer.args
+    largest = producer.target is aten.max.dim
+    if index == 1:
+        target = aten.argmax.default if largest else aten.argmin.default
+        return insert_like(graph, node, target, (source, dim, keepdim))
+    target = aten.amax.default if largest else aten.amin.default
     return insert_like(graph, node, target, (source, [dim], keepdim))
 
 

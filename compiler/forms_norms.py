@@ -7,20 +7,11 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, is_constant, rewrites
+from fxloom.rewriting import input_of, is_constant, make, rewrites
 
 MASKING = -1e4
 """Numbers up to here mask where they are added before a softmax: beside any other its exponential
 is zero in float32."""
-
-_ROOTS = {0.5: aten.sqrt.default, -0.5: aten.rsqrt.default, -1: aten.reciprocal.default}
-
-
-@rewrites(aten.pow.Tensor_Scalar)
-def _power(graph: fx.Graph, node: Node) -> Node | None:
-    exponent = node.args[1]
-    target = _ROOTS.get(exponent) if isinstance(exponent, int | float) else None
-    return None if target is None else insert_like(graph, node, target, (input_of(node),))
 
 
 @rewrites(aten.instance_norm.default)
@@ -42,20 +33,6 @@ def _variance(graph: fx.Graph, node: Node) -> Node:
     return result
 
 
-@rewrites(aten.bmm.default)
-def _batched_product(graph: fx.Graph, node: Node) -> Node:
-    return insert_like(graph, node, aten.matmul.default, node.args)
-
-
-@rewrites(aten.baddbmm.default)
-def _sum_and_product(graph: fx.Graph, node: Node) -> Node | None:
-    if node.kwargs:
-        return None
-    product = insert_like(graph, node, aten.matmul.default, node.args[1:])
-    product.meta["val"] = node.meta["val"]
-    return insert_like(graph, node, aten.add.Tensor, (product, input_of(node)))
-
-
 @rewrites(aten.softmax.int)
 def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     """Softmax of masked scores: the mask becomes an argument, for no format holds infinity."""
@@ -71,15 +48,14 @@ def _softmax(graph: fx.Graph, node: Node) -> Node | None:
 
 def _unmasked(graph: fx.Graph, node: Node, source: Node) -> tuple[Node | None, Node | None]:
     """Scores and constant mask behind `source`: a boolean one keeps where it is true."""
-    if source.target is aten.masked_fill.Scalar and _masks(source.args[2]):
-        hidden = input_of(source, 1)
+    if source.target is aten.where.ScalarSelf and _masks(source.args[1]):
+        hidden = input_of(source)
         if is_constant(hidden):
-            keep = insert_like(graph, node, aten.logical_not.default, (hidden,))
-            keep.meta["val"] = hidden.meta["val"]
-            return input_of(source), keep
-    is_where = source.target is aten.where.ScalarOther and _masks(source.args[2])
-    if is_where and is_constant(input_of(source)):
-        return input_of(source, 1), input_of(source)
+            return input_of(source, 2), make(graph, node, aten.logical_not.default, hidden)
+    if source.target is aten.where.ScalarOther and _masks(source.args[2]):
+        shown = input_of(source)
+        if is_constant(shown):
+            return input_of(source, 1), shown
     if source.target is aten.add.Tensor and all(isinstance(arg, Node) for arg in source.args):
         first, second = input_of(source), input_of(source, 1)
         if is_constant(first) != is_constant(second):

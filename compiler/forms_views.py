@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import fx
 from torch.fx.node import Node
 
@@ -17,8 +18,14 @@ from fxloom.rewriting import input_of, rewrites, same_shape, sizes_of
     aten.to.dtype, aten.positive.default,
 )  # fmt: skip
 def _identity(graph: fx.Graph, node: Node) -> Node | None:
-    source = input_of(node)
-    return source if source.meta["val"].dtype == node.meta["val"].dtype else None
+    source, dtype = input_of(node), node.meta["val"].dtype
+    if source.meta["val"].dtype == dtype:
+        return source
+    if dtype == torch.bool:
+        return insert_like(graph, node, aten.ne.Scalar, (source, 0))
+    cast = insert_like(graph, node, aten._to_copy.default, (source,))
+    cast.kwargs = {"dtype": dtype}
+    return cast
 
 
 @rewrites(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
@@ -113,17 +120,6 @@ def _repeat(graph: fx.Graph, node: Node) -> Node | None:
     assert isinstance(times, Sequence)
     ones = [1] * (input_of(node).meta["val"].dim() - len(times))
     return insert_like(graph, node, aten.repeat.default, (input_of(node), [*ones, *times]))
-
-
-@rewrites(aten.stack.default)
-def _stack(graph: fx.Graph, node: Node) -> Node:
-    parts, dim = node.args
-    assert isinstance(parts, Sequence)
-    assert isinstance(dim, int)
-    shape = sizes_of(node, -1)
-    shape[dim] = 1
-    reshaped = [insert_like(graph, node, aten.reshape.default, (part, shape)) for part in parts]
-    return insert_like(graph, node, aten.cat.default, (reshaped, dim))
 
 
 @rewrites(aten.pad.default, aten.constant_pad_nd.default)

@@ -16,7 +16,14 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Node
 
-from fxloom import forms_layers, forms_norms, forms_views  # noqa: F401 - they fill the table
+from fxloom import (  # noqa: F401 - they fill the table
+    forms_choices,
+    forms_joins,
+    forms_layers,
+    forms_norms,
+    forms_products,
+    forms_views,
+)
 from fxloom.graph import aten
 from fxloom.rewriting import RULES
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fxloom.errors import CaptureError
 
 _DTYPES = (torch.float32, torch.float64)
+_INDICES = (torch.int64, torch.int32)
 
 
 def check_examples(
@@ -31,7 +32,7 @@ def check_examples(
         where = f"example input {index}"
         if not isinstance(example, Tensor):
             raise CaptureError(f"{where}: required a tensor, {type_name(example)} arrived")
-        _check_tensor(where, example)
+        _check_tensor(where, example, (*_DTYPES, *_INDICES))
         if not -example.dim() <= axis < example.dim():
             raise CaptureError(
                 f"{where}: the batch axis {axis} does not exist in shape {list(example.shape)}. "
@@ -57,16 +58,18 @@ def _as_tuple(value: Any, one: type, required: str) -> tuple[Any, ...]:
         raise CaptureError(f"{required}, {type_name(value)} arrived") from None
 
 
-def _check_tensor(where: str, tensor: Tensor) -> None:
+def _check_tensor(where: str, tensor: Tensor, allowed: Sequence[torch.dtype] = _DTYPES) -> None:
     if tensor.device.type != "cpu":
         raise CaptureError(
             f"{where}: required a tensor on the CPU, it is on {tensor.device}. Call .cpu() first."
         )
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise CaptureError(f"{where}: required a plain dense tensor, {tensor.layout} arrived")
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in allowed:
+        indices = ", or int64 or int32 for indices" if len(allowed) > len(_DTYPES) else ""
         raise CaptureError(
-            f"{where}: required float32 or float64, {tensor.dtype} arrived. Convert with .float()."
+            f"{where}: required float32 or float64{indices}, {tensor.dtype} arrived. "
+            "Convert with .float()."
         )
 
 

@@ -1,4 +1,4 @@
-"""The operators that a quantized graph adds to ATen: requantize, divide, lookup and, for
+"""The operators that a quantized graph adds to ATen: requantize, divide, lookup, embedding and, for
 reciprocals, normalise and shift_like, all in the namespace fxloom.
 
 Forward they compute real values that are exact wherever the carrier can hold them (see exact.py);
@@ -66,6 +66,10 @@ def requantize(
 ) -> Tensor:
     """x rounded and fitted into FixedPoint(width, integer, signed); real values, x's dtype."""
     to = FixedPoint(width, integer, signed)
+    if not x.is_floating_point():
+        # Indices: they stay integers, of which float32 would not hold all.
+        assert to.fraction == 0
+        return _fit(x.to(torch.float64), to, Overflow(overflow)).to(x.dtype)
     scaled = times_power(x, to.fraction)
     fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
     return times_power(fitted, -to.fraction)
@@ -250,6 +254,37 @@ def _broadcast(y: Tensor, x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(y + x)
 
 
+@torch.library.custom_op("fxloom::embedding", mutates_args=())
+def embedding(x: Tensor, weight: Tensor) -> Tensor:
+    """Row x of weight [rows, columns], the nearest where there is none: [..., columns].
+
+    x: integers, of any dtype.
+    """
+    return weight[_rows(x, weight)]
+
+
+def _rows(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.clamp(x, 0, len(weight) - 1).to(torch.int64)
+
+
+def _embedded(x: Tensor, weight: Tensor) -> Tensor:
+    return weight.new_empty((*x.shape, weight.shape[1]))
+
+
+def _keep_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight = inputs
+    ctx.shape = weight.shape
+    ctx.save_for_backward(_rows(x, weight))
+
+
+def _into_rows(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (rows,) = ctx.saved_tensors
+    total = gradient.new_zeros(ctx.shape)
+    return (None, total.index_add(0, rows.reshape(-1), gradient.reshape(-1, ctx.shape[1])))
+
+
+embedding.register_fake(_embedded)
+embedding.register_autograd(_into_rows, setup_context=_keep_rows)
 requantize_channels.register_fake(_shape_of_first)
 requantize_channels.register_autograd(_through_channels, setup_context=_keep_channels)
 lookup.register_fake(_shape_of_first)
@@ -265,3 +300,4 @@ DIVIDE = torch.ops.fxloom.divide.default
 LOOKUP = torch.ops.fxloom.lookup.default
 NORMALISE = torch.ops.fxloom.normalise.default
 SHIFT_LIKE = torch.ops.fxloom.shift_like.default
+EMBEDDING = torch.ops.fxloom.embedding.default

@@ -1,10 +1,13 @@
 """The table of rewrites that `normalize` applies, and what its rules are written with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import fx
-from torch.fx.node import Node
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node, map_arg
+
+from fxloom.graph import BATCH, insert_like
 
 Rule = Callable[[fx.Graph, Node], Node | None]
 RULES: dict[Any, Rule] = {}
@@ -53,3 +56,38 @@ def is_constant(node: Node) -> bool:
         pending += [source for source in node.all_input_nodes if source not in seen]
         seen.update(node.all_input_nodes)
     return True
+
+
+def make(graph: fx.Graph, node: Node, target: Any, *args: Any) -> Node:
+    """A call of `target` on the way to what replaces `node`, with a `meta["val"]` of its own."""
+    made = insert_like(graph, node, target, args)
+    tensors = [argument.meta["val"] for argument in made.all_input_nodes]
+    # On meta tensors, whose batch is a number: evaluating symbols would record guards on them.
+    values = map_arg(args, lambda argument: _sized(argument.meta["val"]))
+    with torch.no_grad():
+        result = target(*values)
+    made.meta["val"] = tensors[0].new_empty(_symbolic(result.shape, tensors), dtype=result.dtype)
+    return made
+
+
+def _sized(tensor: Tensor) -> Tensor:
+    sizes = [size if isinstance(size, int) else _number(size) for size in tensor.shape]
+    return torch.empty(sizes, dtype=tensor.dtype, device="meta")
+
+
+def _number(size: torch.SymInt) -> int:
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
+
+
+def _symbolic(shape: Sequence[int], tensors: Sequence[Tensor]) -> list[int | torch.SymInt]:
+    """Sizes with multiples of BATCH as multiples of the symbol for the batch."""
+    sizes: list[Any] = [size for tensor in tensors for size in tensor.shape]
+    symbols = {_number(size) // BATCH: size for size in sizes if not isinstance(size, int)}
+    if not symbols:
+        return list(shape)
+    least = min(symbols)
+    return [
+        symbols[least] * (size // BATCH) // least if size and size % BATCH == 0 else size
+        for size in shape
+    ]

@@ -12,7 +12,7 @@ from math import log2
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
@@ -20,7 +20,7 @@ from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
 from fxloom.moves import GATHER
-from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
 
 aten = torch.ops.aten
 
@@ -43,16 +43,52 @@ GROWING = (
     *MERGES,
     *TABLES,
     *FLOATING,
-    aten.matmul.default,
     NARROWING,
     aten.div.Tensor,
     aten.leaky_relu.default,
+    aten.prelu.default,
+    aten.matmul.default,
+    aten.bmm.default,
     aten.sum.dim_IntList,
     aten.avg_pool2d.default,
 )
 SUMS = (aten.sum.dim_IntList, aten.avg_pool2d.default)
-LEAKY = aten.leaky_relu.default
-ACTIVATIONS = (aten.relu.default, aten.clamp.default, aten.leaky_relu.default)
+LEAKY = (aten.leaky_relu.default, aten.prelu.default)
+ACTIVATIONS = (
+    aten.relu.default,
+    aten.clamp.default,
+    aten.neg.default,
+    aten.abs.default,
+    *LEAKY,
+)
+WHERE = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
+RELATIONS = tuple(
+    getattr(getattr(aten, name), overload)
+    for name in ("gt", "ge", "lt", "le", "eq", "ne")
+    for overload in ("Tensor", "Scalar")
+)
+CHOOSING = (
+    *WHERE,
+    *RELATIONS,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.neg.default,
+    aten.abs.default,
+    aten.sign.default,
+    aten.argmax.default,
+    aten.argmin.default,
+    aten.cat.default,
+)
+"""Of values that were rounded before: nothing is left to round."""
+CONSTANT_ARGUMENTS = {
+    STANDARDISE: (1,),
+    **dict.fromkeys((*MERGES, aten.maximum.default, aten.minimum.default), (0, 1)),
+    **dict.fromkeys(WHERE, (1, 2)),
+    **dict.fromkeys((*LEAKY, EMBEDDING), (1,)),
+    aten.clamp.default: (1, 2),
+}
+"""Positions of the numbers and constant tensors that are rounded like weights, beside those of
+layers. What is only compared needs no rounding: see lowering.operands."""
 MOVING = (
     aten.reshape.default,
     aten.view.default,
@@ -118,7 +154,7 @@ def _follow(node: Node) -> list[Node]:
     nodes = [node]
     while node.target not in ROUNDING and len(node.users) == 1:
         (user,) = node.users
-        if user.target is LEAKY and LEAKY in {each.target for each in nodes}:
+        if user.target in LEAKY and not {each.target for each in nodes}.isdisjoint(LEAKY):
             break  # each product adds bits: a second one begins a chain of its own
         if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
             nodes.append(user)
@@ -152,7 +188,7 @@ def _feeds_output_only(node: Node) -> bool:
         user = pending.pop()
         if user.op == "output":
             continue
-        if user.target not in MOVING:
+        if user.target not in (*MOVING, *CHOOSING):
             return False
         pending.extend(user.users)
     return True
@@ -183,10 +219,24 @@ def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool
     return verdicts
 
 
+def is_real(node: Node) -> bool:
+    """Whether a node's values are numbers that are rounded, not conditions or indices."""
+    value = node.meta.get("val")
+    return not isinstance(value, Tensor) or value.is_floating_point()
+
+
 def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """known: verdicts on the nodes before."""
-    if node.target in (aten.relu.default, aten.softmax.int, MASKED_SOFTMAX, ROOT):
+    if node.target in (aten.relu.default, aten.abs.default, aten.softmax.int, MASKED_SOFTMAX, ROOT):
         return True
+    if not is_real(node):
+        return node.op != "placeholder"  # conditions and indices
+    if node.target is aten.maximum.default:
+        return any(known[arg] for arg in node.all_input_nodes)
+    if node.target in WHERE:
+        return all(
+            known[arg] if isinstance(arg, Node) else arg >= 0 for arg in arguments(node)[1:3]
+        )
     function = function_of(node)
     if function is not None:
         return function.is_nonnegative
@@ -202,7 +252,11 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
         aten.div.Tensor,
         aten.sum.dim_IntList,
         aten.avg_pool2d.default,
+        aten.minimum.default,
         aten.matmul.default,
+        aten.bmm.default,
+        aten.sign.default,
+        aten._to_copy.default,
         QUOTIENT,
         REQUANTIZE,
     )
@@ -217,13 +271,15 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
 def fraction_of(node: Any) -> int:
     """Fraction bits of a value of a graph in which every chain is rounded."""
     moved = 0
-    while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, REQUANTIZE_CHANNELS):
+    while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, EMBEDDING, REQUANTIZE_CHANNELS):
+        if not is_real(node) or node.target is aten.sign.default:
+            return -moved
         if len(node.all_input_nodes) > 1:
             return max(fraction_of(arg) for arg in node.all_input_nodes) - moved
         if is_binary_shift(node):
             moved += int(log2(arguments(node)[1]))
         (node,) = node.all_input_nodes
-    if node.target is LOOKUP:
+    if node.target in (LOOKUP, EMBEDDING):
         return fraction_of(arguments(node)[1]) - moved
     width, integer = arguments(node)[-5:-3]
     channels = max(arguments(node)[1]) if node.target is REQUANTIZE_CHANNELS else 0
@@ -234,7 +290,7 @@ def format_of(node: Node) -> FixedPoint | None:
     """The format in which a value was rounded, or None where it was not rounded as it is."""
     while node.target in MOVING:
         node = node.all_input_nodes[0]
-    if node.target is LOOKUP:
+    if node.target in (LOOKUP, EMBEDDING):
         node = arguments(node)[1]
     if node.target not in (REQUANTIZE, DIVIDE):
         return None

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
-from fxloom.composite_ops import STANDARDISE
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer, VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
@@ -44,8 +43,8 @@ from fxloom.passes.calibration import (
     squared_error,
 )
 from fxloom.passes.chains import (
+    CONSTANT_ARGUMENTS,
     LAYERS,
-    MERGES,
     NARROWING,
     TABLES,
     Chain,
@@ -53,13 +52,14 @@ from fxloom.passes.chains import (
     find_chains,
     format_of,
     fraction_of,
+    is_real,
     nonnegative,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
 from fxloom.settings import convert
 from fxloom.support import refused_ports
@@ -240,6 +240,9 @@ class _Run:
         verdicts = nonnegative(self.module.graph, seen)
         for group, chains in groups.items():
             span = ranges[chains[0]]
+            if not is_real(chains[0].end):
+                errors[group] = Errors([self._whole(chains[0].end, span)])
+                continue
             signed = not all(verdicts[chain.end] for chain in chains)
             # A state that is also an output is as narrow as the other steps' states.
             width = min(self._activation_width(chain) for chain in chains)
@@ -253,6 +256,18 @@ class _Run:
             watched = {chain.end: [errors[chain.group]] for chain in self.chains}
             observe(self.module, self._batches(), watched)
         return {chain: errors[chain.group].best for chain in self.chains}
+
+    def _whole(self, node: Node, span: Range) -> FixedPoint:
+        """The format of an integer input: every integer seen, and every row it may ask for."""
+        rows, pending = [], list(node.users)
+        while pending:
+            user = pending.pop()
+            if user.target is EMBEDDING:
+                rows.append(len(arguments(user)[1].meta["val"]))
+            elif user.op != "output" and not is_real(user):
+                pending.extend(user.users)
+        last = max(rows, default=1) - 1
+        return FixedPoint.holding(min(int(span.low), 0), max(int(span.high), last), 0)
 
     def _activation_width(self, chain: Chain) -> int:
         options = self.options
@@ -298,6 +313,8 @@ class _Run:
                 end.replace_all_uses_with(source)
                 return
         modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
+        if not is_real(end):  # an index beyond the last is the last, not another
+            modes = (*modes[:3], str(options.rounding), str(Overflow.SAT))
         suffix = ".argument" if end.target is NARROWING else ""
         self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph
@@ -325,20 +342,12 @@ class _Run:
         for node in list(self.module.graph.nodes):
             if node.target in LAYERS:
                 self._requantize_constant(node, 1)
-            elif node.target in MERGES:
-                for position in (0, 1):
+            elif is_real(node):
+                for position in CONSTANT_ARGUMENTS.get(node.target, ()):
                     argument = arguments(node)[position]
                     if isinstance(argument, Node) and argument.op == "get_attr":
                         self._requantize_constant(node, position)
                     elif isinstance(argument, int | float):
-                        self._shorten(node, position)
-            elif node.target is STANDARDISE and arguments(node)[1] is not None:
-                self._requantize_constant(node, 1)
-            elif node.target is aten.leaky_relu.default:
-                self._shorten(node, 1)
-            elif node.target is aten.clamp.default:
-                for position in (1, 2):
-                    if arguments(node)[position] is not None:
                         self._shorten(node, position)
 
     def _requantize_constant(self, node: Node, position: int) -> None:

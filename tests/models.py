@@ -17,6 +17,18 @@ SIGNAL: Shape = (4, 11)
 SEQUENCE: Shape = (4, 3)
 
 
+class Rows(tuple[int, ...]):
+    """The shape of one sample of indices below `rows`."""
+
+    rows: int
+
+
+def rows(count: int, *shape: int) -> Rows:
+    made = Rows(shape)
+    made.rows = count
+    return made
+
+
 class Fn(nn.Module):
     """A model from a function of its inputs and its modules."""
 
@@ -130,6 +142,13 @@ class ResidualSignal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv2(torch.relu(self.bn1(self.conv1(x)))) + x)
+
+
+def slopes(first: float, last: float, count: int) -> nn.PReLU:
+    """A PReLU with slopes of its own for each channel."""
+    layer = nn.PReLU(count)
+    layer.weight.data = torch.linspace(first, last, count)
+    return layer
 
 
 def fn(function: Callable[..., Any], **modules: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -557,6 +576,201 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
            b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
         SEQUENCE,
     ),
+    # choices
+    "neg abs sign": (
+        fn(lambda m, x: torch.cat([-m.fc(x), m.fc(x).abs(), x.sign(), -x.abs()], 1),
+           fc=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "maximum and minimum": (
+        lambda: Buffers(
+            lambda m, x: torch.cat([
+                torch.maximum(m.row, x), torch.minimum(x, m.number), torch.max(x, -2 * x),
+                torch.min(torch.relu(x), m.whole), torch.fmax(m.number, x),
+                x.clamp(-0.3, torch.inf),
+            ], 1),
+            row=torch.linspace(-1, 1, 10), number=torch.tensor(0.4), whole=torch.arange(10),
+        ),
+        VECTOR,
+    ),
+    "clamp between tensors": (
+        lambda: Buffers(
+            lambda m, x: torch.cat([
+                x.clamp(m.low, m.high), x.clamp(max=m.high), x.clamp(min=x.mean(1, True)),
+                x.clamp(-torch.inf, 0.3), x.clamp(m.high, m.low),
+            ], 1),
+            low=torch.linspace(-1, 0.5, 4)[:, None, None], high=torch.linspace(0, 1, 6),
+        ),
+        IMAGE,
+    ),
+    "comparisons": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                torch.where((x > y) & ~(x >= 0.7) | (y < m.c), x, y),
+                torch.where(torch.logical_xor(x <= m.c, y != 0), 0.3, y) * (x == x.abs()),
+                ((x > 0.1).float() - 0.5 * (m.c > y).float()) * x,
+                (x > 0).any(1), torch.where(m.b & (x > 0.2).all(1, keepdim=True), m.c, x),
+            ),
+            c=torch.linspace(-1, 1, 5), b=torch.arange(5) % 2 == 0,
+        ),
+        ((5,), (5,)),
+    ),
+    "masks": (
+        lambda: Buffers(
+            lambda m, x: (
+                x.permute(0, 2, 3, 1).masked_fill(m.mask, 0.3)
+                .masked_fill(x[..., None].sum(1) > 2, -1),
+                torch.where(x.mean(1, keepdim=True) > 0.1, x, m.row),
+                torch.where(m.mask, x.permute(0, 2, 3, 1), m.row[:4]),
+            ),
+            mask=torch.arange(28).reshape(7, 1, 4) % 3 == 0, row=torch.linspace(-1, 1, 6),
+        ),
+        IMAGE,
+    ),
+    "argmax": (
+        fn(lambda m, x: ((y := m.c(x)).argmax(1), x.argmin(2, keepdim=True), *y.max(-1),
+                         y.min(1)[1], y.flatten(1).argmax(1),
+                         torch.where(y.argmax(2, True) == 1, y, 0.25)),
+           c=conv(3)),
+        IMAGE,
+    ),
+    "amin": (fn(lambda m, x: (m.c(x).amin((2, 3)), x.amin(1, True)), c=conv(2)), IMAGE),
+    "prelu": (
+        fn(lambda m, x: m.d(m.b(m.a(x)) * m.c(x)), a=conv(3), c=conv(3),
+           b=lambda: slopes(-0.5, 1.5, 6), d=lambda: slopes(0.25, 0.25, 1)),
+        IMAGE,
+    ),
+    "prelu of a signal": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 6, 3), slopes(0, 1, 6), nn.Conv1d(6, 3, 1), slopes(1, 2, 3)
+        ),
+        SIGNAL,
+    ),
+    "shrinks": (
+        fn(lambda m, x: torch.cat([
+            functional.threshold(m.fc(x), 0.2, -0.4), functional.hardshrink(x, 0.3),
+            functional.softshrink(x, 0.3), functional.threshold(x, 0, 0),
+        ], 1), fc=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "powers": (
+        fn(lambda m, x: torch.cat(
+            [x**2, x**3, x.square() + x**0, m.fc(x) ** 1, (x * 0.3) ** 5.0], 1
+        ), fc=lambda: nn.Linear(10, 4)),
+        VECTOR,
+    ),
+    "compound arithmetic": (
+        lambda: Buffers(
+            lambda m, x, y: torch.addcmul(x, y, m.c, value=0.5) + torch.lerp(y, x, 0.3)
+            - torch.linalg.vecdot(x, y)[:, None] * torch.addcdiv(m.c, x, m.c + 3),
+            c=torch.linspace(-1, 1, 5),
+        ),
+        ((5,), (5,)),
+    ),
+    "other ranks": (
+        lambda: Buffers(
+            lambda m, x: (
+                m.number - (x.flatten(0, 1) * m.row + m.number).reshape(-1, 4, 3),
+                m.stack * x.mean(1)[:, None, None, :] - m.row,
+                torch.maximum(x.transpose(0, 1), x[None].mean(2)).transpose(0, 1),
+            ),
+            number=torch.tensor(0.7), row=torch.linspace(-1, 2, 3), stack=torch.randn(2, 1, 3),
+        ),
+        (4, 3),
+    ),
+    # joins
+    "constants among the parts": (
+        lambda: Buffers(
+            lambda m, x: (
+                torch.cat([m.token.expand(x.shape[0], -1, -1), x, m.token.expand(x.shape[0], 2, 5),
+                           x], 1),
+                torch.cat([x, torch.zeros_like(x)], 2),
+                torch.stack([m.row.expand_as(x), x, 2 * x, x], 2),
+            ),
+            token=torch.linspace(-1, 1, 5)[None, None], row=torch.linspace(0, 2, 5),
+        ),
+        (3, 5),
+    ),
+    "constant channels": (
+        fn(lambda m, x: m.c(torch.cat([torch.ones(x.shape[0], 1, 7, 6), x], 1)),
+           c=lambda: nn.Conv2d(5, 3, 2)),
+        IMAGE,
+    ),
+    # products
+    "matmul": (
+        fn(lambda m, x, y: ((m.fc(x) @ y).softmax(-1) @ x, torch.bmm(x, x.transpose(1, 2)).relu()),
+           fc=lambda: nn.Linear(5, 5)),
+        ((4, 5), (5, 4)),
+    ),
+    "heads": (
+        fn(lambda m, x: (
+            q := m.q(x).reshape(-1, 4, 2, 3).transpose(1, 2),
+            (q @ m.k(x).reshape(-1, 4, 2, 3).permute(0, 2, 3, 1) @ q).transpose(1, 2).flatten(2)
+            + (x[:, None] @ m.q(x)[:, :, :, None]).squeeze(-1).mean(1, True).transpose(1, 2),
+        )[1], q=lambda: nn.Linear(6, 6), k=lambda: nn.Linear(6, 6)),
+        (4, 6),
+    ),
+    "constant matrices": (
+        lambda: Buffers(
+            lambda m, x: (
+                m.left @ x, m.left[0] @ x, x @ m.left[1], x.transpose(1, 2) @ m.stack[0],
+                (x[:, None] @ m.stack.transpose(1, 2)).mean(2), m.stack @ x[:, None],
+            ),
+            left=torch.randn(3, 4), stack=torch.randn(2, 4, 4),
+        ),
+        (4, 4),
+    ),
+    "constant matrix and image": (
+        lambda: Buffers(lambda m, x: torch.relu(m.rows @ x @ m.columns), rows=torch.randn(3, 7),
+                        columns=torch.randn(6, 5)),
+        IMAGE,
+    ),
+    "a matrix for each": (
+        lambda: Buffers(lambda m, x: x @ m.w, w=torch.randn(4, 6, 3)), IMAGE),
+    "einsum": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                torch.einsum("bij,bkj->bik", x, y), torch.einsum("oi,bij->bjo", m.w, x),
+                torch.einsum("bij,bij->b", x, y),
+                torch.einsum("...ij,jk,...k->...i", x, m.w, m.v @ y),
+                torch.einsum("bij,bij->bij", x, y),
+            ),
+            w=torch.randn(4, 4), v=torch.randn(4),
+        ),
+        ((4, 4), (4, 4)),
+    ),
+    "addmm": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                torch.addmm(m.row, x, m.w), torch.addmm(x, y, m.w, beta=0.5, alpha=2),
+                torch.addmm(m.row, y, m.w, alpha=0.3), torch.addmv(x.sum(1), y, m.row),
+                torch.baddbmm(y[:, None], x[:, :, None], y[:, None], beta=-1),
+            ),
+            w=torch.randn(5, 5), row=torch.linspace(-1, 1, 5),
+        ),
+        ((5,), (5,)),
+    ),
+    # indices
+    "embedding": (
+        lambda: nn.Sequential(
+            nn.Embedding(11, 5, padding_idx=0), Fn(lambda m, x: x.transpose(1, 2)),
+            nn.Conv1d(5, 4, 3), nn.ReLU(),
+        ),
+        rows(11, 8),
+    ),
+    "embedding of two columns": (
+        fn(lambda m, i, x: m.fc(torch.cat([m.a(i).flatten(1), m.b(i).mean(1), x], 1)),
+           a=lambda: nn.Embedding(6, 3), b=lambda: nn.Embedding(16, 2),
+           fc=lambda: nn.Linear(11, 4)),
+        (rows(6, 2), (3,)),
+    ),
+    "indices compared": (
+        fn(lambda m, i: (
+            (m.e(i) * (i != 0).unsqueeze(-1)).sum(1) - i.float().mean(1, True),
+            m.e(m.e(i).argmax(2)), torch.where(i > 2, i, 2), i,
+        ), e=lambda: nn.Embedding(7, 4)),
+        rows(7, 5),
+    ),
     # shapes
     "flatten linear": (
         lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 4, 5)),
@@ -679,11 +893,18 @@ NORMS = (
 )  # fmt: skip
 
 
+def draw(shape: Shape) -> Tensor:
+    """64 samples: normal numbers, or indices."""
+    if isinstance(shape, Rows):
+        return torch.randint(0, shape.rows, (64, *shape))
+    return torch.randn(64, *shape)
+
+
 def make(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The model of a case in eval mode, its statistics settled, and 64 samples an input."""
     torch.manual_seed(seed)
     model = CASES[name][0]()
-    x = tuple(torch.randn(64, *shape) for shape in shapes_of(name))
+    x = tuple(draw(shape) for shape in shapes_of(name))
     model.train()
     with torch.no_grad():
         model(*x)

@@ -7,6 +7,7 @@ the next layer's weights).
 """
 
 # Importing a family registers its rules.
+from fxloom.lowering import choices as choices
 from fxloom.lowering import elementwise as elementwise
 from fxloom.lowering import layers as layers
 from fxloom.lowering import pools as pools

@@ -1,6 +1,7 @@
 """Activations, sums, products and roundings."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from fxloom.lowering.core import (
     lowers,
     requantize_format,
 )
+from fxloom.lowering.operands import operands
 from fxloom.ops import Op
-from fxloom.program import Value
 from fxloom.quantized_ops import (
     DIVIDE,
     REQUANTIZE,
@@ -61,69 +62,25 @@ def _leaky_relu(lowering: Lowering, node: Node) -> Lowered:
 
 def _merge(op: Op) -> Rule:
     def rule(lowering: Lowering, node: Node) -> Lowered:
-        first, second = arguments(node)[:2]
         if node.kwargs:
             raise NotLowered(f"arguments {dict(node.kwargs)} have no lowering")
-        computed = [
-            isinstance(arg, Node) and isinstance(lowering.known.get(arg), Lowered)
-            for arg in (first, second)
-        ]
-        if all(computed):
-            return merge_computed(lowering, node, op)
-        position = 0 if computed[0] else 1
-        x = lowering.tensor(node, position)
-        other = arguments(node)[1 - position]
-        if isinstance(other, int | float):
-            if isinstance(op, ops.Mul) and _is_power_of_two(float(other)):
-                bits = int(np.log2(float(other)))
-                return replace(x, value=lowering.emit(ops.Shift(bits), [x.value], node))
-            y = lowering.literal(float(other), "number", x.value)
-        else:
-            x, y = _with_constant(lowering, node, x, 1 - position)
-        pair = [x.value, y] if position == 0 else [y, x.value]
-        return replace(x, value=lowering.emit(op, pair, node))
+        for position, other in enumerate(arguments(node)[:2]):
+            if isinstance(op, ops.Mul) and _is_power_of_two(other):
+                x = lowering.tensor(node, 1 - position)
+                shift = ops.Shift(int(np.log2(other)))
+                return replace(x, value=lowering.emit(shift, [x.value], node))
+        return operands(lowering, node, (0, 1)).emit(lowering, node, op)
 
     return rule
 
 
-def _is_power_of_two(number: float) -> bool:
-    return number > 0 and float(np.log2(number)).is_integer()
-
-
-def merge_computed(lowering: Lowering, node: Node, op: Op) -> Lowered:
-    a, b = lowering.tensor(node, 0), lowering.tensor(node, 1)
-    if (a.layout, a.flattened, a.lifted) == (b.layout, b.flattened, b.lifted):
-        return replace(a, value=lowering.emit(op, [a.value, b.value], node))
-    if len(a.layout) == len(b.layout):
-        a = lowering.unflatten(a, origin(node))
-        pair = [a.value, lowering.in_layout(b, a.layout, node)]
-        return replace(a, value=lowering.emit(op, pair, node))
-    # Ranks differ: broadcasting aligns the user's last axes.
-    plain = [lowering.in_order(x, node) for x in (a, b)]
-    value = lowering.emit(op, plain, node)
-    return Lowered(value, tuple(range(len(value.shape))))
-
-
-def _with_constant(
-    lowering: Lowering, node: Node, x: Lowered, position: int
-) -> tuple[Lowered, Value]:
-    """x and the constant argument, brought to x's layout."""
-    weight = lowering.weight(node, position)
-    x = lowering.unflatten(x, origin(node))
-    data = constant_sample(weight.data, node)
-    rank = data.ndim
-    if rank > len(x.layout):
-        raise NotLowered(
-            f"{weight.name} of shape {weight.data.shape} has more dimensions than its input"
-        )
-    return x, lowering.constant(weight.name, data.transpose(x.layout), weight.type)
+def _is_power_of_two(number: Any) -> bool:
+    return isinstance(number, int | float) and number > 0 and float(np.log2(number)).is_integer()
 
 
 LOWERINGS[aten.add.Tensor] = _merge(ops.Add())
 LOWERINGS[aten.sub.Tensor] = _merge(ops.Sub())
 LOWERINGS[aten.mul.Tensor] = _merge(ops.Mul())
-LOWERINGS[aten.maximum.default] = _merge(ops.Max())
-LOWERINGS[aten.minimum.default] = _merge(ops.Min())
 
 
 @lowers(REQUANTIZE)

@@ -7,6 +7,7 @@ from fxloom import ops
 from fxloom.graph import arguments, origin
 from fxloom.lowering.core import Lowered, Lowering, NotLowered, lowers, sample_axis
 from fxloom.lowering.layers import pair
+from fxloom.lowering.operands import without
 from fxloom.ops import Op
 
 aten = torch.ops.aten
@@ -67,7 +68,4 @@ def _reduce(lowering: Lowering, node: Node) -> Lowered:
     value = lowering.emit(op, [x.value], node)
     if keep:
         return Lowered(value, x.layout)
-    kept = [axis for axis in x.layout if axis not in user_axes]
-    layout = tuple(sorted(kept).index(axis) for axis in kept)
-    shape = tuple(n for position, n in enumerate(value.shape) if position not in axes)
-    return Lowered(lowering.emit(ops.Reshape(shape), [value], node), layout)
+    return without(lowering, node, x, axes, value)

@@ -9,7 +9,7 @@ from fxloom import ops
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments
 from fxloom.lowering.core import Lowered, Lowering, lowers
-from fxloom.lowering.elementwise import merge_computed
+from fxloom.lowering.operands import operands
 from fxloom.quantized_ops import (
     LOOKUP,
     NORMALISE,
@@ -39,4 +39,4 @@ def _normalise(lowering: Lowering, node: Node) -> Lowered:
 def _shift_like(lowering: Lowering, node: Node) -> Lowered:
     width, integer, *step = arguments(node)[2:]
     op = ops.ShiftLike(FixedPoint(width, integer, False), *step)
-    return merge_computed(lowering, node, op)
+    return operands(lowering, node, (0, 1)).emit(lowering, node, op)

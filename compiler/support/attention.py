@@ -1,4 +1,4 @@
-"""Attention, masks and products of two computed matrices."""
+"""Attention and masks."""
 
 import math
 
@@ -12,20 +12,6 @@ from fxloom.graph import BATCH, arguments, constant
 from fxloom.support.core import checks, is_constant
 
 aten = torch.ops.aten
-
-
-@checks(aten.matmul.default)
-def _matmul(node: Node) -> str | None:
-    left, right = arguments(node)
-    shapes = [argument.meta["val"].shape for argument in (left, right)]
-    if is_constant(left) or is_constant(right):
-        return "a product with a constant that is no matrix on the right has no lowering"
-    if len(shapes[0]) < 3 or shapes[0][:-2] != shapes[1][:-2]:
-        sizes = [[n if n % BATCH else "batch" for n in shape] for shape in shapes]
-        return f"two computed matrices need equal leading dimensions, got {sizes[0]}, {sizes[1]}"
-    if left.meta["batch_axis"] != right.meta["batch_axis"]:
-        return "its matrices hold the batch in different dimensions"
-    return None
 
 
 @checks(aten.scaled_dot_product_attention.default)

@@ -14,6 +14,17 @@ aten = torch.ops.aten
 
 Check = Callable[[Node], str | None]
 CHECKS: dict[Any, Check] = {}
+ON_INTEGERS: set[Any] = {
+    aten.reshape.default,
+    aten.permute.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+    aten.flip.default,
+    aten.cat.default,
+    aten.index_select.default,
+}
+"""What may meet integers and conditions: it computes no numbers from them."""
 
 
 KEYWORDS = (
@@ -44,7 +55,19 @@ def refusal(node: Node) -> str | None:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
-    return check(node)
+    return check(node) or _of_integers(node)
+
+
+def _of_integers(node: Node) -> str | None:
+    """Arithmetic rounds, and so needs numbers: integers and conditions are but compared, chosen
+    and moved."""
+    if node.target in ON_INTEGERS:
+        return None
+    for argument in (*node.all_input_nodes, node):
+        dtype = argument.meta["val"].dtype
+        if not is_constant(argument) and not dtype.is_floating_point:
+            return f"it computes with {dtype}. Convert it with .float() first"
+    return None
 
 
 def refused_ports(graph_module: fx.GraphModule) -> list[str]:

@@ -45,7 +45,7 @@ def _adaptive_pool(node: Node) -> str | None:
     return None
 
 
-@checks(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default)
+@checks(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default)
 def _reduction(node: Node) -> str | None:
     if not arguments(node)[1]:
         return "needs the dimensions to reduce; none means all, the batch among them"

@@ -19,6 +19,7 @@ from fxloom.graph import describe, origin, refresh_shapes
 # Importing a family registers its rewrites.
 from fxloom.passes.legalize import attention as attention
 from fxloom.passes.legalize import averages as averages
+from fxloom.passes.legalize import choices as choices
 from fxloom.passes.legalize import divisions as divisions
 from fxloom.passes.legalize import gathers as gathers
 from fxloom.passes.legalize import norms as norms
