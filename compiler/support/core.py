@@ -32,6 +32,7 @@ KEYWORDS = (
     aten.scaled_dot_product_attention.default,
     aten.var.correction,
     aten.std.correction,
+    aten._to_copy.default,
 )
 """Ops whose checks know their keyword-only arguments."""
 
