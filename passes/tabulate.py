@@ -54,15 +54,32 @@ def isolate(module: fx.GraphModule) -> None:
                 _narrow(module, node, 0)
         elif node.target in FLOATING:
             for position, x in enumerate(arguments(node)[:2]):
-                if isinstance(x, Node) and x.op != "get_attr" and _moved(x) not in ends:
+                if isinstance(x, Node) and x.op != "get_attr" and not _rounded(x, ends):
                     _narrow(module, node, position)
 
 
-def _moved(node: Node) -> Node:
-    """What a node only moves."""
+def _rounded(node: Node, ends: set[Node]) -> bool:
+    """Whether a value is the end of a chain, moved or without its sign at most."""
+    while node not in ends and node.target in (*MOVING, *_UNSIGNING):
+        node = node.all_input_nodes[0]
+    return node in ends
+
+
+_UNSIGNING = (aten.relu.default, aten.abs.default)
+
+
+def exact_format(node: Node) -> FixedPoint | None:
+    """A format that holds every value of a node in its own steps, None where none is known."""
     while node.target in MOVING:
         node = node.all_input_nodes[0]
-    return node
+    if node.target not in _UNSIGNING:
+        return format_of(node)
+    source = exact_format(node.all_input_nodes[0])
+    if source is None or not source.signed:
+        return source
+    # The magnitude of the lowest negative value needs all bits.
+    lost = int(node.target is aten.relu.default and source.width > 1)
+    return FixedPoint(source.width - lost, source.integer - lost, False)
 
 
 def _narrow(module: fx.GraphModule, node: Node, position: int) -> None:
@@ -109,7 +126,7 @@ class Writer:
 
     def format(self, x: Any) -> FixedPoint:
         """The format of an argument of the node."""
-        found = format_of(x) if isinstance(x, Node) else None
+        found = exact_format(x) if isinstance(x, Node) else None
         if found is None:
             raise UnsupportedLayer([f"{describe(self.like)}: its argument has no format"])
         return found

@@ -367,10 +367,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     ),
     "norms": (
         fn(lambda m, x: (m.layer(x), m.plain(x), m.group(x), m.one(x), m.instance(x), m.rms(x) + x),
-           layer=lambda: nn.LayerNorm((3, 5)), plain=lambda: nn.LayerNorm(5, 0.1, False),
+           layer=lambda: nn.LayerNorm((2, 3)), plain=lambda: nn.LayerNorm(3, 0.1, False),
            group=lambda: nn.GroupNorm(2, 4), one=lambda: nn.GroupNorm(1, 4, affine=False),
-           instance=lambda: nn.InstanceNorm2d(4, affine=True), rms=lambda: nn.RMSNorm((4, 3, 5))),
-        (4, 3, 5),
+           instance=lambda: nn.InstanceNorm2d(4, affine=True), rms=lambda: nn.RMSNorm((4, 2, 3))),
+        (4, 2, 3),
     ),
     "norms of other ranks": (
         fn(lambda m, x: (m.rms(x), m.layer(x[:, 0]), m.instance(x), m.group(x[:, :, 0]),
@@ -407,6 +407,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
                 functional.scaled_dot_product_attention(q, k, v, scale=0.3),
                 functional.scaled_dot_product_attention(q, k, v, attn_mask=m.shown),
                 functional.scaled_dot_product_attention(q, q, q, is_causal=True),
+                functional.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True),
             ),
             shown=torch.tensor([[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]) > 0,
         ),

@@ -19,8 +19,6 @@ def _attention(node: Node) -> str | None:
     query, key, value, mask, dropout, _ = arguments(node)
     if dropout:
         return f"dropout_p={dropout} has no meaning in inference. Use 0"
-    if node.kwargs.get("enable_gqa"):
-        return "enable_gqa has no lowering. Repeat the heads of key and value"
     if set(node.kwargs) - {"scale", "enable_gqa"}:
         return f"arguments {', '.join(node.kwargs)} have no lowering"
     scale = node.kwargs.get("scale")
@@ -28,13 +26,12 @@ def _attention(node: Node) -> str | None:
         return f"its scale must be finite and positive, got {scale}"
     if any(is_constant(argument) for argument in (query, key, value)):
         return "its query, key and value must be computed from an input"
-    leading = [argument.meta["val"].shape[:-2] for argument in (query, key, value)]
-    if leading[0] != leading[1] or leading[0] != leading[2] or not leading[0]:
-        return "its query, key and value must have the same leading dimensions. Expand them"
+    if any(argument.meta["val"].dim() < 3 for argument in (query, key, value)):
+        return "its query, key and value need a batch"
     if mask is None:
         return None
     rows, columns = query.meta["val"].shape[-2], key.meta["val"].shape[-2]
-    return _mask(node, mask, (*leading[0], rows, columns))
+    return _mask(node, mask, (*node.meta["val"].shape[:-2], rows, columns))
 
 
 @checks(MASKED_SOFTMAX)

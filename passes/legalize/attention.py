@@ -25,6 +25,9 @@ def _attention(module: GraphModule, node: Node) -> Node:
     scale: Any = node.kwargs.get("scale")
     if scale is None:
         scale = 1 / sqrt(query.meta["val"].shape[-1])
+    groups = query.meta["val"].shape[-3] // key.meta["val"].shape[-3]
+    if node.kwargs.get("enable_gqa") and groups > 1:
+        key, value = (_repeated(module, node, heads, groups) for heads in (key, value))
     order = list(range(key.meta["val"].dim()))
     order[-2:] = order[-1], order[-2]
     flipped = insert(module, node, aten.permute.default, key, order)
@@ -36,6 +39,12 @@ def _attention(module: GraphModule, node: Node) -> Node:
     dim = scores.meta["val"].dim() - 1
     weights = insert(module, node, MASKED_SOFTMAX, scores, mask, dim, scale)
     return insert(module, node, aten.matmul.default, weights, value)
+
+
+def _repeated(module: GraphModule, node: Node, heads: Node, times: int) -> Node:
+    """Every head of a key or value for as many heads of the query."""
+    dim = heads.meta["val"].dim() - 3
+    return insert(module, node, aten.repeat_interleave.self_int, heads, times, dim)
 
 
 @legalizes(MASKED_SOFTMAX)
