@@ -440,7 +440,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "transformer": (
         lambda: nn.TransformerEncoder(
             nn.TransformerEncoderLayer(4, 1, 5, 0, "gelu", batch_first=True, norm_first=True),
-            2, norm=nn.LayerNorm(4), enable_nested_tensor=False,
+            1, norm=nn.LayerNorm(4), enable_nested_tensor=False,
         ),
         (3, 4),
     ),
