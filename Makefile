@@ -12,11 +12,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test lint check hardness fuzz fuzz-files matrix clean
+.PHONY: help demo test examples lint check hardness fuzz fuzz-files matrix clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
 	@echo 'make test   run all tests'
+	@echo 'make examples  the networks of examples/, each to its C simulation'
 	@echo 'make lint   style (ruff)'
 	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
 	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs and .pt2 files'
@@ -28,6 +29,9 @@ help:
 
 demo: $(STAMP)
 	$(BIN)/fxloom demo
+
+examples: $(STAMP)
+	$(BIN)/python examples/run.py
 
 # worksteal: the conformance tests take seconds each, the others milliseconds.
 test: $(STAMP)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.data import Data, SplitName
-from fxloom.graph import arguments, origin
+from fxloom.graph import arguments, as_indices, origin
 from fxloom.program import Program
 from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE
 from fxloom.report import Accuracy, Figure
@@ -76,7 +76,7 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
 
     # The same rewrites that quantize begins with, so that a name means the same value in both.
     reference = Legalize()(FoldBatchnorm()(graph).graph).graph
-    inputs = _tuple(data.example(LAYER_SAMPLES))
+    inputs = as_indices(graph, data.example(LAYER_SAMPLES))
     last = {origin(node): node for node in reference.graph.nodes if node.op == "call_function"}
     rounding = {
         origin(node): node
@@ -131,11 +131,7 @@ def _of_constant(node: Node) -> bool:
 
 def _float(graph: fx.GraphModule, x: Inputs) -> Any:
     with torch.inference_mode():
-        return graph(*_tuple(x))
-
-
-def _tuple(x: Inputs) -> tuple[Tensor, ...]:
-    return x if isinstance(x, tuple) else (x,)
+        return graph(*as_indices(graph, x))
 
 
 def _arrays(x: Inputs) -> Any:

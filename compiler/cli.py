@@ -244,12 +244,10 @@ def compile_(
                 "required example inputs: give --data, or --shape such as --shape 1,28,28"
             )
         try:
-            examples = tuple(torch.zeros(2, *each) for each in shapes)
+            zeros = tuple(torch.zeros(2, *each) for each in shapes)
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
-        if samples is not None:
-            first = samples.example(2)
-            examples = first if isinstance(first, tuple) else (first,)
+        examples = zeros if samples is None else None
         build = compile(loaded, examples, passes, goal, samples, out, tell)
     typer.echo(build.report.to_text())
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")

@@ -30,8 +30,9 @@ from fxloom.builddir import BuildDir
 from fxloom.data import Data, SplitName
 from fxloom.errors import CaptureError, DataError, FxloomError, VerifyError
 from fxloom.estimation import estimate
+from fxloom.examples import examples_of
 from fxloom.frontend import capture
-from fxloom.graph import check_inputs
+from fxloom.graph import as_indices, check_inputs
 from fxloom.lowering import lower
 from fxloom.manifest import read_manifest
 from fxloom.program import Program
@@ -103,10 +104,11 @@ def compile(
 ) -> Compilation:
     """Compile a model into a build directory, which appears whole or not at all.
 
-    example_inputs: what the model is called with; by default the first samples of data. recipe:
-    passes, or a TOML file; by default Quantize(). target: a Target, a TOML file or a part's name.
-    data: whatever Data.of takes. progress: told what begins. Raises an FxloomError for whatever
-    is wrong with one of these; then nothing on disk has changed.
+    example_inputs: what the model is called with; by default the first samples of data, as int64
+    where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
+    TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
+    Data.of takes. progress: told what begins. Raises an FxloomError for whatever is wrong with one
+    of these; then nothing on disk has changed.
     """
     tell = progress or (lambda text: None)
     samples = Data.of(data)
@@ -116,7 +118,7 @@ def compile(
     if example_inputs is None:
         if samples is None:
             raise FxloomError("compile: required example inputs or data, got neither")
-        example_inputs = samples.example(2)
+        example_inputs = examples_of(model, samples)
     manifest: dict[str, Any] = {}
     directory = BuildDir(out, manifest)
     with one_thread(), directory as folder:
@@ -192,7 +194,7 @@ def _require_fitting(graph: GraphModule, data: Data | None) -> None:
         if data is None or not data.has(split):
             continue
         try:
-            check_inputs(graph, next(data.batches(split, 1)))
+            check_inputs(graph, as_indices(graph, next(data.batches(split, 1))))
         except CaptureError as fault:
             raise DataError(f"x_{split}: {fault}") from None
 

@@ -45,14 +45,25 @@ def _logic(graph: fx.Graph, node: Node) -> Node | None:
 @rewrites(aten.mul.Tensor, aten.mul.Scalar)
 def _multiply(graph: fx.Graph, node: Node) -> Node:
     """What is multiplied by a condition is chosen, which needs no rounding."""
-    for x, condition in (node.args[:2], node.args[1::-1]):
-        if not isinstance(x, Node) or not isinstance(condition, Node):
+    for x, factor in (node.args[:2], node.args[1::-1]):
+        if not isinstance(x, Node) or not isinstance(factor, Node):
             continue
-        if condition.meta["val"].dtype != torch.bool or not x.meta["val"].is_floating_point():
-            continue
-        if not is_constant(x):
+        condition = _condition(graph, node, factor)
+        if condition is not None and x.meta["val"].is_floating_point() and not is_constant(x):
             return insert_like(graph, node, aten.where.ScalarOther, (condition, x, 0.0))
     return insert_like(graph, node, aten.mul.Tensor, node.args[:2])
+
+
+def _condition(graph: fx.Graph, node: Node, factor: Node) -> Node | None:
+    """The condition that a factor is, as it is or as a number, moved or not."""
+    if factor.meta["val"].dtype == torch.bool:
+        return factor
+    if factor.target is aten._to_copy.default:
+        return _condition(graph, node, input_of(factor))
+    if factor.target in (aten.reshape.default, aten.permute.default):
+        source = _condition(graph, node, input_of(factor))
+        return source and make(graph, node, factor.target, source, *factor.args[1:])
+    return None
 
 
 # Choices -----------------------------------------------------------------------------------------

@@ -102,12 +102,15 @@ def _side_by_side(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
 
 @rewrites(aten.inner.default)
 def _inner(graph: fx.Graph, node: Node) -> Node | None:
+    """The products of rows with rows."""
     left, right = input_of(node, 0), input_of(node, 1)
-    ranks = {side.meta["val"].dim() for side in (left, right)}
-    if 0 in ranks or max(ranks) > 2:
-        return None
-    both = right if right.meta["val"].dim() == 1 else _transposed(graph, node, right)
-    return _product(graph, node, left, both)
+    ranks = [side.meta["val"].dim() for side in (left, right)]
+    if 1 in ranks:
+        pair = (left, right) if ranks[1] == 1 else (right, left)
+        return _product(graph, node, *pair)
+    if ranks[1] == 2:
+        return _product(graph, node, left, _transposed(graph, node, right))
+    return None
 
 
 @rewrites(aten.linalg_vecdot.default)
@@ -193,10 +196,25 @@ class _Contraction:
         kept = [label for label in labels if label in wanted]
         return (self.make(aten.sum.dim_IntList, x, dims, False) if dims else x), kept
 
+    def spread(
+        self, a: Node, left: Sequence[str], b: Node, right: Sequence[str]
+    ) -> tuple[Node, Sequence[str]]:
+        """a without the axes of length 1 that broadcast along those of b."""
+        lengths = dict(zip(right, sizes_of(b, -1), strict=True))
+        kept = [
+            (label, size)
+            for label, size in zip(left, sizes_of(a, -1), strict=True)
+            if size != 1 or lengths.get(label, 1) == 1
+        ]
+        if len(kept) == len(left):
+            return a, left
+        return self.make(aten.reshape.default, a, [size for _, size in kept]), [n for n, _ in kept]
+
     def of_two(
         self, a: Node, left: Sequence[str], b: Node, right: Sequence[str], wanted: set[str]
     ) -> tuple[Node, list[str]]:
         """The product of two tensors, and its labels."""
+        a, left, b, right = *self.spread(a, left, b, right), *self.spread(b, right, a, left)
         a, left = self.summed(a, left, wanted.union(right))
         b, right = self.summed(b, right, wanted.union(left))
         sizes = dict(zip((*left, *right), (*sizes_of(a, -1), *sizes_of(b, -1)), strict=True))

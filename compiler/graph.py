@@ -163,6 +163,28 @@ def input_specs(graph_module: fx.GraphModule) -> tuple[InputSpec, ...]:
     return tuple(specs)
 
 
+def as_indices(
+    graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """`inputs` with those that the graph takes as integers in its type, if they are whole numbers.
+
+    Data are float32 wherever they come from.
+    """
+    tensors = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    specs = input_specs(graph_module)
+    if len(specs) != len(tensors):
+        return tensors
+    return tuple(
+        x.to(spec.dtype) if not spec.dtype.is_floating_point and is_whole(x) else x
+        for x, spec in zip(tensors, specs, strict=True)
+    )
+
+
+def is_whole(x: Tensor) -> bool:
+    """Whether all values are integers, whatever their type."""
+    return not x.is_floating_point() or bool((x == x.round()).all())
+
+
 def check_inputs(graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]) -> None:
     """Raise CaptureError unless `inputs` are what the graph was captured for, in one batch."""
     arrived = [inputs] if isinstance(inputs, Tensor) else list(inputs)

@@ -71,7 +71,8 @@ def _fill_arguments(node: Node) -> None:
         elif position >= len(args):
             args.append(kwargs.get(argument.name, default))
     for position, argument in enumerate(node.target._schema.arguments[: len(args)]):
-        if argument.name in ("dim", "dims", "dim0", "dim1") and node.all_input_nodes:
+        named = argument.name in ("dim", "dims", "dim0", "dim1") and node.all_input_nodes
+        if named and node.target is not aten.tile.default:  # its "dims" are repetitions
             first = node.all_input_nodes[0].meta["val"]
             rank = first.dim() + (node.target in (aten.stack.default, aten.unsqueeze.default))
             args[position] = _non_negative(args[position], max(rank, 1))

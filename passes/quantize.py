@@ -21,7 +21,9 @@ from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer, VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
+    InputSpec,
     arguments,
+    as_indices,
     check_inputs,
     constant,
     describe,
@@ -189,12 +191,9 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         specs = input_specs(self.module)
         for batch in self.data.spread(self.options.samples):
-            inputs = batch if isinstance(batch, tuple) else (batch,)
+            inputs = as_indices(self.module, batch)
             inputs = (
-                tuple(
-                    x.movedim(0, spec.batch_axis).to(spec.dtype) if x.dim() > spec.batch_axis else x
-                    for x, spec in zip(inputs, specs, strict=False)
-                )
+                tuple(_as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
                 + inputs[len(specs) :]
             )
             try:
@@ -523,6 +522,12 @@ class _Run:
         shape = [1] * outputs[0].dim()
         shape[wanted.axis] = -1
         return [x + shift.reshape(shape) for x in outputs]
+
+
+def _as_declared(x: Tensor, spec: InputSpec) -> Tensor:
+    """A batch with its axis where the model has it, in the model's precision."""
+    precision = spec.dtype if spec.dtype.is_floating_point else x.dtype
+    return x.movedim(0, spec.batch_axis).to(precision) if x.dim() > spec.batch_axis else x
 
 
 def channel_axis(layer: Node) -> int:

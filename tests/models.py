@@ -550,33 +550,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(lambda m, x: torch.cat([m.c(x).flatten(1), x.flatten(1)], 1), c=conv(3)),
         IMAGE,
     ),
-    # recurrent layers
-    "lstm, last step": (
-        fn(lambda m, x: m.fc(m.r(x)[0][:, -1]), fc=lambda: nn.Linear(5, 3),
-           r=lambda: nn.LSTM(3, 5, batch_first=True)),
-        SEQUENCE,
-    ),
-    "lstm, projected, whole sequence and states": (
-        fn(lambda m, x: (*(lambda o, s: (torch.relu(o), s[0].squeeze(0), s[1][0]))(*m.r(x)),),
-           r=lambda: nn.LSTM(3, 4, proj_size=2, bias=False, batch_first=True)),
-        SEQUENCE,
-    ),
-    "gru, two layers, two directions": (
-        fn(lambda m, x: m.r(x)[0] * 2,
-           r=lambda: nn.GRU(3, 3, 2, batch_first=True, bidirectional=True)),
-        SEQUENCE,
-    ),
-    "gru without bias of one step": (
-        fn(lambda m, x: m.r(x[:, :1])[1][-1], r=lambda: nn.GRU(3, 4, bias=False, batch_first=True)),
-        SEQUENCE,
-    ),
-    "rnn from a learned state": (InitialState, SEQUENCE),
-    "rnn of a recurrent layer's sequence": (
-        fn(lambda m, x: m.a(m.b(x)[0])[0] + x.mean(2, keepdim=True),
-           a=lambda: nn.RNN(4, 3, batch_first=True),
-           b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
-        SEQUENCE,
-    ),
     # choices
     "neg abs sign": (
         fn(lambda m, x: torch.cat([-m.fc(x), m.fc(x).abs(), x.sign(), -x.abs()], 1),
@@ -768,9 +741,36 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "indices compared": (
         fn(lambda m, i: (
             (m.e(i) * (i != 0).unsqueeze(-1)).sum(1) - i.float().mean(1, True),
-            m.e(m.e(i).argmax(2)), torch.where(i > 2, i, 2), i,
+            m.e(m.e(i[:, 1:].flip(1)).argmax(2)), torch.where(i > 2, i, 2), i,
         ), e=lambda: nn.Embedding(7, 4)),
         rows(7, 5),
+    ),
+    # recurrent layers
+    "lstm, last step": (
+        fn(lambda m, x: m.fc(m.r(x)[0][:, -1]), fc=lambda: nn.Linear(5, 3),
+           r=lambda: nn.LSTM(3, 5, batch_first=True)),
+        SEQUENCE,
+    ),
+    "lstm, projected, whole sequence and states": (
+        fn(lambda m, x: (*(lambda o, s: (torch.relu(o), s[0].squeeze(0), s[1][0]))(*m.r(x)),),
+           r=lambda: nn.LSTM(3, 4, proj_size=2, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "gru, two layers, two directions": (
+        fn(lambda m, x: m.r(x)[0] * 2,
+           r=lambda: nn.GRU(3, 3, 2, batch_first=True, bidirectional=True)),
+        SEQUENCE,
+    ),
+    "gru without bias of one step": (
+        fn(lambda m, x: m.r(x[:, :1])[1][-1], r=lambda: nn.GRU(3, 4, bias=False, batch_first=True)),
+        SEQUENCE,
+    ),
+    "rnn from a learned state": (InitialState, SEQUENCE),
+    "rnn of a recurrent layer's sequence": (
+        fn(lambda m, x: m.a(m.b(x)[0])[0] + x.mean(2, keepdim=True),
+           a=lambda: nn.RNN(4, 3, batch_first=True),
+           b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
+        SEQUENCE,
     ),
     # shapes
     "flatten linear": (

@@ -9,6 +9,7 @@ from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, describe, op_name, output_nodes
+from fxloom.moves import GATHER
 
 aten = torch.ops.aten
 
@@ -17,12 +18,17 @@ CHECKS: dict[Any, Check] = {}
 ON_INTEGERS: set[Any] = {
     aten.reshape.default,
     aten.permute.default,
+    aten.cat.default,
+    GATHER,
     aten.slice.Tensor,
     aten.select.int,
-    aten.expand.default,
     aten.flip.default,
-    aten.cat.default,
+    aten.roll.default,
+    aten.expand.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
     aten.index_select.default,
+    aten.index.Tensor,
 }
 """What may meet integers and conditions: it computes no numbers from them."""
 

@@ -1,0 +1,31 @@
+"""Which C++ kernel computes an operation, and the text that configures it.
+
+One rule an operation, in the table RULES: from a Site (operation, arguments, result) to a Kernel
+(declarations and a call). The kernels are in hw_templates/fxloom_*.h;
+shifts, widths, indices and limits are computed here, so that the C++ has nothing to decide.
+"""
+
+from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
+from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
+from fxloom.backends.hls4ml.kernels.moving import copy
+from fxloom.backends.hls4ml.kernels.streaming import fork, streamed
+from fxloom.errors import FxloomError
+
+__all__ = ["RULES", "UNSUPPORTED", "Argument", "Kernel", "Site", "fork", "render"]
+
+UNSUPPORTED: dict[str, str] = {}
+"""Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
+
+RULES: dict[str, Rule] = elementwise.RULES | moving.RULES | sums.RULES | tables.RULES
+
+
+def render(site: Site, origin: str, stream: bool) -> Kernel:
+    """The kernel for a site; FxloomError, naming the layer, where the backend has no rule.
+
+    stream: between streams instead of arrays. A site without an operation is a copy.
+    """
+    rule = copy if site.op is None else RULES.get(site.name)
+    if rule is None:
+        reason = UNSUPPORTED.get(site.name, "the backend has no rule for it")
+        raise FxloomError(f"{origin} ({site.name}): not possible with hls4ml: {reason}")
+    return streamed(site, rule) if stream else rule(site)
