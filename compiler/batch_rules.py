@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx.node import Node
 
+from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.graph import BATCH, aten
 from fxloom.quantized_ops import EMBEDDING
 
@@ -335,6 +336,27 @@ def _kept_apart(node: Node, dims: Sequence[int]) -> int:
 
 def _dims(dims: Any) -> list[int]:
     return [] if dims is None else [dims] if isinstance(dims, int) else list(dims)
+
+
+@batch_rule(STANDARDISE, aten.linalg_vector_norm.default)
+def _standardise(node: Node) -> BatchAxis:
+    position = 3 if node.target is STANDARDISE else 2
+    dims = _dims(node.args[position]) or list(range(_rank(node.args[0])))
+    before = _kept_apart(node, dims)
+    gone = 0 if _rank(node) == _rank(node.args[0]) else sum(dim < before for dim in dims)
+    return _moved(_axis(node.args[0]), before - gone)
+
+
+@batch_rule(MASKED_SOFTMAX)
+def _masked_softmax(node: Node) -> BatchAxis:
+    _constants_only(node, node.args[1:])
+    _kept_apart(node, _dims(node.args[2]))
+    return _axis(node.args[0])
+
+
+@batch_rule(QUOTIENT, ROOT)
+def _pointwise(node: Node) -> BatchAxis:
+    return _aligned(node.all_input_nodes)[0]
 
 
 def _node(argument: Any) -> Node:

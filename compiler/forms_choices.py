@@ -142,12 +142,19 @@ def _sign(graph: fx.Graph, node: Node) -> Node | None:
 
 @rewrites(aten.pow.Tensor_Scalar, aten.square.default)
 def _power(graph: fx.Graph, node: Node) -> Node | None:
-    """A whole exponent as products, by repeated squaring."""
+    """A whole exponent as products, by repeated squaring; a half as a root; -n as 1 / x**n."""
     exponent = 2 if node.target is aten.square.default else node.args[1]
-    if not isinstance(exponent, int | float) or exponent < 0 or exponent != int(exponent):
+    if not isinstance(exponent, int | float) or not node.meta["val"].is_floating_point():
         return None
-    if not node.meta["val"].is_floating_point():
+    if abs(exponent) == 0.5:
+        root = aten.sqrt.default if exponent > 0 else aten.rsqrt.default
+        return insert_like(graph, node, root, (input_of(node),))
+    if exponent != int(exponent):
         return None
+    if exponent < 0:
+        power = make(graph, node, aten.pow.Tensor_Scalar, input_of(node), -exponent)
+        power = _power(graph, power) or power
+        return insert_like(graph, node, aten.reciprocal.default, (power,))
     square, result = input_of(node), None
     exponent = int(exponent)
     if exponent == 0:

@@ -18,6 +18,7 @@ from torch.fx.node import Node
 
 from fxloom.batch_axis import track
 from fxloom.comparison import compare
+from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exporting import (
     decompose,
@@ -51,6 +52,7 @@ _RANDOM_IF: dict[Any, int] = {
     aten.rnn_tanh.input: 6,
     aten.rnn_relu.input: 6,
 }
+_MASK: dict[Any, int] = {aten.scaled_dot_product_attention.default: 3, MASKED_SOFTMAX: 1}
 
 
 def capture(
@@ -98,8 +100,8 @@ def _capture_program(
     graph, state = _import(program, examples, axes)
     normalize(graph)
     fold_constants(graph, state)
-    for name, tensor in state.items():
-        check_finite(name, tensor)
+    for name, readers in _readers(graph).items():
+        check_finite(name, state[name], lowest=all(_is_mask(*reader) for reader in readers))
     copies = name_layers(graph)
     problems = [
         f"{describe(copy)}: it uses the batch size as a number. Remove what depends on it."
@@ -120,6 +122,22 @@ def _capture_program(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         compare(model, graph_module, examples, axes)
     return graph_module
+
+
+def _readers(graph: fx.Graph) -> dict[str, list[tuple[Node, Node]]]:
+    """For every constant, who reads which of its nodes."""
+    found: dict[str, list[tuple[Node, Node]]] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        found.setdefault(str(node.target), []).extend((user, node) for user in node.users)
+    return found
+
+
+def _is_mask(reader: Node, constant: Node) -> bool:
+    """Whether a constant is but a mask of scores, in which minus infinity has a meaning."""
+    position = _MASK.get(reader.target)
+    return position is not None and [
+        place for place, argument in enumerate(reader.args) if argument is constant
+    ] == [position]
 
 
 def _refuse_unfaithful(program: ExportedProgram) -> None:
@@ -183,7 +201,8 @@ def _import(
             tensor = tensors[spec.target]
             name = names.setdefault(id(tensor), spec.target)
             if node.users and name not in state:
-                check_finite(name, tensor)  # before anything is computed from it
+                # before anything is computed from it; what a mask is, is known later
+                check_finite(name, tensor, lowest=True)
                 state[name] = share(tensor)
             copies[node] = graph.get_attr(name)
             copies[node].meta["val"] = node.meta["val"]

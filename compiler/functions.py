@@ -40,11 +40,25 @@ Curve = Callable[[Decimal], Decimal]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """curve: its value. slope: largest magnitude of its derivative over [low, high], or above."""
+    """curve: its value. slope: largest magnitude of its derivative over [low, high], or above.
+
+    above: where its domain begins, open; what is not above it counts as the first value that is.
+    """
 
     curve: Curve
     slope: Callable[[float, float], float]
     is_nonnegative: bool = False
+    above: float | None = None
+
+    def lowest(self, source: FixedPoint) -> float:
+        """The lowest value of a format where the function is taken."""
+        lowest = source.lo * source.step
+        return lowest if self.above is None else max(lowest, self.above + source.step)
+
+    def within(self, source: FixedPoint) -> Curve:
+        """The curve for all values of a format, those outside of the domain included."""
+        lowest = Decimal(self.lowest(source))
+        return self.curve if self.above is None else lambda x: self.curve(max(x, lowest))
 
 
 Make = Callable[..., Function]
@@ -185,6 +199,19 @@ def _hard_sigmoid(x: Decimal) -> Decimal:
     return min(max(x + 3, Decimal(0)), Decimal(6)) / 6
 
 
+def _sine(x: Decimal) -> Decimal:
+    """The series, after whole turns are taken off."""
+    turn = 2 * _PI
+    x -= turn * (x / turn).to_integral_value(ROUND_HALF_EVEN)
+    term = total = x
+    n = 1
+    while abs(term) > Decimal(10) ** -_precision():
+        n += 2
+        term = -term * x * x / (n * (n - 1))
+        total += term
+    return total
+
+
 def _steepest(slope: float) -> Callable[[float, float], float]:
     return lambda low, high: slope
 
@@ -227,6 +254,19 @@ def _make_exp(minus: int = 0) -> Function:
     return Function(lambda x: x.exp() - minus, slope, not minus)
 
 
+def _logarithm(above: float, base: Decimal | None = None) -> Make:
+    """log(x - above), to a base."""
+    start = Decimal(above)
+
+    def curve(x: Decimal) -> Decimal:
+        value = (x - start).ln()
+        return value if base is None else value / base.ln()
+
+    factor = 1.0 if base is None else 1 / float(base.ln())
+    function = Function(curve, lambda low, high: factor / (low - above), above=above)
+    return lambda: function
+
+
 FUNCTIONS |= {
     aten.sigmoid.default: _plain(_sigmoid, 0.25, True),
     aten.tanh.default: _plain(_tanh, 1.0),
@@ -243,4 +283,10 @@ FUNCTIONS |= {
     aten.selu.default: partial(_make_elu, 1.6732632423543772, 1.0507009873554805),
     aten.exp.default: _make_exp,
     aten.expm1.default: partial(_make_exp, 1),
+    aten.log.default: _logarithm(0.0),
+    aten.log2.default: _logarithm(0.0, Decimal(2)),
+    aten.log10.default: _logarithm(0.0, Decimal(10)),
+    aten.log1p.default: _logarithm(-1.0),
+    aten.sin.default: _plain(_sine, 1.0),
+    aten.cos.default: _plain(lambda x: _sine(x + _PI / 2), 1.0),
 }

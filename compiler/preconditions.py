@@ -90,10 +90,12 @@ def type_name(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor, *, lowest: bool = False) -> None:
+    """Raise CaptureError for NaN or infinity; lowest: minus infinity is let through, for masks."""
     # the sum is finite wherever all entries are, overflow aside, and needs no second array
     if tensor.is_floating_point() and not math.isfinite(tensor.detach().sum().item()):
-        bad = int((~torch.isfinite(tensor)).sum())
+        finite = torch.isfinite(tensor) | torch.isneginf(tensor) if lowest else tensor.isfinite()
+        bad = int((~finite).sum())
         if bad:
             raise CaptureError(
                 f"parameter {name}: {bad} of {tensor.numel()} values are NaN or infinite"

@@ -228,34 +228,48 @@ def _along_slope(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return (gradient * slope, None, None, None, None)
 
 
-def _doublings(x: Tensor, width: int, integer: int) -> Tensor:
-    """2**k for the k that moves the leading one of x to the first bit of the format."""
+def _doublings(x: Tensor, width: int, integer: int, step: int) -> Tensor:
+    """How often, in multiples of step, x may double before its leading one leaves the format."""
     _, exponent = torch.frexp(x)
-    return torch.ldexp(torch.ones_like(x), integer - exponent)
+    return torch.div(integer - exponent, step, rounding_mode="floor")
+
+
+def _power(like: Tensor, exponent: Tensor) -> Tensor:
+    return torch.ldexp(torch.ones_like(like), exponent)
 
 
 @torch.library.custom_op("fxloom::normalise", mutates_args=())
-def normalise(x: Tensor, width: int, integer: int) -> Tensor:
-    """Positive x times the power of two that brings it into [2**(integer - 1), 2**integer)."""
-    return x * _doublings(x, width, integer)
+def normalise(x: Tensor, width: int, integer: int, step: int = 1) -> Tensor:
+    """Positive x times the power of 2**step that brings it to 2**(integer - step) or more, but
+    below 2**integer."""
+    return x * _power(x, _doublings(x, width, integer, step) * step)
 
 
 @torch.library.custom_op("fxloom::shift_like", mutates_args=())
-def shift_like(y: Tensor, x: Tensor, width: int, integer: int) -> Tensor:
-    """y times the power of two by which normalise(x) multiplies x."""
-    return y * _doublings(x, width, integer)
+def shift_like(y: Tensor, x: Tensor, width: int, integer: int, step: int = 1) -> Tensor:
+    """y times the power of two of which normalise(x) multiplies x by the step-th power."""
+    return y * _power(x, _doublings(x, width, integer, step))
 
 
-def _keep_factor(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, width, integer = inputs
-    ctx.shape, ctx.count = tensors[0].shape, len(tensors)
-    ctx.save_for_backward(_doublings(tensors[-1], width, integer))
+def _keep_normalising(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, width, integer, step = inputs
+    ctx.save_for_backward(_power(x, _doublings(x, width, integer, step) * step))
 
 
-def _along_factor(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _along_normalising(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     (factor,) = ctx.saved_tensors
-    first = (gradient * factor).sum_to_size(ctx.shape)
-    return (first, *(None,) * (ctx.count + 1))
+    return (gradient * factor, None, None, None)
+
+
+def _keep_shift(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    y, x, width, integer, step = inputs
+    ctx.shape = y.shape
+    ctx.save_for_backward(_power(x, _doublings(x, width, integer, step)))
+
+
+def _along_shift(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (factor,) = ctx.saved_tensors
+    return ((gradient * factor).sum_to_size(ctx.shape), None, None, None, None)
 
 
 def _broadcast(y: Tensor, x: Tensor, *_: Any) -> Tensor:
@@ -298,9 +312,9 @@ requantize_channels.register_autograd(_through_channels, setup_context=_keep_cha
 lookup.register_fake(_shape_of_first)
 lookup.register_autograd(_along_slope, setup_context=_keep_slope)
 normalise.register_fake(_shape_of_first)
-normalise.register_autograd(_along_factor, setup_context=_keep_factor)
+normalise.register_autograd(_along_normalising, setup_context=_keep_normalising)
 shift_like.register_fake(_broadcast)
-shift_like.register_autograd(_along_factor, setup_context=_keep_factor)
+shift_like.register_autograd(_along_shift, setup_context=_keep_shift)
 
 REQUANTIZE = torch.ops.fxloom.requantize.default
 REQUANTIZE_CHANNELS = torch.ops.fxloom.requantize_channels.default

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
+from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
@@ -25,14 +26,23 @@ aten = torch.ops.aten
 
 LAYERS = (aten.linear.default, aten.convolution.default)
 MERGES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
-TABLES = (*FUNCTIONS, aten.softmax.int)
+TABLES = (
+    *FUNCTIONS,
+    aten.softmax.int,
+    MASKED_SOFTMAX,
+    aten.log_softmax.int,
+    aten.logsumexp.default,
+)
 """Looked up by a narrow argument; the entries are rounded, so nothing follows in a chain."""
+FLOATING = (STANDARDISE, ROOT, QUOTIENT)
+"""Written out with a table of what was normalised: the argument keeps its width."""
 NARROWING = aten.clone.default
 """Marks where an argument of a table may need a rounding of its own; see tabulate.isolate."""
 GROWING = (
     *LAYERS,
     *MERGES,
     *TABLES,
+    *FLOATING,
     NARROWING,
     aten.div.Tensor,
     aten.leaky_relu.default,
@@ -71,6 +81,7 @@ CHOOSING = (
 )
 """Of values that were rounded before: nothing is left to round."""
 CONSTANT_ARGUMENTS = {
+    STANDARDISE: (1,),
     **dict.fromkeys((*MERGES, aten.maximum.default, aten.minimum.default), (0, 1)),
     **dict.fromkeys(WHERE, (1, 2)),
     **dict.fromkeys((*LEAKY, EMBEDDING), (1,)),
@@ -88,7 +99,7 @@ MOVING = (
     aten.constant_pad_nd.default,
     GATHER,
 )
-ROUNDING = (aten.div.Tensor, NARROWING, *TABLES)
+ROUNDING = (aten.div.Tensor, NARROWING, *TABLES, *FLOATING)
 """What rounds by itself: a chain ends there."""
 WAITING = (
     aten.max_pool1d.default,
@@ -247,7 +258,7 @@ def is_real(node: Node) -> bool:
 
 def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """known: verdicts on the nodes before."""
-    if node.target in (aten.relu.default, aten.abs.default, aten.softmax.int):
+    if node.target in (aten.relu.default, aten.abs.default, aten.softmax.int, MASKED_SOFTMAX, ROOT):
         return True
     if not is_real(node):
         return node.op != "placeholder"  # conditions and indices
@@ -277,6 +288,7 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
         aten.bmm.default,
         aten.sign.default,
         aten._to_copy.default,
+        QUOTIENT,
         REQUANTIZE,
     )
     if node.target not in passing:

@@ -60,7 +60,8 @@ from fxloom.passes.chains import (
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.replay import Replay
-from fxloom.passes.tabulate import insert_function, insert_softmax, isolate
+from fxloom.passes.tabulate import isolate
+from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
 from fxloom.settings import convert
@@ -283,33 +284,34 @@ class _Run:
 
     def _table_bits(self, node: Node) -> int:
         """Bits that index the table of a node, or the tables that its users are."""
-        tables = [node] if node.target in TABLES else list(node.users)
+        tables = [node] if node.target in INSERTS else list(node.users)
         return self.options.width("table_bits", tuple(origin(table) for table in tables))
+
+    def _narrowed_bits(self, node: Node) -> int:
+        """Bits that the reader of a narrowing node can take."""
+        is_table = any(user.target in TABLES for user in node.users)
+        return self._table_bits(node) if is_table else MAX_TABLE_WIDTH
 
     def _tabulate(self, chain: Chain, to: FixedPoint) -> Node:
         """The lookups that compute the end of a chain."""
         options, end = self.options, chain.end
-        bits, layer = self._table_bits(end), origin(end)
-        if end.target is not aten.softmax.int:
-            node, error = insert_function(self.module, end, to, bits)
-        else:
-            modes = (options.rounding, options.overflow)
-            node, formats = insert_softmax(self.module, end, to.width, bits, modes)
-            to, error = formats.result, formats.error()
-        self.formats[layer] = str(to)
-        self.tables[layer] = error.record()
+        modes = (options.rounding, options.overflow)
+        insert = INSERTS[end.target]
+        node, to, error = insert(self.module, end, to, self._table_bits(end), modes)
+        self.formats[origin(end)] = str(to)
+        self.tables[origin(end)] = error.record()
         return node
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
         options, end = self.options, chain.end
-        if end.target in TABLES:
+        if end.target in INSERTS:
             end.replace_all_uses_with(self._tabulate(chain, to))
             return
         if end.target is NARROWING:
             source = arguments(end)[0]
             have = format_of(source)
-            if have is not None and have.width <= self._table_bits(end):
+            if have is not None and have.width <= self._narrowed_bits(end):
                 end.replace_all_uses_with(source)
                 return
         modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))

@@ -3,7 +3,7 @@
 ``CASES`` maps a name to (model factory, shape of one sample or shapes of several inputs).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -89,9 +89,16 @@ class InitialState(nn.Module):
 class Buffers(nn.Module):
     """A function of its input and of constants that are no float32 parameters of a layer."""
 
-    def __init__(self, function: Callable[..., Any], **buffers: Tensor) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        modules: Mapping[str, nn.Module] | None = None,
+        **buffers: Tensor,
+    ) -> None:
         super().__init__()
         self.function = function
+        for name, module in (modules or {}).items():
+            self.add_module(name, module)
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer)
 
@@ -325,6 +332,130 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
             nn.Softmax(1),
         ),
         VECTOR,
+    ),
+    "log softmax and logsumexp": (
+        fn(lambda m, x: (m.fc(x).log_softmax(1), x.logsumexp(1, keepdim=True), x.log_softmax(-1)),
+           fc=lambda: nn.Linear(10, 5)),
+        VECTOR,
+    ),
+    "logsumexp over several dimensions": (
+        fn(lambda m, x: (x.logsumexp((1, 3)), x.logsumexp(-1)[:, :, :1].log_softmax(2))),
+        (3, 2, 4),
+    ),
+    "softmax under a mask": (
+        lambda: Buffers(
+            lambda m, x: (
+                x.masked_fill(m.hidden, -torch.inf).softmax(-1),
+                torch.where(m.shown, x, -torch.inf).softmax(1),
+                (x + m.added).softmax(-1),
+            ),
+            hidden=torch.eye(4) > 0,
+            shown=torch.ones(4, 4).tril() > 0,
+            added=(torch.eye(4) * 0.7).masked_fill(torch.ones(4, 4).triu(2) > 0, -torch.inf),
+        ),
+        (4, 4),
+    ),
+    "gated linear unit": (
+        fn(lambda m, x: functional.glu(m.fc(x)), fc=lambda: nn.Linear(10, 6)),
+        VECTOR,
+    ),
+    # functions of positive numbers, and quotients
+    "roots and logarithms": (
+        fn(lambda m, x: (y := torch.relu(x) + 0.25, torch.cat([
+            y.sqrt(), y.rsqrt(), y.log(), y.log2(), x.relu().log1p(), y.reciprocal(), y**-0.5,
+            x.sin() * x.cos(), y.log10(), 2 / y,
+        ], 1))[1]),
+        VECTOR,
+    ),
+    "quotients": (
+        fn(lambda m, x: (x / (x * x + 1), (x + 0.3) / (m.fc(x) * 0.1 - 2),
+                         (x * x + 0.5) / (x * x + 0.7)),
+           fc=lambda: nn.Linear(10, 10)),
+        VECTOR,
+    ),
+    # norms
+    "layer norm": (
+        lambda: nn.Sequential(nn.Linear(10, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3)),
+        VECTOR,
+    ),
+    "norms": (
+        fn(lambda m, x: (m.layer(x), m.plain(x), m.group(x), m.one(x), m.instance(x), m.rms(x) + x),
+           layer=lambda: nn.LayerNorm((2, 3)), plain=lambda: nn.LayerNorm(3, 0.1, False),
+           group=lambda: nn.GroupNorm(2, 4), one=lambda: nn.GroupNorm(1, 4, affine=False),
+           instance=lambda: nn.InstanceNorm2d(4, affine=True), rms=lambda: nn.RMSNorm((4, 2, 3))),
+        (4, 2, 3),
+    ),
+    "norms of other ranks": (
+        fn(lambda m, x: (m.rms(x), m.layer(x[:, 0]), m.instance(x), m.group(x[:, :, 0]),
+                         m.channel(m.c(x)), m.last(x.transpose(1, 2))),
+           rms=lambda: nn.RMSNorm(5, eps=1e-3), layer=lambda: nn.LayerNorm(5, bias=False),
+           instance=lambda: nn.InstanceNorm1d(4), group=lambda: nn.GroupNorm(1, 4),
+           c=lambda: nn.Conv1d(4, 6, 2), channel=lambda: nn.GroupNorm(3, 6),
+           last=lambda: nn.LayerNorm(4)),
+        (4, 5),
+    ),
+    "norms of small and constant rows": (
+        fn(lambda m, x: (m.a(x * 2**-12), m.b(torch.relu(x - 1)), m.a(x[:, :1] + 0 * x),
+                         m.b(x * 1000)),
+           a=lambda: nn.LayerNorm(6), b=lambda: nn.LayerNorm(6, 1e-3)),
+        (6,),
+    ),
+    "instance norm with statistics": (
+        lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+        IMAGE,
+    ),
+    "normalized vectors": (
+        fn(lambda m, x: (functional.normalize(x), functional.normalize(x, dim=-1, eps=0.5))),
+        (3, 4),
+    ),
+    "statistics": (
+        fn(lambda m, x: (x.var(1), x.std((1, 2), keepdim=True), x.var(-1, correction=0),
+                         x.norm(dim=2))),
+        (4, 5),
+    ),
+    # attention
+    "attention": (
+        lambda: Buffers(
+            lambda m, q, k, v: (
+                functional.scaled_dot_product_attention(q, k, v, scale=0.3),
+                functional.scaled_dot_product_attention(q, k, v, attn_mask=m.shown),
+                functional.scaled_dot_product_attention(q, q, q, is_causal=True),
+                functional.scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True),
+            ),
+            shown=torch.tensor([[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]]) > 0,
+        ),
+        ((2, 3, 4), (2, 4, 4), (2, 4, 4)),
+    ),
+    "attention with an added mask": (
+        lambda: Buffers(
+            lambda m, q, k: functional.scaled_dot_product_attention(q, k, k, attn_mask=m.added),
+            added=torch.tensor([[[0.5, -torch.inf, 0], [0, -1, 0.25]]]),
+        ),
+        ((2, 2, 4), (2, 3, 4)),
+    ),
+    "multihead attention": (
+        lambda: Buffers(
+            lambda m, x: m.a(x, x, x, attn_mask=m.hidden),
+            {"a": nn.MultiheadAttention(4, 2, batch_first=True)},
+            hidden=torch.ones(3, 3).triu(1) > 0,
+        ),
+        (3, 4),
+    ),
+    "cross attention": (
+        fn(lambda m, x, y: m.a(x, y, y, need_weights=False)[0],
+           a=lambda: nn.MultiheadAttention(4, 1, bias=False, kdim=3, vdim=3, batch_first=True)),
+        ((3, 4), (2, 3)),
+    ),
+    "transformer layer": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True),
+        (3, 4),
+    ),
+    "transformer": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(4, 1, 5, 0, "gelu", batch_first=True, norm_first=True),
+            1, norm=nn.LayerNorm(4), enable_nested_tensor=False,
+        ),
+        (3, 4),
     ),
     # pools
     "max pool": (lambda: nn.MaxPool2d(2), IMAGE),
@@ -906,6 +1037,11 @@ def shapes_of(name: str) -> tuple[Shape, ...]:
     return shape if isinstance(shape[0], tuple) else (shape,)
 
 
+NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm2d,
+)  # fmt: skip
+
+
 def draw(shape: Shape) -> Tensor:
     """64 samples: normal numbers, or indices."""
     if isinstance(shape, Rows):
@@ -922,9 +1058,10 @@ def make(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     with torch.no_grad():
         model(*x)
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+            if isinstance(module, NORMS) and module.weight is not None:
                 module.weight.uniform_(-1.5, 1.5)
-                module.bias.uniform_(-0.5, 0.5)
+                if getattr(module, "bias", None) is not None:
+                    module.bias.uniform_(-0.5, 0.5)
     return model.eval(), x
 
 

@@ -30,13 +30,13 @@ def _lookup(lowering: Lowering, node: Node) -> Lowered:
 @lowers(NORMALISE)
 def _normalise(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    width, integer = arguments(node)[1:]
-    op = ops.Normalise(FixedPoint(width, integer, False))
+    width, integer, *step = arguments(node)[1:]
+    op = ops.Normalise(FixedPoint(width, integer, False), *step)
     return replace(x, value=lowering.emit(op, [x.value], node))
 
 
 @lowers(SHIFT_LIKE)
 def _shift_like(lowering: Lowering, node: Node) -> Lowered:
-    width, integer = arguments(node)[2:]
-    op = ops.ShiftLike(FixedPoint(width, integer, False))
+    width, integer, *step = arguments(node)[2:]
+    op = ops.ShiftLike(FixedPoint(width, integer, False), *step)
     return operands(lowering, node, (0, 1)).emit(lowering, node, op)

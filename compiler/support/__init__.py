@@ -5,9 +5,11 @@ model either fails here, with all its problems at once, or goes all the way to h
 """
 
 # Importing a family registers its checks.
+from fxloom.support import attention as attention
 from fxloom.support import choices as choices
 from fxloom.support import elementwise as elementwise
 from fxloom.support import layers as layers
+from fxloom.support import norms as norms
 from fxloom.support import pools as pools
 from fxloom.support import views as views
 from fxloom.support.core import CHECKS, refusal, refused_ports, supported_ops

@@ -33,6 +33,16 @@ ON_INTEGERS: set[Any] = {
 """What may meet integers and conditions: it computes no numbers from them."""
 
 
+KEYWORDS = (
+    *FUNCTIONS,
+    aten.scaled_dot_product_attention.default,
+    aten.var.correction,
+    aten.std.correction,
+    aten._to_copy.default,
+)
+"""Ops whose checks know their keyword-only arguments."""
+
+
 def checks(*targets: Any) -> Callable[[Check], Check]:
     """Register the check of one or more ops: it returns why a node cannot be lowered, or None."""
 
@@ -48,7 +58,7 @@ def refusal(node: Node) -> str | None:
     check = CHECKS.get(node.target)
     if check is None:
         return f"no lowering. Supported: {', '.join(supported_ops())}"
-    if node.kwargs and node.target not in (*FUNCTIONS, aten._to_copy.default):
+    if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
@@ -90,7 +100,8 @@ def refused_ports(graph_module: fx.GraphModule) -> list[str]:
 
 def supported_ops() -> list[str]:
     """Names of all ops that can be lowered, sorted."""
-    return sorted({op_name(target).removeprefix("aten.").split(".")[0] for target in CHECKS})
+    names = [op_name(target).split(".") for target in CHECKS]
+    return sorted({name[1] for name in names if name[0] == "aten"})
 
 
 def is_constant(argument: Any) -> bool:

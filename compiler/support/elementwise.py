@@ -7,7 +7,7 @@ from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments
-from fxloom.support.core import checks, is_constant
+from fxloom.support.core import checks
 
 aten = torch.ops.aten
 
@@ -49,13 +49,9 @@ def _merge(node: Node) -> str | None:
 
 @checks(aten.div.Tensor)
 def _division(node: Node) -> str | None:
-    dividend, divisor = arguments(node)[:2]
-    if not isinstance(dividend, Node) or dividend.meta.get("batch_axis", 0) is None:
-        return "a constant divided by a computed tensor has no lowering"
+    divisor = arguments(node)[1]
     if isinstance(divisor, Node):
-        if not is_constant(divisor):
-            return "division by a computed tensor has no lowering"
-        return None
+        return None  # by computed values in floating point, by constants exactly
     if not isfinite(divisor) or divisor == 0:
         return f"needs a finite divisor that is not zero, got {divisor}"
     return None

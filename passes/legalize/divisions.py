@@ -1,12 +1,16 @@
 """Divisions: exact by integers, else multiplications."""
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule
 from torch.fx.node import Node
 
+from fxloom.composite_ops import QUOTIENT
 from fxloom.editing import tensor_node
 from fxloom.graph import arguments, constant
 from fxloom.passes.legalize.core import NotLegal, insert, legalizes
+from fxloom.support.core import is_constant
 
 aten = torch.ops.aten
 
@@ -18,6 +22,8 @@ MAX_DIVISOR = 2**24
 @legalizes(aten.div.Tensor)
 def _division(module: GraphModule, node: Node) -> Node | None:
     dividend, divisor = arguments(node)[:2]
+    if isinstance(divisor, Node) and not is_constant(divisor):
+        return _division_by_computed(module, node, dividend, divisor)
     if isinstance(divisor, Node):
         return _division_by_tensor(module, node, divisor)
     number = float(divisor)
@@ -25,6 +31,13 @@ def _division(module: GraphModule, node: Node) -> Node | None:
     if whole and int(number) & (int(number) - 1):
         return None  # an exact division; by a power of two it is a product
     return insert(module, node, aten.mul.Tensor, dividend, 1.0 / number)
+
+
+def _division_by_computed(module: GraphModule, node: Node, dividend: Any, divisor: Node) -> Node:
+    if isinstance(dividend, Node) and not is_constant(dividend):
+        return insert(module, node, QUOTIENT, dividend, divisor)
+    inverse = insert(module, node, QUOTIENT, None, divisor)
+    return insert(module, node, aten.mul.Tensor, inverse, dividend)
 
 
 def _division_by_tensor(module: GraphModule, node: Node, divisor: Node) -> Node | None:

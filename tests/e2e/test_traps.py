@@ -82,9 +82,13 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "silu": (nn.SiLU(), VECTOR),
     "hardswish": (nn.Hardswish(), VECTOR),
     "sigmoid": (nn.Sigmoid(), VECTOR),
-    "prelu": (nn.Sequential(linear(), nn.PReLU(8)), VECTOR),
+    "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR),
+    "group norm": (nn.GroupNorm(2, 4), IMAGE),
+    "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR),
+    "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR),
     "lstm": (Recurrent(nn.LSTM), (6, 8)),
     "gru": (Recurrent(nn.GRU), (6, 8)),
+    "prelu": (nn.Sequential(linear(), nn.PReLU(8)), VECTOR),
     "cat of three": (Fn(lambda m, x: torch.cat([x, m.fc(x), -1 * x], 1), fc=linear()), VECTOR),
 }
 
@@ -105,6 +109,15 @@ def test_trap_is_right_to_the_bit(name: str) -> None:
     np.testing.assert_allclose(y, wanted, atol=0.01 * np.abs(wanted).max())
 
 
+class Attention(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
 class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -123,10 +136,7 @@ class InPlaceSlice(nn.Module):
 
 
 REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
-    "layer norm": (nn.Sequential(linear(), nn.LayerNorm(8)), VECTOR, r"1 .*layer_norm"),
-    "log softmax": (nn.Sequential(linear(), nn.LogSoftmax(-1)), VECTOR, r"1 .*log_softmax"),
     "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
-    "group norm": (nn.GroupNorm(2, 4), IMAGE, "group_norm"),
     "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
     "conv of one image": (nn.Conv2d(2, 4, 3), (8, 8), "batch"),
     "pool of one image": (nn.MaxPool2d(2), (8, 8), r"needs images .* got 3 dimensions"),
@@ -148,7 +158,18 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "upsampled volume": (nn.Upsample(scale_factor=2), (2, 3, 3, 3), "upsample_nearest3d"),
     "batch mixing": (Fn(lambda m, x: x - x.mean(0)), VECTOR, "mean"),
     "view one": (Fn(lambda m, x: x.view(1, -1)), VECTOR, "view|reshape"),
-    "division by a tensor": (Fn(lambda m, x: x / (x * x + 1)), VECTOR, "division by a computed"),
+    "local response norm": (nn.LocalResponseNorm(2), IMAGE, "avg_pool3d"),
+    "attention over the batch": (Attention(batch_first=False), (4, 8), "holds the batch|batch"),
+    "a row with nothing in it": (
+        Fn(lambda m, x: x.masked_fill(torch.ones(8) > 0, -torch.inf).softmax(-1)),
+        VECTOR,
+        "leaves nothing in some row",
+    ),
+    "a computed mask": (
+        Fn(lambda m, x: functional.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.mT)),
+        (4, 8),
+        "only a mask that is a constant",
+    ),
     "branch": (Branch(), VECTOR, "data"),
     "item": (Item(), VECTOR, "data|item"),
     "in-place slice": (InPlaceSlice(), VECTOR, "fill|copy|scatter"),
@@ -168,9 +189,15 @@ def test_trap_is_refused_by_name(name: str) -> None:
 
 
 def test_all_unsupported_layers_are_listed_at_once() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.GLU(), nn.Linear(4, 8), nn.RReLU(), nn.LogSoftmax(1))
+    model = nn.Sequential(
+        nn.Linear(8, 8),
+        Fn(lambda m, x: x * x.prod(1, True)),
+        nn.Linear(8, 8),
+        nn.RReLU(),
+        Fn(lambda m, x: x * x.prod(1, True)),
+    )
     with pytest.raises(UnsupportedLayer) as caught:
         capture(model, torch.randn(2, 8))
     assert len(caught.value.problems) == 3
-    for layer in ("1 (aten.glu", "3 (aten.", "4 (aten.log_softmax"):
+    for layer in ("1.prod (aten.prod", "3 (aten.", "4.prod (aten.prod"):
         assert any(problem.startswith(layer) for problem in caught.value.problems)
