@@ -149,8 +149,8 @@ def _follow(node: Node) -> list[Node]:
     nodes = [node]
     while node.target not in ROUNDING and len(node.users) == 1:
         (user,) = node.users
-        found = {each.target for each in nodes}
-        if user.target in LEAKY and not found.isdisjoint(LEAKY):
+        leaks = any(each.target in LEAKY for each in nodes)
+        if user.target in LEAKY and leaks:
             break  # each product adds bits: a second one begins a chain of its own
         if (
             user.target in ACTIVATIONS
@@ -160,7 +160,7 @@ def _follow(node: Node) -> list[Node]:
         ):
             nodes.append(user)
         elif user.target in WAITING and (moves := _until_rectified(user)):
-            if moves[-1].target in LEAKY and not found.isdisjoint(LEAKY):
+            if moves[-1].target in LEAKY and leaks:
                 break
             nodes += moves
         else:

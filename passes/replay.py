@@ -123,7 +123,8 @@ def _packing(node: Node) -> tuple[torch.dtype, int] | None:
     if node.target not in (REQUANTIZE, DIVIDE):
         return None
     to = FixedPoint(*arguments(node)[-5:-2])
-    if abs(to.fraction) > FARTHEST:
+    indices = not node.meta["val"].is_floating_point()
+    if indices or abs(to.fraction) > FARTHEST:
         return None
     for dtype in (torch.uint8, torch.int8, torch.int16):
         limits = torch.iinfo(dtype)
