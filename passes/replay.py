@@ -146,5 +146,4 @@ def _unpacked(node: Node, value: Any) -> Any:
     if packing is None:
         return value
     _, fraction = packing
-    wide = value.to(node.meta["val"].dtype)
-    return wide.mul_(2.0**-fraction) if fraction else wide  # indices have no fraction
+    return value.to(node.meta["val"].dtype).mul_(2.0**-fraction)
