@@ -5,6 +5,7 @@ and returns a function on arrays of mantissas in the cheapest carrier that is ex
 intermediate. It falls back on the int64 definition in fxloom.ops where no float is wide enough.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -205,18 +206,35 @@ def _exact_convolutions(trusted: bool) -> Callable[[], AbstractContextManager[No
     return lambda: _setting(backend, "enabled", False, (False,))
 
 
+def exact_products() -> AbstractContextManager[None]:
+    """torch's matrix products in full precision, whatever the user has set.
+
+    bfloat16, which torch.set_float32_matmul_precision("medium") allows, holds 8 bits.
+    """
+    backend: Any = torch.backends.mkldnn
+    return _setting(backend.matmul, "fp32_precision", "ieee", ("none", "ieee"))
+
+
+_changing = threading.RLock()
+
+
 @contextmanager
 def _setting(owner: Any, name: str, value: object, fine: tuple[object, ...]) -> Iterator[None]:
-    """Another value of a setting for a while, unless it is fine as it is."""
-    before = getattr(owner, name)
-    if before in fine:
-        yield
-        return
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+    """Another value of a setting for a while, unless it is fine as it is.
+
+    Settings hold for all threads: where one has changed a setting, the others wait for it to be
+    put back.
+    """
+    with _changing:
+        before = getattr(owner, name)
+        if before not in fine:
+            setattr(owner, name, value)
+            try:
+                yield
+            finally:
+                setattr(owner, name, before)
+            return
+    yield
 
 
 def channels_first(x: Array) -> torch.Tensor:

@@ -5,11 +5,16 @@ whatever power of two a unit is. So the rescaling of the rounding that follows g
 and the bias, and so does the half that rounding to nearest adds: the matrix product answers in
 units of the result, which only need a floor and a clamp, in place. A ReLU is a clamp: rounding is
 monotone and keeps zero.
+
+Dense layers that follow one another run on columns, a sample each: a row of ones below the values
+adds the bias within the matrix product, and no result is moved before the last.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +28,7 @@ from fxloom.backends.carriers import (
     channels_last,
     convolution,
     dot_bound,
+    exact_products,
     fits_without_overflow,
     largest,
 )
@@ -34,12 +40,16 @@ MAX_SHIFT = 60
 """Powers of two by which weights may be scaled without leaving the range of float32."""
 
 
+Carrier = np.dtype[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """Instructions from a layer or a sum to the rounding behind it; only the last is seen."""
 
     instrs: tuple[Instr, ...]
     run: Run
+    dense: tuple["Dense", ...] = ()  # what run does, where it is dense layers only
 
     @property
     def result(self) -> str:
@@ -65,10 +75,25 @@ def find_chains(program: Program) -> dict[str, Chain]:
             if len(following) != 1 or name in kept or not _continues(program, following[0], name):
                 break
             instrs.append(following[0])
-        run = _run(program, instrs) if isinstance(instrs[-1].op, Requantize) else None
-        if run is not None:
-            chains[instrs[-1].result.name] = Chain(tuple(instrs), run)
+        chain = _chain(program, instrs) if isinstance(instrs[-1].op, Requantize) else None
+        if chain is None:
+            continue
+        before = chains.get(instr.args[0])
+        if before is not None and len(users[before.result]) == 1 and before.result not in kept:
+            joined = _joined(before, chain)
+            if joined is not None:
+                del chains[before.result]
+                chain = joined
+        chains[chain.result] = chain
     return chains
+
+
+def _joined(first: Chain, second: Chain) -> Chain | None:
+    """Two chains as one where both are dense layers in the same floats."""
+    layers = (*first.dense, *second.dense)
+    if not (first.dense and second.dense) or len({each.weight.dtype for each in layers}) > 1:
+        return None
+    return Chain((*first.instrs, *second.instrs), _on_columns(layers), layers)
 
 
 def _begins(program: Program, instr: Instr) -> bool:
@@ -97,8 +122,8 @@ def _other(program: Program, instr: Instr, name: str) -> Operand:
     return program.operands(instr)[1 - instr.args.index(name)]
 
 
-def _run(program: Program, instrs: Sequence[Instr]) -> Run | None:
-    """One function for the chain; None where floats are too narrow or a mode has no short form."""
+def _chain(program: Program, instrs: Sequence[Instr]) -> Chain | None:
+    """The chain of instrs; None where floats are too narrow or a mode has no short form."""
     first, last = instrs[0], instrs[-1]
     assert isinstance(last.op, Requantize)
     plan = Plan(first.op, tuple(program.operands(first)), first.result, (False, False))
@@ -137,9 +162,13 @@ def _run(program: Program, instrs: Sequence[Instr]) -> Run | None:
     offset = (np.asarray(offset) * 2.0**-dropped).astype(work)
     low, high = last.result.lo, last.result.hi
     clamp = (float(max(low, 0) if relu else low), float(high))
-    finish = _finish(clamp, dropped > 0, torch.from_numpy(np.zeros(0, rounding.carrier)).dtype)
+    finish = _finish(clamp, dropped > 0)
     scale = 2.0 ** (finest - fraction - dropped)
-    return _START[type(first.op)](plan, work, scale, offset, finish)
+    if isinstance(first.op, MatMul):
+        layers = (_dense(plan, work, scale, offset, finish, rounding.carrier),)
+        return Chain(tuple(instrs), _on_columns(layers), layers)
+    start = _conv if isinstance(first.op, Conv) else _add
+    return Chain(tuple(instrs), start(plan, work, scale, offset, finish, rounding.carrier))
 
 
 def _bound(plan: Plan) -> int:
@@ -153,40 +182,76 @@ def _bound(plan: Plan) -> int:
 
 
 Finish = Callable[[torch.Tensor], torch.Tensor]
-Start = Callable[[Plan, "np.dtype[np.generic]", float, Array, Finish], Run]
 
 
-def _finish(clamp: tuple[float, float], rounds: bool, carrier: torch.dtype) -> Finish:
+def _finish(clamp: tuple[float, float], rounds: bool) -> Finish:
+    """Rounds and saturates in place."""
     low, high = clamp
 
     def finish(y: torch.Tensor) -> torch.Tensor:
         if rounds:
             y.floor_()
-        return y.clamp_(low, high).to(carrier)
+        return y.clamp_(low, high)
 
     return finish
 
 
-def _matmul(
-    plan: Plan, work: "np.dtype[np.generic]", scale: float, offset: Array, finish: Finish
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """finish(weight[N, K + 1] @ x[K + 1, samples]); the last row of x is ones, for the bias."""
+
+    weight: torch.Tensor
+    finish: Finish
+    carrier: Carrier
+
+
+def _dense(
+    plan: Plan, work: Carrier, scale: float, offset: Array, finish: Finish, carrier: Carrier
+) -> Dense:
     w = plan.operands[1]
     assert w.data is not None
-    weight = torch.from_numpy((w.data.astype(np.float64) * scale).astype(work))
-    bias = torch.from_numpy(np.broadcast_to(offset, w.shape[-1:]).copy())
+    n_in, n_out = w.shape
+    weight = torch.empty(n_out, n_in + 1, dtype=_torch_type(work))
+    # A mantissa within the bound times a power of two within MAX_SHIFT is exact in either float.
+    weight[:, :-1].copy_(torch.from_numpy(w.data.T)).mul_(scale)
+    weight[:, -1] = torch.from_numpy(np.asarray(offset))
+    return Dense(weight, finish, carrier)
+
+
+def _torch_type(carrier: Carrier) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, carrier)).dtype
+
+
+def _on_columns(layers: Sequence[Dense]) -> Run:
+    """Dense layers, one after the other, on x[..., K]."""
+    dtype, last = layers[0].weight.dtype, layers[-1]
+    sizes = [layers[0].weight.shape[1] - 1, *(len(layer.weight) for layer in layers)]
+    scratch = threading.local()  # columns for one count of samples; no two runs may share them
+
+    def columns(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """For the input of every layer: all rows, and those above the ones."""
+        if getattr(scratch, "count", None) != count:
+            fresh = [torch.ones(size + 1, count, dtype=dtype) for size in sizes[:-1]]
+            scratch.count, scratch.columns = count, [(each, each[:-1]) for each in fresh]
+        found: list[tuple[torch.Tensor, torch.Tensor]] = scratch.columns
+        return found
 
     def run(arrays: Sequence[Array]) -> Array:
-        x = torch.from_numpy(np.ascontiguousarray(arrays[0], dtype=work))
-        with torch.inference_mode():
-            y = torch.addmm(bias, x.view(-1, x.shape[-1]), weight)
-            result: Array = finish(y).view(*x.shape[:-1], -1).numpy()
-        return result
+        rows = arrays[0].reshape(-1, sizes[0])
+        with torch.inference_mode(), exact_products():
+            held = columns(len(rows))
+            np.copyto(held[0][1].numpy(), rows.T, casting="same_kind")
+            for layer, (x, _), (_, y) in zip(layers[:-1], held, held[1:], strict=False):
+                layer.finish(torch.mm(layer.weight, x, out=y))
+            y = last.finish(torch.mm(last.weight, held[-1][0]))
+        result: Array = y.numpy().T.reshape(*arrays[0].shape[:-1], -1)
+        return result.astype(last.carrier, copy=False)
 
     return run
 
 
 def _conv(
-    plan: Plan, work: "np.dtype[np.generic]", scale: float, offset: Array, finish: Finish
+    plan: Plan, work: Carrier, scale: float, offset: Array, finish: Finish, carrier: Carrier
 ) -> Run:
     assert isinstance(plan.op, Conv)
     w = plan.operands[1]
@@ -197,13 +262,13 @@ def _conv(
     def run(arrays: Sequence[Array]) -> Array:
         y = convolve(channels_first(arrays[0].astype(work, copy=False)))
         with torch.inference_mode():
-            return channels_last(finish(y))
+            return channels_last(finish(y)).astype(carrier, copy=False)
 
     return run
 
 
 def _add(
-    plan: Plan, work: "np.dtype[np.generic]", scale: float, offset: Array, finish: Finish
+    plan: Plan, work: Carrier, scale: float, offset: Array, finish: Finish, carrier: Carrier
 ) -> Run:
     """scale is that of one unit of the sum; each argument has units of its own."""
     scales = [scale * 2.0 ** (plan.result.type.fraction - each.fraction) for each in plan.operands]
@@ -214,9 +279,6 @@ def _add(
         with torch.inference_mode():
             y = torch.add(start, a, alpha=scales[0]).add_(b, alpha=scales[1])
             result: Array = finish(y).numpy()
-        return result
+        return result.astype(carrier, copy=False)
 
     return run
-
-
-_START: dict[type, Start] = {MatMul: _matmul, Conv: _conv, Add: _add}

@@ -41,6 +41,8 @@ Tensors = Any
 
 EXACT_FLOAT64 = 2**53
 
+_HALF = torch.tensor(0.5)
+
 
 def quantize_inputs(program: Program, x: Tensors) -> list[Int64Array]:
     """Mantissas of the program's inputs, batch first, channels-last.
@@ -111,9 +113,9 @@ def _checked(port: Input, array: Any) -> FloatArray:
     if values.shape[1:] != expected or values.ndim != len(expected) + 1:
         needed = ", ".join(["N", *map(str, expected)])
         raise DataError(f"{where}: needs shape [{needed}], got {list(values.shape)}")
-    # The sum is finite wherever all values are, overflow aside, and needs no second array.
+    # The sum of squares is finite wherever all values are, overflow aside, and BLAS is quick at it.
     with np.errstate(all="ignore"):
-        suspicious = not np.isfinite(values.sum())
+        suspicious = not np.isfinite(np.vdot(values, values))
     if suspicious and not np.isfinite(values).all():
         index = np.argwhere(~np.isfinite(values))[0].tolist()
         raise DataError(f"{where}: holds NaN or infinity, first at index {index}")
@@ -248,15 +250,15 @@ def _quantize_piece(port: Input, values: Array) -> Array:
 def _round_and_saturate(values: Array, to: FixedPoint) -> Array:
     """Mantissas to nearest, ties upwards, in few passes that are exact for every float.
 
-    floor(v + 1/2) would round v + 1/2; floor((floor(2 v) + 1) / 2) is the same number and adds
-    small integers only. Clamping in between cannot change a result within the range.
+    floor(v + 1/2) would round v + 1/2; floor(floor(2 v) / 2 + 1/2) is the same number and rounds
+    nothing within the range, in which the clamp leaves what is beyond it.
     """
     scale = values.dtype.type(2.0 ** (to.fraction + 1))
     with np.errstate(over="ignore", under="ignore"):
         y = torch.from_numpy(np.multiply(values, scale))
-    y.floor_().clamp_(2 * to.lo, 2 * to.hi)
-    halves: Array = y.add_(1.0).mul_(0.5).floor_().numpy()
-    return halves
+    torch.add(_HALF, y.floor_(), alpha=0.5, out=y)
+    mantissas: Array = y.floor_().clamp_(to.lo, to.hi).numpy()
+    return mantissas
 
 
 def _carry_piece(port: Input, mantissas: Array) -> Array:

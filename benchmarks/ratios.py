@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import fxloom
 from benchmarks.models import Case
 from fxloom.backends.hls4ml import BACKEND
-from fxloom.backends.simulator import Simulator
+from fxloom.backends.simulator import Simulator, quantize_inputs
+from fxloom.fixed_point import Rounding, to_values
 from fxloom.passes import Quantize
 from fxloom.program import Program
 
@@ -43,11 +44,12 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
     return statistics.median(ratios)
 
 
-def quantized_graph(case: Case, model: nn.Module) -> torch.fx.GraphModule:
-    """8-bit weights and activations, RND, SAT."""
+def quantized_graph(case: Case, model: nn.Module, rounding: str = "RND") -> torch.fx.GraphModule:
+    """8-bit weights and activations, SAT."""
     graph = fxloom.capture(model, case.inputs(2))
     data = fxloom.Data.of(case.inputs(CALIBRATION))
-    return fxloom.Recipe([Quantize(weights=8, activations=8)]).run(graph, data).graph
+    step = Quantize(weights=8, activations=8, rounding=Rounding(rounding))
+    return fxloom.Recipe([step]).run(graph, data).graph
 
 
 def torch_runs(model: nn.Module, x: Tensor, chunk: int) -> dict[str, Callable[[], object]]:
@@ -107,22 +109,37 @@ def emit_seconds(graph: torch.fx.GraphModule, rounds: int) -> float:
 
 
 def against_stock(case: Case, program: Program, rounds: int) -> dict[str, Any]:
-    """Samples a second of the simulation over those of stock hls4ml's C simulation."""
+    """Samples a second of the simulation over those of stock hls4ml's C simulation.
+
+    Both get inputs that the program's input type holds, because stock hls4ml would truncate and
+    wrap others. In a round the simulation runs as often as takes about as long as stock's one run.
+    """
     from benchmarks.stock import stock_graph
 
-    x = case.inputs(case.batch).numpy()
+    (mantissas,) = quantize_inputs(program, case.inputs(case.batch).numpy())
     port = program.inputs[0]
-    few = x[: case.stock].transpose(0, *(axis + 1 for axis in port.axes)).astype(np.float64)
-    few = np.ascontiguousarray(few)
+    held = to_values(mantissas, port.value.type.fraction)
+    few = np.ascontiguousarray(held[: case.stock])
+    x = held.transpose(0, *(port.axes.index(axis) + 1 for axis in range(len(port.axes))))
+    x = np.ascontiguousarray(x, dtype=np.float32)
     simulator = Simulator(program)
     with tempfile.TemporaryDirectory() as folder:
         graph = stock_graph(program, Path(folder) / "stock", stream=len(case.shape) == 3)
         ours = np.asarray(simulator.run(x[: case.stock])).reshape(-1)
         theirs = np.asarray(graph.predict(few)).reshape(-1)
-        ratio = in_turn(lambda: graph.predict(few), lambda: simulator.run(x), rounds)
+        simulator.run(x)
+        once = cpu_seconds(lambda: simulator.run(x))
+        runs = max(round(cpu_seconds(lambda: graph.predict(few)) / once), 1)
+
+        def simulate() -> None:
+            for _ in range(runs):
+                simulator.run(x)
+
+        ratio = in_turn(lambda: graph.predict(few), simulate, rounds)
     return {
-        "simulate_over_stock": ratio * case.batch / case.stock,
+        "simulate_over_stock": ratio * runs * case.batch / case.stock,
         "stock_largest_difference": float(np.abs(ours - theirs).max()),
+        "stock_output_step": program.value(program.outputs[0].value).type.step,
     }
 
 
@@ -133,6 +150,8 @@ def measure(case: Case, rounds: int, stock: bool) -> dict[str, Any]:
     program = fxloom.lower(graph)
     figures: dict[str, Any] = {"case": case.name, "batch": case.batch}
     figures |= against_torch(case, model, program, rounds)
+    truncating = fxloom.lower(quantized_graph(case, model, "TRN"))
+    figures["trn"] = against_torch(case, model, truncating, rounds)
     figures["first_answer_s"] = first_answer(graph, case, min(rounds, 5))
     figures["project_s"] = emit_seconds(graph, min(rounds, 5))
     if stock:

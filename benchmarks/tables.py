@@ -27,7 +27,8 @@ def measure_all(names: Sequence[str] | None, quick: bool) -> Iterator[dict[str, 
 def table(records: Sequence[dict[str, Any]]) -> Table:
     """Figures with their gates."""
     shown = Table(title="fxloom benchmarks: one thread, CPU time, median")
-    for title in ("case", "simulate / torch", "simulate / stock C-sim", "first answer", "project"):
+    titles = ("case", "simulate / torch", "with TRN", "simulate / stock C-sim", "first answer")
+    for title in (*titles, "project"):
         shown.add_column(title, justify="left" if title == "case" else "right")
     cases = {case.name: case for case in CASES}
     for record in records:
@@ -37,6 +38,7 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
         shown.add_row(
             case.name,
             f"{record['simulate_over_torch']:.2f}x (>= {case.gate_torch})",
+            f"{record['trn']['simulate_over_torch']:.2f}x (>= {case.gate_torch})",
             "-" if stock is None else f"{stock:.0f}x{_gate(case.gate_stock, '>=')}",
             f"{record['first_answer_s']:.3f} s{_gate(FIRST_ANSWER_S if gated else None, '<=')}",
             f"{record['project_s']:.2f} s{_gate(PROJECT_S if gated else None, '<=')}",

@@ -103,7 +103,10 @@ def _convolution(node: Node) -> BatchAxis:
     aten.adaptive_avg_pool3d.default, aten.adaptive_max_pool1d.default,
     aten.adaptive_max_pool2d.default, aten.prelu.default, aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default, aten.channel_shuffle.default,
-    aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec,
+    aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact1d.vec,
+    aten._upsample_nearest_exact2d.vec, aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec,
+    aten.upsample_bicubic2d.vec, aten._upsample_bilinear2d_aa.vec, aten._upsample_bicubic2d_aa.vec,
+    aten.max_pool2d_with_indices.default,
 )  # fmt: skip
 def _image(node: Node) -> BatchAxis:
     if node.target is aten.batch_norm.default and node.args[5]:

@@ -280,4 +280,5 @@ def _rounded_floats(values: FloatArray, to: FixedPoint, rounding: Rounding) -> F
 
 def to_values(mantissa: IntArray, fraction: int) -> npt.NDArray[np.float64]:
     """Real values of mantissas, float64; exact while |mantissa| <= 2**53."""
-    return np.ldexp(mantissa.astype(np.float64), -fraction)
+    values: npt.NDArray[np.float64] = mantissa * np.float64(2.0**-fraction)
+    return values

@@ -8,9 +8,11 @@ from typing import Any
 from torch import fx
 from torch.fx.node import Node
 
+from fxloom.adaptive import windows
 from fxloom.forms_recurrent import RECURRENT
 from fxloom.forms_recurrent import result as recurrent_result
 from fxloom.graph import aten, insert_like
+from fxloom.moves import GATHER
 from fxloom.rewriting import input_of, rewrites, spread
 
 # Convolutions ------------------------------------------------------------------------------------
@@ -161,6 +163,26 @@ def _max_pool_values(graph: fx.Graph, node: Node, producer: Node, index: int) ->
     return pool
 
 
+def _adaptive_max_pool(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    """Its values as a max pool, of entries laid side by side where windows differ in size."""
+    source, counts = input_of(producer), spread(producer.args[1], 1)
+    shape = source.meta["val"].shape
+    first = len(shape) - len(counts)
+    sizes = shape[first:]
+    static = all(isinstance(size, int) for size in (*sizes, *counts))
+    if index != 0 or first != 2 or not static or min(counts) < 1:
+        return None
+    laid = [windows(n, m) for n, m in zip(sizes, counts, strict=True)]
+    for axis, window in enumerate(laid):
+        if window.indices is not None:
+            source = insert_like(graph, node, GATHER, (source, first + axis, window.indices))
+    kernel, stride = [w.kernel for w in laid], [w.stride for w in laid]
+    nothing, ones = [0] * len(laid), [1] * len(laid)
+    target = aten.max_pool1d.default if len(laid) == 1 else aten.max_pool2d.default
+    args = (source, kernel, stride, nothing, ones, False)
+    return insert_like(graph, node, target, args)
+
+
 def _extreme(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
     source, dim, keepdim = producer.args
     largest = producer.target is aten.max.dim
@@ -190,6 +212,8 @@ def _unbind(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node:
 _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.max_pool2d_with_indices.default: _max_pool_values,
+    aten.adaptive_max_pool1d.default: _adaptive_max_pool,
+    aten.adaptive_max_pool2d.default: _adaptive_max_pool,
     aten.max.dim: _extreme,
     aten.min.dim: _extreme,
     aten.split.Tensor: _split,

@@ -130,7 +130,10 @@ def _pad(graph: fx.Graph, node: Node) -> Node | None:
         return input_of(node)
     if node.target is aten.pad.default and node.args[2] != "constant":
         return None
-    args = (input_of(node), list(widths), 0.0 if value is None else value)
+    widths = list(widths)
+    while widths[-2:] == [0, 0]:  # of dimensions that stay as they are, the batch perhaps
+        del widths[-2:]
+    args = (input_of(node), widths, 0.0 if value is None else value)
     return insert_like(graph, node, aten.constant_pad_nd.default, args)
 
 

@@ -22,6 +22,8 @@ from fxloom.ops import Op, Operand, Shape
 MAX_ELEMENTS = 2**31
 """Largest tensor: a bound on what a file from elsewhere can make a reader allocate."""
 
+_DIGESTED = 2**16
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -177,7 +179,7 @@ class Program:
                 f"{port.rounding}, {port.overflow}"
             )
         for constant in self.constants.values():
-            yield f"  const {constant.value} #{_data_digest(constant.data)[:12]}"
+            yield f"  const {constant.value} #{data_digest(constant.data)[:12]}"
         for instr in self.instrs:
             attributes = "".join(
                 f" {f.name}={_attribute_text(getattr(instr.op, f.name))}"
@@ -191,14 +193,18 @@ class Program:
     def digest(self) -> str:
         """sha256 of everything that determines what the program computes and its names."""
         text = self.to_text() + json.dumps(
-            {name: _data_digest(constant.data) for name, constant in self.constants.items()}
+            {name: data_digest(constant.data) for name, constant in self.constants.items()}
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _data_digest(data: IntArray) -> str:
-    wide = np.ascontiguousarray(data, dtype="<i8")
-    return hashlib.sha256(repr(data.shape).encode() + wide.tobytes()).hexdigest()
+def data_digest(data: IntArray) -> str:
+    """sha256 of the shape and of the integers as int64, of which only a part exists at a time."""
+    digest = hashlib.sha256(repr(data.shape).encode())
+    flat = np.ascontiguousarray(data).reshape(-1)
+    for start in range(0, flat.size, _DIGESTED):
+        digest.update(flat[start : start + _DIGESTED].astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _attribute_text(attribute: Any) -> str:

@@ -15,6 +15,15 @@ from torch import Tensor
 
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 
+BLOCK = 2**16
+"""Values that are rounded together: many passes over them should stay in the cache."""
+
+
+def blocks(x: Tensor) -> list[Tensor]:
+    """The values of a tensor, BLOCK at a time; views where it is contiguous."""
+    flat = x.reshape(-1)
+    return [flat[start : start + BLOCK] for start in range(0, flat.numel(), BLOCK)]
+
 
 def times_power(x: Tensor, exponent: int) -> Tensor:
     """x * 2**exponent, in two steps where float32 might not hold the factor itself."""
@@ -25,12 +34,17 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
 
 
 def _round(scaled: Tensor, rounding: Rounding) -> Tensor:
-    """Round to integers. x - trunc(x) is exact for every float, x - floor(x) is not."""
+    """Round to integers. x - trunc(x) is exact for every float, x - floor(x) is not.
+
+    Overwrites its argument: large weights and activations have no room for copies.
+    """
+    if rounding is Rounding.RND_CONV:
+        return scaled.round_()
     whole = torch.trunc(scaled)
-    rest = scaled - whole
+    rest = scaled.sub_(whole)
     match rounding:
         case Rounding.TRN:
-            return whole - (rest < 0).to(scaled.dtype)
+            return whole.sub_((rest < 0).to(whole.dtype))
         case Rounding.TRN_ZERO:
             return whole
         case Rounding.RND:
@@ -41,17 +55,16 @@ def _round(scaled: Tensor, rounding: Rounding) -> Tensor:
             up, down = rest > 0.5, rest < -0.5
         case Rounding.RND_INF:
             up, down = rest >= 0.5, rest <= -0.5
-        case Rounding.RND_CONV:
-            return torch.round(scaled)
-    return whole + up.to(scaled.dtype) - down.to(scaled.dtype)
+    return whole.add_(up).sub_(down.to(whole.dtype))
 
 
 def _fit(rounded: Tensor, to: FixedPoint, overflow: Overflow) -> Tensor:
+    """Bring integers into a format's range; overwrites its argument."""
     match overflow:
         case Overflow.SAT:
-            return torch.clamp(rounded, to.lo, to.hi)
+            return rounded.clamp_(to.lo, to.hi)
         case Overflow.SAT_SYM:
-            return torch.clamp(rounded, -to.hi if to.signed else 0, to.hi)
+            return rounded.clamp_(-to.hi if to.signed else 0, to.hi)
         case Overflow.SAT_ZERO:
             inside = (rounded >= to.lo) & (rounded <= to.hi)
             return torch.where(inside, rounded, torch.zeros_like(rounded))
@@ -65,13 +78,22 @@ def requantize(
     x: Tensor, width: int, integer: int, signed: bool, rounding: str, overflow: str
 ) -> Tensor:
     """x rounded and fitted into FixedPoint(width, integer, signed); real values, x's dtype."""
-    to = FixedPoint(width, integer, signed)
+    to, modes = FixedPoint(width, integer, signed), (Rounding(rounding), Overflow(overflow))
     if not x.is_floating_point():
         # Indices: they stay integers, of which float32 would not hold all.
         assert to.fraction == 0
-        return _fit(x.to(torch.float64), to, Overflow(overflow)).to(x.dtype)
+        return _fit(x.to(torch.float64), to, modes[1]).to(x.dtype)
+    if x.numel() <= BLOCK or not x.is_contiguous():
+        return _requantized(x, to, *modes)
+    result = torch.empty_like(x)
+    for block, out in zip(blocks(x), blocks(result), strict=True):
+        out.copy_(_requantized(block, to, *modes))
+    return result
+
+
+def _requantized(x: Tensor, to: FixedPoint, rounding: Rounding, overflow: Overflow) -> Tensor:
     scaled = times_power(x, to.fraction)
-    fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
+    fitted = _fit(_round(scaled, rounding), to, overflow)
     return times_power(fitted, -to.fraction)
 
 

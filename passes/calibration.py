@@ -1,7 +1,9 @@
 """Calibration: what values flow through a float graph, and which binary point fits them best.
 
 Everything streams: one pass over the data for the ranges, a second for the squared errors of the
-few candidate binary points, in memory that does not grow with the data.
+few candidate binary points, in memory that does not grow with the data. Batches are small enough
+for the allocator to keep their memory, and what is done to them several times is done in blocks
+that stay in the cache: on large models fresh pages cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,14 +18,20 @@ from torch.fx.node import Node
 
 from fxloom.errors import DataError
 from fxloom.fixed_point import FixedPoint
-from fxloom.graph import describe
-from fxloom.quantized_ops import times_power
+from fxloom.graph import BATCH, describe
+from fxloom.quantized_ops import blocks, times_power
 
 Batch = tuple[Tensor, ...]
 
 CANDIDATES = 4
 """Binary points tried by MSE: the one that covers the range, and up to three that clip."""
 
+
+BATCH_ELEMENTS = 2**22
+"""Values of a batch's largest tensor, 16 MB: for larger ones the C library asks for fresh pages."""
+
+MOST_SAMPLES = 256
+"""Samples of a batch of a small model."""
 
 NEGLIGIBLE = 2.0**-200
 """Values that are zero for any format; a dead channel must not choose a binary point."""
@@ -53,8 +61,11 @@ class Means:
     def see(self, x: Tensor) -> None:
         """Add the values of a tensor."""
         axes = [axis for axis in range(x.dim()) if axis != self.axis]
-        channels = x.sum(dim=axes, dtype=torch.float64)
-        self.total = channels if self.total is None else self.total + channels
+        # torch sums a float64 copy: of some samples at a time, lest it takes fresh pages.
+        size = max(BATCH_ELEMENTS // 8 * len(x) // x.numel(), 1)
+        for start in range(0, len(x), size):
+            channels = x[start : start + size].sum(dim=axes, dtype=torch.float64)
+            self.total = channels if self.total is None else self.total + channels
         self.count += x.numel() // x.shape[self.axis]
 
     @property
@@ -76,8 +87,9 @@ class Errors:
 
     def see(self, x: Tensor) -> None:
         """Add the errors of a tensor under every candidate."""
-        for index, candidate in enumerate(self.candidates):
-            self.sums[index] += squared_error(x, candidate)
+        for block in blocks(x):
+            for index, candidate in enumerate(self.candidates):
+                self.sums[index] += squared_error(block, candidate)
 
     @property
     def best(self) -> FixedPoint:
@@ -85,12 +97,19 @@ class Errors:
         return self.candidates[min(range(len(self.sums)), key=self.sums.__getitem__)]
 
 
+def batch_size(module: fx.GraphModule) -> int:
+    """Samples of a batch for which no tensor of the graph is larger than BATCH_ELEMENTS."""
+    values = [node.meta.get("val") for node in module.graph.nodes if node.op != "get_attr"]
+    largest = max((x.numel() for x in values if isinstance(x, Tensor)), default=1)
+    return min(max(BATCH_ELEMENTS * BATCH // max(largest, 1), 1), MOST_SAMPLES)
+
+
 def squared_error(x: Tensor, to: FixedPoint) -> float:
     """Sum of squared differences between x and x rounded to nearest and saturated."""
     scaled = times_power(x, to.fraction)
-    rounded = torch.clamp(torch.round(scaled), to.lo, to.hi)
+    error = torch.round(scaled).clamp_(to.lo, to.hi).sub_(scaled)
     # Squared in units of the step: the squares of very small and large values leave float32.
-    return float(torch.sum((rounded - scaled) ** 2, dtype=torch.float64)) * to.step**2
+    return float(torch.sum(error.square_(), dtype=torch.float64)) * to.step**2
 
 
 def covering(low: float, high: float, width: int, signed: bool) -> FixedPoint:
@@ -134,7 +153,8 @@ class Observer(fx.Interpreter):
         value = super().run_node(n)
         observers = self._watched.get(n)
         if observers:
-            if not torch.isfinite(value).all():
+            # The sum is finite wherever all values are, overflow aside, and needs no second array.
+            if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
                 raise DataError(
                     f"{describe(n) if n.op == 'call_function' else n.target}: the float model "
                     "gives NaN or infinity on the calibration data. Check its weights and the data"

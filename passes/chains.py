@@ -101,7 +101,13 @@ MOVING = (
 )
 ROUNDING = (aten.div.Tensor, NARROWING, *TABLES, *FLOATING)
 """What rounds by itself: a chain ends there."""
-WAITING = (aten.max_pool1d.default, aten.max_pool2d.default, aten.reshape.default, GATHER)
+WAITING = (
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.reshape.default,
+    aten.permute.default,
+    GATHER,
+)
 """Between a layer and its activation these commute with rounding, which waits for the latter."""
 
 
@@ -154,12 +160,20 @@ def _follow(node: Node) -> list[Node]:
     nodes = [node]
     while node.target not in ROUNDING and len(node.users) == 1:
         (user,) = node.users
-        if user.target in LEAKY and not {each.target for each in nodes}.isdisjoint(LEAKY):
+        leaks = any(each.target in LEAKY for each in nodes)
+        if user.target in LEAKY and leaks:
             break  # each product adds bits: a second one begins a chain of its own
-        if user.target in ACTIVATIONS or is_binary_shift(user) or _divides(user, node):
+        if (
+            user.target in ACTIVATIONS
+            or is_binary_shift(user)
+            or _divides(user, node)
+            or _weighted(node, user)
+        ):
             nodes.append(user)
-        elif user.target in WAITING and _rectified(user):
-            nodes += [user, next(iter(user.users))]
+        elif user.target in WAITING and (moves := _until_rectified(user)):
+            if moves[-1].target in LEAKY and leaks:
+                break
+            nodes += moves
         else:
             break
         node = nodes[-1]
@@ -171,9 +185,23 @@ def _divides(user: Node, node: Node) -> bool:
     return user.target is aten.div.Tensor and node.target in SUMS
 
 
-def _rectified(node: Node) -> bool:
-    """Whether an activation is all that follows."""
-    return len(node.users) == 1 and next(iter(node.users)).target in ACTIVATIONS
+def _weighted(node: Node, user: Node) -> bool:
+    """Whether products with constants are summed next, as a layer does: exact until then."""
+    return (
+        user.target in SUMS
+        and node.target is aten.mul.Tensor
+        and any(isinstance(arg, Node) and arg.op == "get_attr" for arg in arguments(node)[:2])
+    )
+
+
+def _until_rectified(node: Node) -> list[Node]:
+    """What only moves values, from this node on, and the activation that follows; else nothing."""
+    nodes = [node]
+    while nodes[-1].target in WAITING:
+        if len(nodes[-1].users) != 1:
+            return []
+        nodes += nodes[-1].users
+    return nodes if nodes[-1].target in ACTIVATIONS else []
 
 
 def is_binary_shift(node: Node) -> bool:
@@ -205,6 +233,9 @@ def feeds_tables_only(node: Node) -> bool:
             return False
         pending.extend(user.users)
     return True
+
+
+_WITH_NUMBERS = (*MERGES, aten.constant_pad_nd.default)
 
 
 def nonnegative(graph: fx.Graph, inputs: Mapping[Node, bool]) -> dict[Node, bool]:
@@ -262,8 +293,8 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     )
     if node.target not in passing:
         return False
-    numbers = [arg for arg in arguments(node)[:2] if isinstance(arg, int | float)]
-    if node.target in MERGES and any(number < 0 for number in numbers):
+    numbers = [arg for arg in arguments(node)[:3] if isinstance(arg, int | float)]
+    if node.target in _WITH_NUMBERS and any(number < 0 for number in numbers):
         return False
     return all(known[arg] for arg in node.all_input_nodes)
 
@@ -289,6 +320,8 @@ def fraction_of(node: Any) -> int:
 def format_of(node: Node) -> FixedPoint | None:
     """The format in which a value was rounded, or None where it was not rounded as it is."""
     while node.target in MOVING:
+        if node.target is aten.constant_pad_nd.default and arguments(node)[2] != 0:
+            return None  # what is put around it may lie outside its format
         node = node.all_input_nodes[0]
     if node.target in (LOOKUP, EMBEDDING):
         node = arguments(node)[1]

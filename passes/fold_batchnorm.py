@@ -1,7 +1,9 @@
-"""Fold batch normalisation into the layer before it, or else write it as scale and shift.
+"""Fold batch normalisation into the layers before it, or else write it as scale and shift.
 
 In inference a batch norm is ``x * s + t`` for every channel, with s = gamma / sqrt(var + eps) and
-t = beta - mean * s (Ioffe & Szegedy 2015; Jacob et al. 2018, section 3.2).
+t = beta - mean * s (Ioffe & Szegedy 2015; Jacob et al. 2018, section 3.2). On its way to
+the layer it may pass what it commutes with: moves, averages, concatenations, and maxima where it
+does not turn the order around.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from torch.fx.node import Node
 
 from fxloom.editing import broadcastable, copy_graph, finish, float64, release_tensor, tensor_node
 from fxloom.graph import arguments, constant, insert_like, origin, refresh_shapes
+from fxloom.passes.commuting import commuted, is_transposed
 from fxloom.recipe import PassResult
 
 if TYPE_CHECKING:
     from fxloom.data import Data
 
 aten = torch.ops.aten
-LAYERS = (aten.convolution.default, aten.linear.default)
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class FoldBatchnorm:
             if node.target is not aten.batch_norm.default:
                 continue
             scale, shift = _scale_and_shift(result, node)
-            layer = arguments(node)[0]
-            if layer.target in LAYERS and len(layer.users) == 1 and _is_foldable(layer):
-                _fold(result, layer, scale, shift)
-                node.replace_all_uses_with(layer)
+            folds = commuted(node.all_input_nodes[0], 1, scale, shift)
+            if folds is not None and len({fold.layer for fold in folds}) == len(folds):
+                for fold in folds:
+                    _fold(result, fold.layer, fold.scale, fold.shift)
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                result.graph.erase_node(node)  # the layer's only reader is what follows
                 folded.append(origin(node))
             else:
                 _as_affine(result, node, scale, shift)
@@ -71,26 +75,18 @@ def _scale_and_shift(module: GraphModule, node: Node) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def _is_foldable(layer: Node) -> bool:
-    """Whether weight and bias are tensors of the model and the batch norm scales their outputs.
-
-    A batch norm scales dimension 1; a linear layer on leading axes has its outputs in the last.
-    """
-    if layer.target is aten.linear.default and layer.meta["val"].dim() != 2:
-        return False
-    return all(
-        arg is None or (isinstance(arg, Node) and arg.op == "get_attr")
-        for arg in arguments(layer)[1:3]
-    )
-
-
 def _fold(module: GraphModule, layer: Node, scale: Tensor, shift: Tensor) -> None:
     weight_node, bias_node = arguments(layer)[1:3]
     assert isinstance(weight_node, Node)
     weight = constant(module, weight_node.target)
-    # Output channels are the first axis of a weight, for linear and (untransposed) convolution.
-    per_output = scale.reshape(-1, *(1,) * (weight.dim() - 1))
-    folded = (float64(weight) * per_output).to(weight.dtype)
+    if is_transposed(layer):  # [inputs, outputs / groups, ...], group after group of inputs
+        groups = arguments(layer)[8]
+        split = float64(weight).reshape(groups, -1, *weight.shape[1:])
+        factors = scale.reshape(groups, 1, -1, *(1,) * (weight.dim() - 2))
+        folded = (split * factors).reshape(weight.shape).to(weight.dtype)
+    else:
+        factors = scale.reshape(-1, *(1,) * (weight.dim() - 1))
+        folded = (float64(weight) * factors).to(weight.dtype)
     bias = shift
     if isinstance(bias_node, Node):
         bias = float64(constant(module, bias_node.target)) * scale + shift

@@ -39,10 +39,10 @@ from fxloom.passes.calibration import (
     Errors,
     Means,
     Range,
+    batch_size,
     candidates,
     covering,
     observe,
-    squared_error,
 )
 from fxloom.passes.chains import (
     CONSTANT_ARGUMENTS,
@@ -59,6 +59,7 @@ from fxloom.passes.chains import (
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
+from fxloom.passes.replay import Replay
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
@@ -163,6 +164,7 @@ class _Run:
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
         isolate(module)
+        self.batch = batch_size(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
@@ -190,7 +192,7 @@ class _Run:
 
     def _batches(self) -> Iterator[Batch]:
         specs = input_specs(self.module)
-        for batch in self.data.spread(self.options.samples):
+        for batch in self.data.spread(self.options.samples, self.batch):
             inputs = as_indices(self.module, batch)
             inputs = (
                 tuple(_as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
@@ -220,6 +222,7 @@ class _Run:
         self._quantize_constants()
         for chain, to in chosen.items():
             self._insert(chain, to)
+        self._round_fills()
         self._quantize_biases()
         finish(self.module)
         refresh_shapes(self.module)
@@ -400,8 +403,9 @@ class _Run:
             signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
         if self.options.method == "minmax":
             return covering(low, high, width, signed)
-        options = candidates(low, high, width, signed)
-        return min(options, key=lambda to: squared_error(values, to))
+        errors = Errors(candidates(low, high, width, signed))
+        errors.see(values)
+        return errors.best
 
     def _typed(self, source: Node, layer: Node, to: FixedPoint) -> Node:
         """requantize(source) in front of a layer, to nearest, saturating."""
@@ -422,6 +426,14 @@ class _Run:
         mantissa, exponent = torch.frexp(torch.tensor(number, dtype=torch.float64))
         short = round(float(mantissa) * 2**bits) * 2.0 ** (int(exponent) - bits)
         node.update_arg(position, short)
+
+    def _round_fills(self) -> None:
+        """The number that a pad puts around a value takes that value's steps, to nearest."""
+        for node in self.module.graph.nodes:
+            if node.target is aten.constant_pad_nd.default and arguments(node)[2]:
+                self._shorten(node, 2)
+                step = 2.0 ** -fraction_of(arguments(node)[0])
+                node.update_arg(2, round(arguments(node)[2] / step) * step)
 
     def _quantize_biases(self) -> None:
         """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""
@@ -465,63 +477,31 @@ class _Run:
         Layer after layer on all calibration batches at once, so that each layer is corrected for
         the inputs that the corrected layers before it give.
         """
-        values: dict[Node, list[Any]] = {}
-        batches = list(self._batches())
-        nodes = list(self.module.graph.nodes)
-        last_use = {arg: node for node in nodes for arg in node.all_input_nodes}
-        placeholders = [node for node in nodes if node.op == "placeholder"]
-        for node in nodes:
-            if node.op == "placeholder":
-                position = placeholders.index(node)
-                values[node] = [batch[position] for batch in batches]
-            elif node.op == "call_function":
-                with torch.inference_mode():
-                    values[node] = self._evaluate(node, values, len(batches))
-                    if node in means:
-                        values[node] = self._correct(node, values[node], means[node])
-            for arg in node.all_input_nodes:
-                if last_use[arg] is node:
-                    values.pop(arg, None)
 
-    def _evaluate(self, node: Node, values: Mapping[Node, list[Any]], count: int) -> list[Any]:
-        """The node's value for every batch; one value where it depends on constants only."""
-        known = {
-            arg: [constant(self.module, arg.target)] if arg.op == "get_attr" else values[arg]
-            for arg in node.all_input_nodes
-        }
-        if all(len(found) == 1 for found in known.values()):
-            count = 1
-        assert callable(node.target)
-        results = []
-        for index in range(count):
+        def correct(node: Node, values: Iterator[Tensor]) -> Tensor:
+            return self._correct(node, values, means[node])
 
-            def argument(arg: Node, index: int = index) -> Any:
-                found = known[arg]
-                return found[index] if len(found) > 1 else found[0]
+        Replay(self.module, list(self._batches()), means).run(correct)
 
-            args = fx.node.map_arg(arguments(node), argument)
-            results.append(node.target(*args, **node.kwargs))
-        return results
-
-    def _correct(self, node: Node, outputs: list[Tensor], wanted: Means) -> list[Tensor]:
+    def _correct(self, node: Node, outputs: Iterator[Tensor], wanted: Means) -> Tensor:
+        """Correct one layer's bias; what it adds to the layer's results, of their rank."""
         got = Means(wanted.axis)
         for x in outputs:
             got.see(x)
-        shift = (wanted.mean - got.mean).to(outputs[0].dtype)
+        value = node.meta["val"]
+        shift = (wanted.mean - got.mean).to(value.dtype)
         typed = arguments(node)[2]
         assert isinstance(typed, Node)
         source = typed.args[0]
         assert isinstance(source, Node)
-        before = constant(self.module, source.target).detach()
-        with torch.inference_mode(False):  # a parameter made in inference mode gets no gradient
-            corrected = before + shift.clone()
-            fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
+        corrected = constant(self.module, source.target).detach() + shift
+        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
         to = self._bias_format(node, corrected)
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())
-        shape = [1] * outputs[0].dim()
+        shape = [1] * value.dim()
         shape[wanted.axis] = -1
-        return [x + shift.reshape(shape) for x in outputs]
+        return shift.reshape(shape)
 
 
 def _as_declared(x: Tensor, spec: InputSpec) -> Tensor:

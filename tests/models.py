@@ -220,6 +220,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         IMAGE,
     ),
+    "bn behind what it commutes with": (
+        fn(
+            lambda m, x: (
+                m.bn5(m.pool(torch.cat([m.a(x), m.b(x)], 1))),
+                m.bn3(m.b(x).flatten(2)),
+                m.bn2(m.a(x).mean((2, 3))),
+            ),
+            a=lambda: nn.Conv2d(4, 2, 3), b=lambda: nn.Conv2d(4, 3, 3, padding=(0, 0)),
+            pool=lambda: nn.AvgPool2d(2), bn5=lambda: nn.BatchNorm2d(5),
+            bn3=lambda: nn.BatchNorm1d(3), bn2=lambda: nn.BatchNorm1d(2),
+        ),
+        IMAGE,
+    ),
     "bn of another axis than the linear layer's": (
         lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)),
         (5, 6),
@@ -452,6 +465,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         lambda: nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
         IMAGE,
     ),
+    "max pool dilated": (
+        lambda: nn.MaxPool2d((2, 3), (1, 2), 1, dilation=(3, 2), ceil_mode=True),
+        IMAGE,
+    ),
+    "max pool 1d dilated": (lambda: nn.MaxPool1d(3, 2, 1, dilation=2, ceil_mode=True), SIGNAL),
     "conv max pool relu": (
         lambda: nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.ReLU()),
         IMAGE,
@@ -472,6 +490,23 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     ),
     "global average": (lambda: nn.AdaptiveAvgPool2d(1), IMAGE),
     "adaptive average": (lambda: nn.AdaptiveAvgPool2d((1, 3)), IMAGE),
+    "adaptive uneven": (
+        fn(
+            lambda m, x: (
+                functional.adaptive_avg_pool2d(x, (3, 4)),
+                functional.adaptive_max_pool2d(m.c(x), (5, 4)),
+                functional.adaptive_avg_pool2d(m.c(x), (2, 8)),
+                functional.adaptive_max_pool2d(x, 1),
+            ),
+            c=conv(2),
+        ),
+        IMAGE,
+    ),
+    "adaptive uneven 1d": (
+        fn(lambda m, x: functional.adaptive_avg_pool1d(x, 4)
+           + functional.adaptive_max_pool1d(x, 4)),
+        SIGNAL,
+    ),
     "mean over space": (fn(lambda m, x: x.mean((2, 3))), IMAGE),
     "mean over space kept": (fn(lambda m, x: x.mean((-1, -2), keepdim=True)), IMAGE),
     "mean over channels": (fn(lambda m, x: x.mean(1)), IMAGE),
@@ -815,8 +850,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     # slices, repetitions
     "slices": (
         fn(lambda m, x: torch.cat([
-            (y := m.c(x))[:, 1:5:2, :4, -3:], y[:, -2:, 1::2, ::2][:, :, :, :3].repeat(1, 1, 2, 1)[
-                :, :, :4], y.flip(1, 3)[:, :2, :4, :3],
+            (y := m.c(x))[:, 1:5:2, :4, -3:],
+            y[:, -2:, 1::2].repeat(1, 1, 3, 1)[:, :, :4, :3],
+            y.flip(1, 3)[:, :2, :4, :3],
             y.roll((1, -2), (2, 3))[:, 4:, :4].narrow(3, 0, 3),
         ], 1), c=conv(2, stride=(1, 2), padding=1)),
         IMAGE,
@@ -850,6 +886,118 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         SIGNAL,
     ),
     "slice of a flat image": (fn(lambda m, x: m.c(x).flatten(1)[:, 3:100:7], c=conv(3)), IMAGE),
+    "splits and merges of axes": (
+        fn(
+            lambda m, x: (
+                m.d(m.c(x).view(-1, 2, 3, 5, 4).transpose(1, 2).reshape(-1, 6, 5, 4)),
+                m.fc((y := m.c(x)).reshape(-1, 6, 20).mT.unflatten(1, (4, 5)).movedim(3, 1)
+                     .swapaxes(2, 3)),
+                y.permute(0, 3, 1, 2).reshape(-1, 12, 10).unsqueeze(2).squeeze(2),
+                m.fc(y.permute(2, 0, 3, 1).reshape(-1, 4)).reshape(5, -1, 6, 4).transpose(0, 1),
+            ),
+            c=conv(3), d=lambda: nn.Conv2d(6, 2, 2), fc=lambda: nn.Linear(4, 4),
+        ),
+        IMAGE,
+    ),
+    "shuffles": (
+        fn(
+            lambda m, x: (
+                functional.pixel_shuffle(torch.relu(m.c(x)), 2),
+                functional.channel_shuffle(
+                    functional.pixel_unshuffle(m.c(x)[:, :2, :4], 2), 4
+                ),
+            ),
+            c=lambda: nn.Conv2d(4, 8, 2),
+        ),
+        (4, 6, 7),
+    ),
+    # pads
+    "pads with numbers": (
+        fn(
+            lambda m, x: (
+                torch.sigmoid(functional.pad(m.c(x), (1, 0, 0, 2), value=3)),
+                functional.pad(torch.relu(x), (1, -2, -1, 0, 1, 1), value=-0.7) * 0.3,
+                functional.pad(x, (0, 1, 0, 0, 0, 0, 0, 0), value=0.4),
+                functional.pad(x, (-1, -2, 2, -3)),
+            ),
+            c=conv(2),
+        ),
+        IMAGE,
+    ),
+    "pads of signals": (
+        lambda: nn.Sequential(
+            nn.ConstantPad1d((1, 2), 0.6), nn.Conv1d(4, 4, 2), nn.ReflectionPad1d((2, 1)),
+            nn.ReLU(), nn.Conv1d(4, 2, 3, padding="same", padding_mode="circular"),
+        ),
+        SIGNAL,
+    ),
+    "pads with entries": (
+        fn(
+            lambda m, x: torch.cat([
+                functional.pad(m.c(x), (1, 0, 3, 0), mode="reflect")[:, :, :5],
+                functional.pad(x, (1, 0, 0, 0), mode="replicate"),
+                functional.pad(x, (0, 1, 2, 0), mode="circular")[:, :, :5],
+            ], 1),
+            c=lambda: nn.Conv2d(4, 2, 3, padding=1, padding_mode="replicate"),
+        ),
+        (4, 5, 4),
+    ),
+    # transposed convolutions
+    "transposed 2x2": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2), nn.ReLU(), nn.Conv2d(3, 2, 1)),
+        (4, 3, 4),
+    ),
+    "transposed bn": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(4, 4, (3, 4), (2, 3), 1, (1, 0), groups=2, bias=False),
+            nn.BatchNorm2d(4), nn.ReLU(),
+        ),
+        (4, 4, 3),
+    ),
+    "transposed dilated": (
+        lambda: nn.ConvTranspose2d(4, 2, (2, 3), (3, 1), (0, 3), (2, 0), dilation=(2, 3)),
+        (4, 3, 4),
+    ),
+    "transposed signals": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose1d(4, 4, 4, 2, 1), nn.BatchNorm1d(4), nn.ReLU(),
+            nn.ConvTranspose1d(4, 2, 3, padding=2), nn.Sigmoid(),
+            nn.ConvTranspose1d(2, 2, 1, 3, output_padding=2),
+        ),
+        (4, 5),
+    ),
+    # images of another size
+    "upsampled by repetition": (
+        fn(
+            lambda m, x: torch.cat([
+                functional.interpolate(m.c(x), scale_factor=(1.7, 2)),
+                functional.interpolate(x, (8, 8), mode="nearest-exact"),
+            ], 1),
+            c=lambda: nn.Conv2d(2, 2, 1),
+        ),
+        (2, 5, 4),
+    ),
+    "upsampled by interpolation": (
+        fn(
+            lambda m, x: (
+                m.c(functional.interpolate(m.c(x), scale_factor=2, mode="bilinear")),
+                functional.interpolate(x, (3, 7), mode="bilinear", align_corners=True),
+                functional.interpolate(m.c(x), (4, 5), mode="bicubic"),
+                functional.interpolate(x, (3, 2), mode="bilinear", antialias=True),
+            ),
+            c=lambda: nn.Conv2d(2, 2, 1),
+        ),
+        (2, 5, 4),
+    ),
+    "signals of another size": (
+        fn(
+            lambda m, x: torch.relu(functional.interpolate(m.c(x), scale_factor=2.5))
+            - functional.interpolate(x, 20, mode="linear"),
+            c=lambda: nn.Conv1d(3, 3, 1),
+        ),
+        (3, 8),
+    ),
+    "running sums": (fn(lambda m, x: (x.cumsum(1), m.c(x).cumsum(-1)), c=conv(3)), (4, 5, 5)),
     # graphs
     "in-place alias": (fn(in_place_alias, fc=lambda: nn.Linear(10, 10)), VECTOR),
     "in-place add": (fn(in_place_add, fc=lambda: nn.Linear(10, 10)), VECTOR),

@@ -15,6 +15,7 @@ from fxloom.batch_axis import sample_shape
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
 from fxloom.graph import arguments, constant, describe, origin
+from fxloom.moves import GATHER
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
 from fxloom.quantized_ops import (
@@ -220,22 +221,10 @@ class Lowering:
 
     def literal(self, number: float, name: str, like: Value) -> Value:
         """A number of the graph as a constant of one element that broadcasts to like, exact."""
-        exact = Fraction(number)
-        fraction = exact.denominator.bit_length() - 1
-        mantissa = exact.numerator
-        while mantissa and mantissa % 2 == 0:
-            mantissa, fraction = mantissa // 2, fraction - 1
-        if mantissa.bit_length() > MAX_LITERAL_BITS:
-            raise NotLowered(
-                f"the number {number} needs {mantissa.bit_length()} bits. Run the quantize pass, "
-                "which rounds it"
-            )
-        if mantissa == 0:  # zero in coarse steps: it must not make a huge value wider
-            fraction = min(0, like.type.fraction)
+        mantissa, kind = short_mantissa(number, like)
         shape = (1,) if like.shape else ()
-        key = (number, fraction, shape)
+        key = (number, kind.fraction, shape)
         if key not in self.literals:
-            kind = FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
             self.literals[key] = self.constant(name, np.full(shape, mantissa), kind)
         return self.literals[key]
 
@@ -249,23 +238,24 @@ class Lowering:
             return lowered
         flat = lowered.value.shape
         value = self.builder.emit(ops.Reshape(lowered.flattened), [lowered.value], layer)
-        value = self._permuted(value, lowered.layout, tuple(range(len(value.shape))), layer)
+        value = self.permuted(value, lowered.layout, tuple(range(len(value.shape))), layer)
         value = self.builder.emit(ops.Reshape(flat), [value], layer)
         return Lowered(value, (0,))
 
     def in_layout(self, lowered: Lowered, layout: tuple[int, ...], node: Node) -> Value:
         """The tensor's value with its axes in a given order; a transpose only if needed."""
         plain = self.unflatten(lowered, origin(node))
-        return self._permuted(plain.value, plain.layout, layout, origin(node))
+        return self.permuted(plain.value, plain.layout, layout, origin(node))
 
     def in_order(self, lowered: Lowered, node: Node) -> Value:
         """The tensor's value with its axes in the user's order."""
         plain = self.unflatten(lowered, origin(node))
         return self.in_layout(plain, tuple(range(len(plain.layout))), node)
 
-    def _permuted(
+    def permuted(
         self, value: Value, have: tuple[int, ...], want: tuple[int, ...], layer: str
     ) -> Value:
+        """The value with its axes, which lie as in have, as in want."""
         if have == want:
             return value
         axes = tuple(have.index(axis) for axis in want)
@@ -304,12 +294,42 @@ def _input_layout(node: Node, rank: int) -> tuple[int, ...]:
     """Channels last for images, and for signals that a layer on signals reads."""
     if rank == 3:
         return (1, 2, 0)
-    if rank == 2 and any(user.target in _ON_SIGNALS for user in node.users):
+    if rank == 2 and reads_signals(node):
         return (1, 0)
     return tuple(range(rank))
 
 
 _ON_SIGNALS = (aten.convolution.default, aten.max_pool1d.default)
+_KEEPING = (aten.constant_pad_nd.default, aten.relu.default, GATHER, REQUANTIZE)
+
+
+def reads_signals(node: Node) -> bool:
+    """Whether a layer on signals reads a tensor, at once or behind what keeps its axes."""
+    pending = list(node.users)
+    while pending:
+        user = pending.pop()
+        if user.target in _ON_SIGNALS:
+            return True
+        if user.target in _KEEPING:
+            pending += user.users
+    return False
+
+
+def short_mantissa(number: float, like: Value) -> tuple[int, FixedPoint]:
+    """A number of the graph that meets like as a mantissa without trailing zeros, exact."""
+    exact = Fraction(number)
+    fraction = exact.denominator.bit_length() - 1
+    mantissa = exact.numerator
+    while mantissa and mantissa % 2 == 0:
+        mantissa, fraction = mantissa // 2, fraction - 1
+    if mantissa.bit_length() > MAX_LITERAL_BITS:
+        raise NotLowered(
+            f"the number {number} needs {mantissa.bit_length()} bits. Run the quantize pass, "
+            "which rounds it"
+        )
+    if mantissa == 0:  # zero in coarse steps: it must not make a huge value wider
+        fraction = min(0, like.type.fraction)
+    return mantissa, FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
 
 
 def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:

@@ -59,7 +59,7 @@ def _biased(lowering: Lowering, node: Node, product: Value) -> Value:
 def _convolution(lowering: Lowering, node: Node) -> Lowered:
     stride, padding, dilation, transposed, _, groups = arguments(node)[3:]
     if transposed:
-        raise NotLowered("transposed convolution has no lowering yet")
+        raise NotLowered("a transposed convolution must be rewritten. Run the quantize pass")
     image = lowering.image(node)
     weight = lowering.weight(node, 1)
     if weight.data.ndim not in (3, 4):

@@ -13,16 +13,22 @@ from fxloom.ops import Op
 aten = torch.ops.aten
 
 
-def _pooled(lowering: Lowering, node: Node, kind: str, ceil_mode: bool) -> Lowered:
+def _pooled(
+    lowering: Lowering,
+    node: Node,
+    kind: str,
+    ceil_mode: bool,
+    dilation: tuple[int, int] = (1, 1),
+) -> Lowered:
     image = lowering.image(node)
     kernel = pair(arguments(node)[1])
     stride = pair(arguments(node)[2]) if arguments(node)[2] else kernel
     padding = pair(arguments(node)[3], 0)
     pads = tuple(
-        pool_padding(n, k, s, p, ceil_mode)
-        for n, k, s, p in zip(image.shape, kernel, stride, padding, strict=False)
+        pool_padding(n, d * (k - 1) + 1, s, p, ceil_mode)
+        for n, k, s, p, d in zip(image.shape, kernel, stride, padding, dilation, strict=False)
     )
-    op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]))
+    op = ops.Pool(kind, kernel, stride, (pads[0], pads[1]), dilation)
     return lowering.from_image(lowering.emit(op, [image], node), node)
 
 
@@ -45,9 +51,8 @@ def pool_padding(
 
 @lowers(aten.max_pool1d.default, aten.max_pool2d.default)
 def _max_pool(lowering: Lowering, node: Node) -> Lowered:
-    if any(n != 1 for n in arguments(node)[4]):
-        raise NotLowered(f"dilation {arguments(node)[4]} of a max pool has no lowering yet")
-    return _pooled(lowering, node, "max", bool(arguments(node)[5]))
+    dilation, ceil_mode = arguments(node)[4:6]
+    return _pooled(lowering, node, "max", bool(ceil_mode), pair(dilation))
 
 
 @lowers(aten.avg_pool2d.default)

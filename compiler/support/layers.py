@@ -16,9 +16,7 @@ def _linear(node: Node) -> str | None:
 
 @checks(aten.convolution.default)
 def _convolution(node: Node) -> str | None:
-    x, weight, _, _, _, _, transposed, _, _ = arguments(node)
-    if transposed:
-        return "transposed convolution has no lowering"
+    x, weight = arguments(node)[:2]
     spatial = weight.meta["val"].dim() - 2
     if spatial not in (1, 2):
         return f"only 1-D and 2-D convolution have a lowering, got {spatial}-D"

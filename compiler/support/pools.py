@@ -11,10 +11,19 @@ aten = torch.ops.aten
 
 @checks(aten.max_pool1d.default, aten.max_pool2d.default)
 def _max_pool(node: Node) -> str | None:
-    if any(n != 1 for n in arguments(node)[4]):
-        return f"a max pool with dilation {tuple(arguments(node)[4])} has no lowering"
-    x = arguments(node)[0]
-    return is_signal(x) if node.target is aten.max_pool1d.default else is_image(x)
+    x, *attributes = arguments(node)
+    problem = is_signal(x) if node.target is aten.max_pool1d.default else is_image(x)
+    if problem is not None:
+        return problem
+    # Asked of PyTorch itself: of a window in its padding the maximum is minus infinity.
+    zeros = torch.zeros(1, 1, *x.meta["val"].shape[2:])
+    if node.target(zeros, *attributes).isinf().any():  # type: ignore[operator]
+        kernel, _, padding, dilation, _ = attributes
+        return (
+            f"with kernel {kernel}, padding {padding} and dilation {dilation} a window lies in the "
+            "padding alone and has no maximum. Choose a smaller padding"
+        )
+    return None
 
 
 @checks(aten.avg_pool1d.default)
@@ -33,15 +42,21 @@ def _avg_pool(node: Node) -> str | None:
 @checks(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)
 def _adaptive_pool(node: Node) -> str | None:
     x, outputs = arguments(node)
-    problem = is_signal(x) if len(outputs) == 1 else is_image(x)
-    if problem is not None:
-        return problem
-    for size, count in zip(x.meta["val"].shape[-len(outputs) :], outputs, strict=True):
-        if count < 1 or size % count:
-            return (
-                f"adaptive pooling of {size} positions to {count} has windows of unequal size. "
-                f"Choose an output size that divides {size}"
-            )
+    return is_signal(x) if len(outputs) == 1 else is_image(x)
+
+
+@checks(
+    aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact1d.vec,
+    aten._upsample_nearest_exact2d.vec, aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec,
+    aten.upsample_bicubic2d.vec, aten._upsample_bilinear2d_aa.vec, aten._upsample_bicubic2d_aa.vec,
+)  # fmt: skip
+def _upsample(node: Node) -> str | None:
+    x = arguments(node)[0]
+    return is_signal(x) if "1d" in str(node.target) else is_image(x)
+
+
+@checks(aten.cumsum.default)
+def _running_sum(node: Node) -> str | None:
     return None
 
 

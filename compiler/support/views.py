@@ -1,11 +1,13 @@
 """What moves values."""
 
+from math import isfinite
+
 import torch
 from torch.fx.node import Node
 
 from fxloom.graph import arguments
 from fxloom.moves import GATHER
-from fxloom.support.core import checks, is_constant
+from fxloom.support.core import checks, is_constant, is_image
 
 aten = torch.ops.aten
 
@@ -18,15 +20,34 @@ def _cat(node: Node) -> str | None:
     return None
 
 
+_PADS = ("reflect", "replicate", "circular")
+
+
 @checks(aten.constant_pad_nd.default)
 def _pad(node: Node) -> str | None:
-    x, amounts, fill = arguments(node)[:3]
-    if fill != 0:
-        return f"padding with {fill} has no lowering, only with 0"
-    if min(amounts, default=0) < 0:
-        return "negative padding (cropping) has no lowering"
-    if len(amounts) // 2 > x.meta["val"].dim() - 1:
-        return "the batch cannot be padded"
+    x, widths, fill = arguments(node)
+    if not isfinite(fill):
+        return f"needs a finite number to pad with, got {fill}"
+    sizes = x.meta["val"].shape[::-1]
+    for size, before, after in zip(sizes, widths[::2], widths[1::2], strict=False):
+        if -before >= size or -after >= size:
+            return f"its padding {list(widths)} leaves nothing of its input"
+    return None
+
+
+@checks(aten.pad.default)
+def _pad_by_itself(node: Node) -> str | None:
+    mode = arguments(node)[2]
+    return None if mode in _PADS else f"mode {mode!r} has no lowering, only {', '.join(_PADS)}"
+
+
+@checks(aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
+def _pixels(node: Node) -> str | None:
+    return is_image(arguments(node)[0])
+
+
+@checks(aten.channel_shuffle.default)
+def _channels(node: Node) -> str | None:
     return None
 
 

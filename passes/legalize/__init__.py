@@ -22,7 +22,10 @@ from fxloom.passes.legalize import averages as averages
 from fxloom.passes.legalize import choices as choices
 from fxloom.passes.legalize import divisions as divisions
 from fxloom.passes.legalize import gathers as gathers
+from fxloom.passes.legalize import images as images
 from fxloom.passes.legalize import norms as norms
+from fxloom.passes.legalize import pads as pads
+from fxloom.passes.legalize import transposed as transposed
 from fxloom.passes.legalize.core import REWRITES, NotLegal
 from fxloom.recipe import PassResult
 from fxloom.support import refusal

@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.node import Node
 
+from fxloom.adaptive import windows
 from fxloom.editing import tensor_node
 from fxloom.graph import arguments, origin
 from fxloom.passes.legalize.core import insert, legalizes
+from fxloom.passes.legalize.gathers import gathered
 
 aten = torch.ops.aten
 
@@ -30,7 +32,11 @@ def _average_pool(module: GraphModule, node: Node) -> Node | None:
     total = insert(module, node, aten.avg_pool2d.default, x, *window, True, 1)
     if divisor is not None:
         return _divided(module, node, total, int(divisor))
-    divisors = _pool_divisors(x, *window, count_padding)
+    return _divided_by(module, node, total, _pool_divisors(x, *window, count_padding))
+
+
+def _divided_by(module: GraphModule, node: Node, total: Node, divisors: Tensor) -> Node:
+    """total / divisors, integers that broadcast to it."""
     low, high = (int(n) for n in torch.aminmax(divisors))
     if low == high:
         return _divided(module, node, total, low)
@@ -49,12 +55,25 @@ def _pool_divisors(x: Node, *attributes: Any) -> Tensor:
 
 @legalizes(aten.adaptive_avg_pool2d.default)
 def _adaptive_average_pool(module: GraphModule, node: Node) -> Node:
+    """Sums over windows; those of another size are laid side by side, filled up with zeros."""
     x, outputs = arguments(node)
     sizes = x.meta["val"].shape[-2:]
-    kernel = [size // count for size, count in zip(sizes, outputs, strict=True)]
-    window = (kernel, kernel, [0, 0], False, True, 1)
-    total = insert(module, node, aten.avg_pool2d.default, x, *window)
-    return _divided(module, node, total, prod(kernel))
+    laid = [windows(n, m, n) for n, m in zip(sizes, outputs, strict=True)]
+    for dim, size, window in zip((2, 3), sizes, laid, strict=True):
+        if window.indices is None:
+            continue
+        if size in window.indices:
+            zero = [0, 0, 0, 1] if dim == 2 else [0, 1]
+            x = insert(module, node, aten.constant_pad_nd.default, x, zero, 0.0)
+        x = gathered(module, node, x, dim, window.indices)
+    kernel, stride = [w.kernel for w in laid], [w.stride for w in laid]
+    attributes = (kernel, stride, [0, 0], False, True, 1)
+    total = insert(module, node, aten.avg_pool2d.default, x, *attributes)
+    rows, columns = (
+        torch.tensor([-(-(i + 1) * n // m) - i * n // m for i in range(m)])
+        for n, m in zip(sizes, outputs, strict=True)
+    )
+    return _divided_by(module, node, total, (rows[:, None] * columns)[None, None])
 
 
 @legalizes(aten.avg_pool1d.default, aten.adaptive_avg_pool1d.default)

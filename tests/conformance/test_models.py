@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fxloom.backends import get
+from fxloom.backends.hls4ml import csim
 from fxloom.backends.simulator import quantize_inputs, reference, simulate
 from fxloom.data import Data
 from fxloom.fixed_point import Overflow, Rounding
@@ -33,6 +34,12 @@ TARGETS = [
     Target(),
     Target(io="stream", strategy="resource", reuse=4),
 ]
+
+
+@pytest.fixture(autouse=True)
+def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These projects are large, and run only a few samples."""
+    monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-O0"))
 
 
 def program_of(name: str) -> tuple[Program, list[np.ndarray]]:

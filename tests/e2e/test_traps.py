@@ -66,6 +66,11 @@ RIGHT: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "F.avg_pool2d": (Fn(lambda m, x: functional.avg_pool2d(x, 2)), IMAGE),
     "padding same": (nn.Conv2d(4, 4, (4, 3), padding="same"), IMAGE),
     "conv1d": (nn.Conv1d(4, 4, 3), (4, 9)),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE),
+    "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE),
+    "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE),
+    "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE),
+    "constant padding": (nn.ConstantPad2d(1, 0.5), IMAGE),
     "slice": (Fn(lambda m, x: x[:, :4]), VECTOR),
     "chunk": (Fn(lambda m, x: x.chunk(2, 1)[0]), VECTOR),
     "softmax": (nn.Sequential(linear(), nn.Softmax(-1)), VECTOR),
@@ -131,12 +136,26 @@ class InPlaceSlice(nn.Module):
 
 
 REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
-    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGE, "upsample_bilinear2d"),
     "softmax over the batch": (nn.Softmax(0), VECTOR, "softmax.*holds the batch"),
-    "transposed": (nn.ConvTranspose2d(4, 4, 2), IMAGE, "transposed convolution"),
-    "adaptive uneven": (nn.AdaptiveAvgPool2d(3), IMAGE, "8 positions to 3 .*unequal size"),
     "conv3d": (nn.Conv3d(4, 4, 3), (4, 5, 5, 5), "only 1-D and 2-D convolution"),
-    "pool dilation": (nn.MaxPool2d(2, dilation=2), IMAGE, "max pool with dilation"),
+    "conv of one image": (nn.Conv2d(2, 4, 3), (8, 8), "batch"),
+    "pool of one image": (nn.MaxPool2d(2), (8, 8), r"needs images .* got 3 dimensions"),
+    "indices of a max pool": (
+        Fn(lambda m, x: functional.max_pool2d(x, 2, return_indices=True)[1] * x.mean()),
+        IMAGE,
+        "max_pool2d_with_indices|mean",
+    ),
+    "max pool over padding alone": (
+        nn.MaxPool2d(2, padding=1, dilation=6),
+        (4, 5, 5),
+        "lies in the padding alone",
+    ),
+    "padding with infinity": (nn.ConstantPad2d(1, float("-inf")), IMAGE, "finite number .* -inf"),
+    "padding that cuts all off": (nn.ZeroPad2d((-8, 9, 0, 0)), IMAGE, "leaves nothing"),
+    "roll over all": (Fn(lambda m, x: x.roll(1)), VECTOR, "one sample to the next"),
+    "repeated batch": (Fn(lambda m, x: x.repeat(2, 1)), VECTOR, "dimension 0, which holds"),
+    "mask as index": (Fn(lambda m, x: x[:, torch.arange(8) > 3]), VECTOR, "batch|mask|data"),
+    "upsampled volume": (nn.Upsample(scale_factor=2), (2, 3, 3, 3), "upsample_nearest3d"),
     "batch mixing": (Fn(lambda m, x: x - x.mean(0)), VECTOR, "mean"),
     "view one": (Fn(lambda m, x: x.view(1, -1)), VECTOR, "view|reshape"),
     "local response norm": (nn.LocalResponseNorm(2), IMAGE, "avg_pool3d"),
@@ -159,7 +178,6 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
         VECTOR,
         "dropout|random",
     ),
-    "constant padding": (nn.ConstantPad2d(1, 0.5), IMAGE, "padding with 0.5"),
 }
 
 

@@ -1,5 +1,6 @@
 """Program: construction, verification, text, digest and files."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from fxloom import ops
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
-from fxloom.program import Program, ProgramBuilder
+from fxloom.program import Program, ProgramBuilder, data_digest
 from fxloom.program_file import load_program, save_program
 from tests.strategies import PROGRAMS
 
@@ -103,6 +104,12 @@ def test_every_operation_survives_its_file(
         assert load_program(path).digest() == program.digest()
 
     check()
+
+
+def test_digest_of_much_data_is_that_of_its_int64() -> None:
+    data = np.arange(200_003).astype(np.int32)[::-1].reshape(-1, 1)[:-1]
+    whole = hashlib.sha256(b"(200002, 1)" + data.astype("<i8").tobytes())
+    assert data_digest(data) == whole.hexdigest()
 
 
 def test_digest_sees_a_single_weight(tmp_path: Path) -> None:
