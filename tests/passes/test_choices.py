@@ -135,7 +135,6 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "infinite fill": (lambda m, x: x.masked_fill(x > 0, -torch.inf), VECTOR, "no -inf"),
     "argmax of all": (lambda m, x: x.argmax(), VECTOR, "argmax.*holds the batch"),
     "argmax over the batch": (lambda m, x: x.argmax(0), VECTOR, "argmax.*holds the batch"),
-    "negative power": (lambda m, x: x**-2, VECTOR, r"pow.*no lowering"),
     "fractional power": (lambda m, x: x**1.5, VECTOR, r"pow.*no lowering"),
     "power of a number": (lambda m, x: 2**x, VECTOR, r"pow.*no lowering"),
     "diagonal": (lambda m, x: torch.einsum("bii->bi", x), MATRIX, "einsum.*diagonal"),
