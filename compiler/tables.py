@@ -78,29 +78,51 @@ def _mismatches(result: DemoResult) -> str:
 def list_ops() -> list[RenderableType]:
     """ATen ops and program ops, and who can do them."""
     from fxloom import backends
-    from fxloom.graph import op_name
-    from fxloom.lowering import LOWERINGS
     from fxloom.ops import OPS
-    from fxloom.passes.legalize import REWRITES
-    from fxloom.support import CHECKS
 
     found = {name: backends.get(name).unsupported for name in backends.names()}
     rows = [
         [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
         for op in sorted(OPS)
     ]
-    how = [
-        [
-            op_name(op),
-            "legalized" if op in REWRITES else "lowered" if op in LOWERINGS else "folded",
-        ]
-        for op in sorted(CHECKS, key=op_name)
-    ]
     return [
-        _table(["ATen op", "how"], how),
+        _table(["ATen op", "how"], [list(pair) for pair in aten_ops()]),
+        Text(),
+        Text(f"rewritten into these when captured: {', '.join(respelled_ops())}"),
         Text(),
         _table(["program op", "simulator", *found], rows),
     ]
+
+
+def aten_ops() -> list[tuple[str, str]]:
+    """The ops of a captured graph, sorted, each with what becomes of it."""
+    from fxloom.graph import op_name
+    from fxloom.lowering import LOWERINGS
+    from fxloom.passes.chains import TABLES
+    from fxloom.passes.legalize import REWRITES
+    from fxloom.support import CHECKS
+
+    def how(op: object) -> str:
+        if op in REWRITES:
+            return "rewritten into others"
+        if op in TABLES:
+            return "computed by tables"
+        return "an operation of the program" if op in LOWERINGS else "folded, or rewritten"
+
+    return [(op_name(op), how(op)) for op in sorted(CHECKS, key=op_name)]
+
+
+def respelled_ops() -> list[str]:
+    """Other ops that capture writes as those of aten_ops; sorted."""
+    from fxloom.forms_recurrent import RECURRENT
+    from fxloom.graph import op_name
+    from fxloom.normalize import normalize  # noqa: F401 - it fills the table
+    from fxloom.rewriting import RULES
+    from fxloom.support import CHECKS
+
+    others = [op for op in (*RULES, *RECURRENT) if op not in CHECKS]
+    names = {op_name(op) for op in others}
+    return sorted(name for name in names if name.startswith("aten.") and "3d" not in name)
 
 
 def list_passes() -> list[RenderableType]:

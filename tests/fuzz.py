@@ -77,7 +77,13 @@ class Tally:
     integers: int = 0
     refusals: collections.Counter[str] = field(default_factory=collections.Counter)
     kinds: collections.Counter[str] = field(default_factory=collections.Counter)
-    far: list[tuple[float, str]] = field(default_factory=list)
+
+    def refuse(self, refusal: FxloomError) -> None:
+        """Count why, without the layers' names."""
+        lines = refusal.problems if isinstance(refusal, UnsupportedLayer) else [str(refusal)]
+        for line in lines:
+            layer, _, reason = line.partition(": ")
+            self.refusals[f"{layer.partition('(')[2].rstrip(')')}: {reason[:90]}"] += 1
 
 
 class Wrong(AssertionError):
@@ -96,14 +102,8 @@ def check_model(model: RandomModel, steps: list[Quantize], tally: Tally) -> list
     tally.models += 1
     try:
         graph = capture(module, tuple(t[:3] for t in x))
-    except UnsupportedLayer as refusal:
-        for line in str(refusal).splitlines():
-            layer, _, reason = line.partition(": ")
-            if reason:
-                tally.refusals[f"{layer.partition('(')[2].rstrip(')')}: {reason[:70]}"] += 1
-        return []
     except FxloomError as refusal:
-        tally.refusals[f"{type(refusal).__name__}: {str(refusal).splitlines()[0][:90]}"] += 1
+        tally.refuse(refusal)
         return []
     tally.accepted += 1
     tally.kinds.update(model.kinds)
@@ -115,7 +115,7 @@ def check_model(model: RandomModel, steps: list[Quantize], tally: Tally) -> list
             quantized = step(graph, data).graph
             program = lower(quantized)
         except FxloomError as refusal:  # formats that no 63 bits hold, softmax beyond 24 bits
-            tally.refusals[f"{type(refusal).__name__}: {str(refusal).splitlines()[0][:90]}"] += 1
+            tally.refuse(refusal)
             continue
         programs.append(program)
         tally.programs += 1
@@ -132,7 +132,8 @@ def _same_when_legal(graph: Any, x: tuple[torch.Tensor, ...]) -> None:
     for node, a, b in zip(output_nodes(graph), wanted, got, strict=True):
         if a.dtype != np.float32:
             continue  # an index or a comparison may tip over at equal values
-        scale = max(float(np.abs(a).max()), 1e-6)
+        # float32 noise of values around one may be all that is left of a difference of them
+        scale = max(float(np.abs(a).max()), 1e-2)
         if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * scale):
             raise Wrong(f"legalize changes output {node.name} by {np.abs(a - b).max()} of {scale}")
 

@@ -12,8 +12,8 @@ class Golden:
 
     update: bool
 
-    def check(self, name: str, text: str) -> None:
-        """Assert that text is what the file says."""
+    def check(self, name: str | Path, text: str) -> None:
+        """Assert that text is what the file says. name: beside this one, or a whole path."""
         file = FOLDER / name
         if self.update:
             file.write_text(text, encoding="utf-8")
