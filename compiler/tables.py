@@ -82,6 +82,7 @@ def list_ops() -> list[RenderableType]:
     from fxloom.lowering import LOWERINGS
     from fxloom.ops import OPS
     from fxloom.passes.legalize import REWRITES
+    from fxloom.passes.written import INSERTS
     from fxloom.support import CHECKS
 
     found = {name: backends.get(name).unsupported for name in backends.names()}
@@ -89,10 +90,11 @@ def list_ops() -> list[RenderableType]:
         [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
         for op in sorted(OPS)
     ]
+    kinds = {"legalized": REWRITES, "lowered": LOWERINGS, "written as tables": INSERTS}
     how = [
         [
             op_name(op),
-            "legalized" if op in REWRITES else "lowered" if op in LOWERINGS else "folded",
+            next((kind for kind, known in kinds.items() if op in known), "folded"),
         ]
         for op in sorted(CHECKS, key=op_name)
     ]
