@@ -149,7 +149,7 @@ def _power(graph: fx.Graph, node: Node) -> Node | None:
     if abs(exponent) == 0.5:
         root = aten.sqrt.default if exponent > 0 else aten.rsqrt.default
         return insert_like(graph, node, root, (input_of(node),))
-    if exponent != int(exponent):
+    if not float(exponent).is_integer():
         return None
     if exponent < 0:
         power = make(graph, node, aten.pow.Tensor_Scalar, input_of(node), -exponent)

@@ -98,14 +98,14 @@ def aten_ops() -> list[tuple[str, str]]:
     """The ops of a captured graph, sorted, each with what becomes of it."""
     from fxloom.graph import op_name
     from fxloom.lowering import LOWERINGS
-    from fxloom.passes.chains import TABLES
     from fxloom.passes.legalize import REWRITES
+    from fxloom.passes.written import INSERTS
     from fxloom.support import CHECKS
 
     def how(op: object) -> str:
         if op in REWRITES:
             return "rewritten into others"
-        if op in TABLES:
+        if op in INSERTS:
             return "computed by tables"
         return "an operation of the program" if op in LOWERINGS else "folded, or rewritten"
 

@@ -363,7 +363,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "roots and logarithms": (
         fn(lambda m, x: (y := torch.relu(x) + 0.25, torch.cat([
             y.sqrt(), y.rsqrt(), y.log(), y.log2(), x.relu().log1p(), y.reciprocal(), y**-0.5,
-            x.sin() * x.cos(), y.log10(), 2 / y, y**-2,
+            x.sin() * x.cos(), y.log10(), 2 / y, (y + 0.5) ** -2,
         ], 1))[1]),
         VECTOR,
     ),
