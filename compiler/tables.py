@@ -90,7 +90,11 @@ def list_ops() -> list[RenderableType]:
         [op, "yes", *(f"no: {gaps[op]}" if op in gaps else "yes" for gaps in found.values())]
         for op in sorted(OPS)
     ]
-    kinds = {"legalized": REWRITES, "lowered": LOWERINGS, "written as tables": INSERTS}
+    kinds = {
+        "legalized": set(REWRITES),
+        "lowered": set(LOWERINGS),
+        "written as tables": set(INSERTS),
+    }
     how = [
         [
             op_name(op),
