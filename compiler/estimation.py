@@ -19,6 +19,7 @@ from fxloom.ops import (
     Concat,
     Conv,
     Divide,
+    Embedding,
     Lookup,
     MatMul,
     Mul,
@@ -82,7 +83,7 @@ KERNEL = "FxloomKernel"
 
 _WIRING = ("reshape", "transpose", "concat", "shift", "pad", "gather")
 _ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul", "compare", "select")
-_WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat)
+_WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat, Embedding)
 _ACCUMULATING = (MatMul, Conv, Add, Sub, Mul, Pool, ReduceSum)
 
 

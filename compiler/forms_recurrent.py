@@ -207,6 +207,8 @@ def _unroll(graph: fx.Graph, node: Node) -> list[Callable[[], Node]]:
     make_step, gates = _KINDS[node.target]
     length = int(x.meta["val"].shape[time])
     sequence = [insert_like(graph, node, aten.select.int, (x, time, t)) for t in range(length)]
+    for step_input in sequence:
+        step_input.meta |= {"tied": "steps", "exact": False}
     last: list[State] = []
     cells = outputs = 0
     for layer in range(layers):
@@ -265,6 +267,8 @@ def _stack(graph: fx.Graph, node: Node, parts: Sequence[Node | None], dim: int, 
     """[batch, size] each, along a new dimension. Who selects one of them gets it as it is."""
     sizes = [1, -1, size] if dim == 0 else [-1, 1, size]
     reshaped = [insert_like(graph, node, aten.reshape.default, (part, sizes)) for part in parts]
+    for part in reshaped:
+        part.meta |= {"tied": "stacked", "exact": False}
     stacked = insert_like(graph, node, aten.cat.default, (reshaped, dim))
     stacked.meta["steps"] = (dim, parts)
     return stacked
