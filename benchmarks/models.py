@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from examples.models import conv_bn, lenet5, mobilenet, resnet8
+
 
 @dataclass(frozen=True)
 class Case:
@@ -55,29 +57,6 @@ def mlp() -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def lenet5() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(400, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, 10),
-    )
-
-
-def _conv(n_in: int, n_out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution that keeps the image's size, and its batch norm."""
-    conv = nn.Conv2d(n_in, n_out, size, stride, size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(n_out))
-
-
 class Residual(nn.Module):
     """relu(body(x) + shortcut(x)), the shortcut a 1x1 convolution where shapes differ."""
 
@@ -85,56 +64,26 @@ class Residual(nn.Module):
         super().__init__()
         self.body = body
         same = n_in == n_out and stride == 1
-        self.shortcut = nn.Identity() if same else _conv(n_in, n_out, 1, stride)
+        self.shortcut = nn.Identity() if same else conv_bn(n_in, n_out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def _basic(n_in: int, n_out: int, stride: int) -> Residual:
-    body = nn.Sequential(_conv(n_in, n_out, 3, stride), nn.ReLU(), _conv(n_out, n_out, 3))
-    return Residual(body, n_in, n_out, stride)
-
-
 def _bottleneck(n_in: int, width: int, stride: int) -> Residual:
     body = nn.Sequential(
-        _conv(n_in, width, 1, stride),
+        conv_bn(n_in, width, 1, stride),
         nn.ReLU(),
-        _conv(width, width, 3),
+        conv_bn(width, width, 3),
         nn.ReLU(),
-        _conv(width, 4 * width, 1),
+        conv_bn(width, 4 * width, 1),
     )
     return Residual(body, n_in, 4 * width, stride)
 
 
-def resnet8() -> nn.Module:
-    return nn.Sequential(
-        _conv(3, 16, 3),
-        nn.ReLU(),
-        _basic(16, 16, 1),
-        _basic(16, 32, 2),
-        _basic(32, 64, 2),
-        nn.AvgPool2d(8),
-        nn.Flatten(),
-        nn.Linear(64, 10),
-    )
-
-
-def mobilenet() -> nn.Module:
-    """MobileNetV1 with a quarter of the channels, for two classes."""
-    layers: list[nn.Module] = [_conv(3, 8, 3, 2), nn.ReLU()]
-    n_in = 8
-    widths = ((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5)
-    for n_out, stride in (*widths, (256, 2), (256, 1)):
-        layers += [_conv(n_in, n_in, 3, stride, groups=n_in), nn.ReLU()]
-        layers += [_conv(n_in, n_out, 1), nn.ReLU()]
-        n_in = n_out
-    return nn.Sequential(*layers, nn.AvgPool2d(3), nn.Flatten(), nn.Linear(n_in, 2))
-
-
 def resnet50() -> nn.Module:
     """25.6 million parameters, 3.9 billion multiply-adds (stride in the first 1x1)."""
-    layers: list[nn.Module] = [_conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     n_in = 64
     for width, count, first in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for index in range(count):

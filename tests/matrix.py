@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.models import lenet5, resnet8
+from examples.models import lenet5, resnet8
 from fxloom import capture, lower
 from fxloom.backends import get
 from fxloom.backends.hls4ml import csim
