@@ -152,8 +152,7 @@ class Lowering:
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
         if rule is None:
-            supported = ", ".join(sorted({str(op).split(".")[1] for op in LOWERINGS}))
-            raise NotLowered(f"no lowering. Supported: {supported}")
+            raise NotLowered("no lowering. Run the quantize pass, which writes it as others")
         return rule(self, node)
 
     def _weight(self, node: Node) -> Quantized:

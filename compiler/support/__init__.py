@@ -12,6 +12,6 @@ from fxloom.support import layers as layers
 from fxloom.support import norms as norms
 from fxloom.support import pools as pools
 from fxloom.support import views as views
-from fxloom.support.core import CHECKS, refusal, refused_ports, supported_ops
+from fxloom.support.core import CHECKS, refusal, refused_ports
 
-__all__ = ["CHECKS", "refusal", "refused_ports", "supported_ops"]
+__all__ = ["CHECKS", "refusal", "refused_ports"]

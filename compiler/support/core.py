@@ -8,7 +8,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
-from fxloom.graph import arguments, describe, op_name, output_nodes
+from fxloom.graph import arguments, describe, output_nodes
 from fxloom.moves import GATHER
 
 aten = torch.ops.aten
@@ -57,7 +57,7 @@ def refusal(node: Node) -> str | None:
     """Why a node has no exact lowering, and what to do; None where it has one."""
     check = CHECKS.get(node.target)
     if check is None:
-        return f"no lowering. Supported: {', '.join(supported_ops())}"
+        return "no lowering. `fxloom list ops` shows the ops that have one"
     if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
@@ -96,12 +96,6 @@ def refused_ports(graph_module: fx.GraphModule) -> list[str]:
         for node in output_nodes(graph_module)
         if node.meta.get("batch_axis", 0) not in allowed
     ]
-
-
-def supported_ops() -> list[str]:
-    """Names of all ops that can be lowered, sorted."""
-    names = [op_name(target).split(".") for target in CHECKS]
-    return sorted({name[1] for name in names if name[0] == "aten"})
 
 
 def is_constant(argument: Any) -> bool:
