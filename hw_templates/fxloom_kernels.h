@@ -136,7 +136,45 @@ void matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::n_in * CON
 
 // ---- windows ---------------------------------------------------------------------------------
 
-// Cross-correlation of a[height, width, channels] with w[kh, kw, channels / groups, n_out].
+// Images are a[height, width, channels]; of a stream only the last rows are held, and row number
+// CONFIG::line(row) of a is row `row` of the image.
+
+// One position of the cross-correlation of a with w[kh, kw, channels / groups, n_out].
+template <class CONFIG, class A, class W, class R>
+void conv_position(const A *a, const W *w, R *res, int out_row, int out_column) {
+    #pragma HLS INLINE
+    const int top = out_row * CONFIG::stride_height - CONFIG::pad_top;
+    const int left = out_column * CONFIG::stride_width - CONFIG::pad_left;
+    FXLOOM_UNROLL
+    for (int o = 0; o < CONFIG::n_out; o++) {
+        #pragma HLS UNROLL
+        const int first = o / (CONFIG::n_out / CONFIG::groups) * CONFIG::per_group;
+        typename CONFIG::sum_t sum = 0;
+        FXLOOM_UNROLL
+        for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
+            #pragma HLS UNROLL
+            FXLOOM_UNROLL
+            for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
+                #pragma HLS UNROLL
+                const int row = top + kh * CONFIG::dilation_height;
+                const int column = left + kw * CONFIG::dilation_width;
+                const bool inside =
+                    row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width;
+                const int start = (CONFIG::line(row) * CONFIG::width + column) * CONFIG::channels;
+                FXLOOM_UNROLL
+                for (int k = 0; k < CONFIG::per_group; k++) {
+                    #pragma HLS UNROLL
+                    typename CONFIG::a_t x = 0;
+                    if (inside) x = read<typename CONFIG::a_t>(a[start + first + k]);
+                    const int tap = (kh * CONFIG::kernel_width + kw) * CONFIG::per_group + k;
+                    sum += x * typename CONFIG::w_t(w[tap * CONFIG::n_out + o]);
+                }
+            }
+        }
+        res[o] = write<R>(sum);
+    }
+}
+
 template <class CONFIG, class A, class W, class R>
 void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           const W w[CONFIG::kernel_height * CONFIG::kernel_width * CONFIG::per_group * CONFIG::n_out],
@@ -145,37 +183,8 @@ void conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
     FXLOOM_PIPELINE
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
         #pragma HLS PIPELINE II=CONFIG::reuse
-        const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
-        const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
-        FXLOOM_UNROLL
-        for (int o = 0; o < CONFIG::n_out; o++) {
-            #pragma HLS UNROLL
-            const int first = o / (CONFIG::n_out / CONFIG::groups) * CONFIG::per_group;
-            typename CONFIG::sum_t sum = 0;
-            FXLOOM_UNROLL
-            for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
-                #pragma HLS UNROLL
-                FXLOOM_UNROLL
-                for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
-                    #pragma HLS UNROLL
-                    const int row = top + kh * CONFIG::dilation_height;
-                    const int column = left + kw * CONFIG::dilation_width;
-                    const bool inside =
-                        row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width;
-                    FXLOOM_UNROLL
-                    for (int k = 0; k < CONFIG::per_group; k++) {
-                        #pragma HLS UNROLL
-                        typename CONFIG::a_t x = 0;
-                        if (inside)
-                            x = read<typename CONFIG::a_t>(
-                                a[(row * CONFIG::width + column) * CONFIG::channels + first + k]);
-                        const int tap = (kh * CONFIG::kernel_width + kw) * CONFIG::per_group + k;
-                        sum += x * typename CONFIG::w_t(w[tap * CONFIG::n_out + o]);
-                    }
-                }
-            }
-            res[position * CONFIG::n_out + o] = write<R>(sum);
-        }
+        conv_position<CONFIG>(a, w, res + position * CONFIG::n_out, position / CONFIG::out_width,
+                              position % CONFIG::out_width);
     }
 }
 
@@ -188,38 +197,46 @@ struct pool_max {
     }
 };
 
-// Sum or maximum over windows of a[height, width, channels]; padding takes no part.
+// One position of the sum or maximum over windows of a; padding takes no part.
+template <class CONFIG, class A, class R>
+void pool_position(const A *a, R *res, int out_row, int out_column) {
+    #pragma HLS INLINE
+    const int top = out_row * CONFIG::stride_height - CONFIG::pad_top;
+    const int left = out_column * CONFIG::stride_width - CONFIG::pad_left;
+    FXLOOM_UNROLL
+    for (int c = 0; c < CONFIG::channels; c++) {
+        #pragma HLS UNROLL
+        typename CONFIG::sum_t result = 0;
+        bool first = true;
+        FXLOOM_UNROLL
+        for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
+            #pragma HLS UNROLL
+            FXLOOM_UNROLL
+            for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
+                #pragma HLS UNROLL
+                const int row = top + kh * CONFIG::dilation_height;
+                const int column = left + kw * CONFIG::dilation_width;
+                if (row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width) {
+                    const int start =
+                        (CONFIG::line(row) * CONFIG::width + column) * CONFIG::channels;
+                    const typename CONFIG::sum_t x = read<typename CONFIG::a_t>(a[start + c]);
+                    result = CONFIG::kind::combine(result, x, first);
+                    first = false;
+                }
+            }
+        }
+        res[c] = write<R>(result);
+    }
+}
+
 template <class CONFIG, class A, class R>
 void pool(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
           R res[CONFIG::out_height * CONFIG::out_width * CONFIG::channels]) {
     FXLOOM_PIPELINE
     for (int position = 0; position < CONFIG::out_height * CONFIG::out_width; position++) {
         #pragma HLS PIPELINE II=1
-        const int top = position / CONFIG::out_width * CONFIG::stride_height - CONFIG::pad_top;
-        const int left = position % CONFIG::out_width * CONFIG::stride_width - CONFIG::pad_left;
-        FXLOOM_UNROLL
-        for (int c = 0; c < CONFIG::channels; c++) {
-            #pragma HLS UNROLL
-            typename CONFIG::sum_t result = 0;
-            bool first = true;
-            FXLOOM_UNROLL
-            for (int kh = 0; kh < CONFIG::kernel_height; kh++) {
-                #pragma HLS UNROLL
-                FXLOOM_UNROLL
-                for (int kw = 0; kw < CONFIG::kernel_width; kw++) {
-                    #pragma HLS UNROLL
-                    const int row = top + kh * CONFIG::dilation_height;
-                    const int column = left + kw * CONFIG::dilation_width;
-                    if (row >= 0 && row < CONFIG::height && column >= 0 && column < CONFIG::width) {
-                        const typename CONFIG::sum_t x = read<typename CONFIG::a_t>(
-                            a[(row * CONFIG::width + column) * CONFIG::channels + c]);
-                        result = CONFIG::kind::combine(result, x, first);
-                        first = false;
-                    }
-                }
-            }
-            res[position * CONFIG::channels + c] = write<R>(result);
-        }
+        pool_position<CONFIG>(a, res + position * CONFIG::channels, position / CONFIG::out_width,
+                              position % CONFIG::out_width);
     }
 }
 

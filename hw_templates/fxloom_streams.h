@@ -37,6 +37,37 @@ template <class P, class T, int N> void send(const T (&a)[N], hls::stream<P> &st
     }
 }
 
+// Read the rows of an image up to the last that windows in row out_row of the result need, into a
+// buffer of lines; `have` rows were read before. Returns how many have been read now.
+template <class CONFIG, class P, class T, int N>
+int receive_rows(hls::stream<P> &stream, T (&lines)[N], int have, int out_row) {
+    #pragma HLS INLINE
+    const int reach = (CONFIG::kernel_height - 1) * CONFIG::dilation_height + 1;
+    int end = out_row * CONFIG::stride_height - CONFIG::pad_top + reach;
+    if (end > CONFIG::height) end = CONFIG::height;
+    for (; have < end; have++) {
+        for (int column = 0; column < CONFIG::width; column++) {
+            #pragma HLS PIPELINE
+            const P pack = stream.read();
+            const int start = (CONFIG::line(have) * CONFIG::width + column) * CONFIG::channels;
+            for (int j = 0; j < CONFIG::channels; j++) {
+                #pragma HLS UNROLL
+                lines[start + j] = pack[j];
+            }
+        }
+    }
+    return have;
+}
+
+// Read the rows below the last window.
+template <class CONFIG, class P> void drop_rows(hls::stream<P> &stream, int have) {
+    #pragma HLS INLINE
+    for (int i = have * CONFIG::width; i < CONFIG::height * CONFIG::width; i++) {
+        #pragma HLS PIPELINE
+        stream.read();
+    }
+}
+
 // Packs in order, with packs of zeros where source(row) is negative.
 template <class CONFIG, class P, class Q>
 void pad_stream(hls::stream<P> &stream, hls::stream<Q> &padded) {

@@ -133,17 +133,18 @@ def _packing(node: Node) -> tuple[torch.dtype, int] | None:
     return None
 
 
-def _packed(node: Node, value: Any) -> Any:
+def _packed(node: Node, value: Any) -> tuple[Any, int | None]:
+    """A value as it is kept, and the fraction bits it was packed with: the format of a bias may be
+    another one once the bias is corrected."""
     packing = _packing(node)
     if packing is None:
-        return value
+        return value, None
     dtype, fraction = packing
-    return (value * 2.0**fraction).to(dtype)
+    return (value * 2.0**fraction).to(dtype), fraction
 
 
-def _unpacked(node: Node, value: Any) -> Any:
-    packing = _packing(node)
-    if packing is None:
+def _unpacked(node: Node, kept: tuple[Any, int | None]) -> Any:
+    value, fraction = kept
+    if fraction is None:
         return value
-    _, fraction = packing
     return value.to(node.meta["val"].dtype).mul_(2.0**-fraction)

@@ -34,7 +34,7 @@ class Site:
     """One place where a kernel is called.
 
     result_name: the C++ array it fills; reuse: cycles from one position to the next, in which a
-    multiplier can be used again.
+    multiplier can be used again; lines: how many rows of an image its argument holds, 0 for all.
     """
 
     index: int
@@ -43,6 +43,7 @@ class Site:
     result: Value
     result_name: str
     reuse: int = 1
+    lines: int = 0
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from fxloom.backends.hls4ml.kernels.core import (
     row_strides,
 )
 from fxloom.backends.hls4ml.kernels.moving import pad
+from fxloom.backends.hls4ml.kernels.sums import window_rows
 from fxloom.ops import Pad, Shape
 
 
@@ -87,14 +88,51 @@ def _one_pack(site: Site) -> Site:
     return replace(site, op=op, args=tuple(args), result=replace(site.result, shape=shape[-1:]))
 
 
+def _windows(site: Site, rule: Rule) -> Kernel:
+    """A convolution or pool that holds only the rows its windows reach over."""
+    x, *weights = site.args
+    _, width, channels = x.operand.shape
+    rows, columns, n_out = site.result.shape
+    lines = window_rows(site)
+    kernel = rule(replace(site, lines=lines))
+    given = "".join(f", {weight.name}" for weight in weights)
+    function = [
+        kernel.declarations,
+        "template <class A, class R>",
+        f"void stream{site.index}(hls::stream<A> &in, hls::stream<R> &out) {{",
+        f"    typename A::value_type lines[{lines * width * channels}];",
+        f"    #pragma HLS ARRAY_PARTITION variable=lines cyclic factor={channels}",
+        f"    typename R::value_type result[{n_out}];",
+        "    #pragma HLS ARRAY_PARTITION variable=result complete",
+        *(f"    #pragma HLS ARRAY_PARTITION variable={w.name} complete" for w in weights),
+        "    int have = 0;",
+        f"    for (int row = 0; row < {rows}; row++) {{",
+        f"        have = fxloom::receive_rows<{site.config}>(in, lines, have, row);",
+        f"        for (int column = 0; column < {columns}; column++) {{",
+        f"            #pragma HLS PIPELINE II={site.reuse}",
+        f"            fxloom::{site.name}_position<{site.config}>"
+        f"(lines{given}, result, row, column);",
+        "            fxloom::send(result, out);",
+        "        }",
+        "    }",
+        f"    fxloom::drop_rows<{site.config}>(in, have);",
+        "}",
+    ]
+    call = f"stream{site.index}({x.name}, {site.result_name});"
+    return Kernel("\n".join(function), call, kernel.repeats)
+
+
 def streamed(site: Site, rule: Rule) -> Kernel:
     """A kernel that reads and writes streams.
 
-    Where packs do not depend on each other it works on one after another, else on the whole tensor,
-    which it first collects: always right, and as large as the tensor.
+    Where packs do not depend on each other it works on one after another, on windows with as many
+    rows as a window has, else on the whole tensor, which it first collects: always right, and as
+    large as the tensor.
     """
     if site.name == "pad" and site.op.padding[-1:] == ((0, 0),):
         return _pad_stream(site)
+    if site.name in ("conv", "pool"):
+        return _windows(site, rule)
     ins = [number for number, arg in enumerate(site.args) if not arg.constant]
     local = [
         arg if arg.constant else replace(arg, name=f"a{number}")

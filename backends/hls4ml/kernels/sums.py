@@ -50,21 +50,33 @@ def _matmul_computed(site: Site) -> Kernel:
     return Kernel(struct(site.config, lines), call_of(site, "matmul_computed"), batch * rows)
 
 
+def window_rows(site: Site) -> int:
+    """Rows of the image that a window of a convolution or pool reaches over, or all it has."""
+    kernel = site.op.kernel[0] if site.name == "pool" else site.args[1].operand.shape[0]
+    reach: int = (kernel - 1) * site.op.dilation[0] + 1
+    return min(reach, site.args[0].operand.shape[0])
+
+
 def _window_constants(site: Site, kernel: Sequence[int]) -> list[str]:
     height, width, channels = site.args[0].operand.shape
-    return constants(
-        height=height,
-        width=width,
-        channels=channels,
-        kernel_height=kernel[0],
-        kernel_width=kernel[1],
-        stride_height=site.op.stride[0],
-        stride_width=site.op.stride[1],
-        pad_top=site.op.padding[0][0],
-        pad_left=site.op.padding[1][0],
-        out_height=site.result.shape[0],
-        out_width=site.result.shape[1],
-    )
+    return [
+        *constants(
+            height=height,
+            width=width,
+            channels=channels,
+            kernel_height=kernel[0],
+            kernel_width=kernel[1],
+            stride_height=site.op.stride[0],
+            stride_width=site.op.stride[1],
+            pad_top=site.op.padding[0][0],
+            pad_left=site.op.padding[1][0],
+            dilation_height=site.op.dilation[0],
+            dilation_width=site.op.dilation[1],
+            out_height=site.result.shape[0],
+            out_width=site.result.shape[1],
+        ),
+        function("line", f"row % {site.lines}" if site.lines else "row", "int row"),
+    ]
 
 
 def _conv(site: Site) -> Kernel:
@@ -72,8 +84,6 @@ def _conv(site: Site) -> Kernel:
     lines = [
         *_window_constants(site, w.operand.shape[:2]),
         *constants(
-            dilation_height=site.op.dilation[0],
-            dilation_width=site.op.dilation[1],
             groups=site.op.groups,
             per_group=w.operand.shape[2],
             n_out=w.operand.shape[3],
@@ -92,7 +102,6 @@ def _pool(site: Site) -> Kernel:
         argument_type("a", site.args[0]),
         typedef("sum_t", integer_type(site.result.type)),
         typedef("kind", f"fxloom::pool_{site.op.kind}"),
-        *constants(dilation_height=site.op.dilation[0], dilation_width=site.op.dilation[1]),
     ]
     return Kernel(struct(site.config, lines), call_of(site, "pool"), prod(site.result.shape[:2]))
 
