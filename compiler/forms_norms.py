@@ -33,6 +33,22 @@ def _variance(graph: fx.Graph, node: Node) -> Node:
     return result
 
 
+@rewrites(aten._softmax.default, aten._log_softmax.default)
+def _decomposed_softmax(graph: fx.Graph, node: Node) -> Node | None:
+    """As ExportedProgram.run_decompositions leaves them."""
+    source, dim, to_float = node.args
+    if to_float:
+        return None
+    is_log = node.target is aten._log_softmax.default
+    target = aten.log_softmax.int if is_log else aten.softmax.int
+    result = insert_like(graph, node, target, (source, dim, None))
+    masked = None if is_log else _softmax(graph, result)
+    if masked is None:
+        return result
+    graph.erase_node(result)
+    return masked
+
+
 @rewrites(aten.softmax.int)
 def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     """Softmax of masked scores: the mask becomes an argument, for no format holds infinity."""

@@ -72,8 +72,9 @@ def function_of(node: Node) -> Function | None:
     return None if make is None else make(*arguments(node)[1:], **node.kwargs)
 
 
-def table_values(curve: Curve, points: Sequence[Decimal], fraction: int) -> Int64Array:
-    """curve at all points in units of 2**-fraction, rounded to nearest, ties to even."""
+def table_values(curve: Curve, points: Sequence[Decimal], fraction: int) -> list[int]:
+    """curve at all points in units of 2**-fraction, rounded to nearest, ties to even. May exceed
+    int64."""
     scale = Decimal(2) ** abs(fraction)
 
     def scaled(x: Decimal) -> Decimal:
@@ -91,7 +92,7 @@ def table_values(curve: Curve, points: Sequence[Decimal], fraction: int) -> Int6
                 if abs(value - tie) < Decimal("1e-60"):
                     value = tie
         entries.append(int(value.to_integral_value(ROUND_HALF_EVEN)))
-    return np.array(entries, dtype=np.int64)
+    return entries
 
 
 _HALF = Decimal("0.5")
@@ -112,7 +113,8 @@ def _context(digits: int) -> Context:
 
 def table(curve: Curve, source: FixedPoint, to: FixedPoint) -> Int64Array:
     """The mantissas in to, rounded to nearest and saturated, for every mantissa of source."""
-    return np.clip(table_values(curve, grid(source), to.fraction), to.lo, to.hi)
+    entries = table_values(curve, grid(source), to.fraction)
+    return np.array([min(max(entry, to.lo), to.hi) for entry in entries], dtype=np.int64)
 
 
 def table_error(curve: Curve, source: FixedPoint, to: FixedPoint, entries: Int64Array) -> float:

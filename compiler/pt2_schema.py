@@ -34,6 +34,8 @@ _TAGS: Mapping[type, str] = {
 """Members of unions that are refused: they hold code or objects."""
 
 _FUNCTIONS = ("FloorDiv", "Mod", "PythonMod", "Max", "Min")
+_SUMS = ("Add", "Mul")
+"""How torch writes + and *, of two terms or more."""
 _PLAIN = (
     ast.Expression,
     ast.Load,
@@ -53,6 +55,7 @@ _CREATION = frozenset(
 )
 _PRIVATE = frozenset(
     {"_assert_tensor_metadata", "_to_copy", "_unsafe_view", "_softmax", "_log_softmax"}
+    | {"_weight_norm"}
 )
 _TEXTS = frozenset(
     {"approximate", "equation", "indexing", "mode", "padding", "reduce", "rounding_mode"}
@@ -176,7 +179,12 @@ def _check_expression(tree: ast.AST, text: str) -> None:
             _check_symbol(tree, text)
             return
         else:
-            good = tree.func.id in _FUNCTIONS and not tree.keywords and len(tree.args) == 2
+            count = len(tree.args)
+            good = (
+                (tree.func.id in _FUNCTIONS and count == 2)
+                or (tree.func.id in _SUMS and count >= 2)
+                or (tree.func.id == "Integer" and count == 1 and _is_integer(tree.args[0]))
+            ) and not tree.keywords
             for argument in tree.args:
                 _check_expression(argument, text)
     else:
@@ -188,6 +196,11 @@ def _check_expression(tree: ast.AST, text: str) -> None:
             f": the symbolic expression {text!r} is refused: only integers, symbols, + - * and "
             f"{', '.join(_FUNCTIONS)} are read from a file"
         )
+
+
+def _is_integer(tree: ast.AST) -> bool:
+    """Whether it is a number, or one with a sign; which, is checked with all others."""
+    return isinstance(tree.operand if isinstance(tree, ast.UnaryOp) else tree, ast.Constant)
 
 
 def _check_symbol(call: ast.Call, text: str) -> None:
@@ -224,7 +237,11 @@ def operator_name(target: str) -> str:
         written = any(arg.is_out for arg in arguments)
         if pure and public and reads and not written:
             return target
-    raise Fault(f": the operator {target} is unknown, or is not read from a file")
+    advice = ". Save what torch.export.export gives, without run_decompositions"
+    raise Fault(
+        f": the operator {target} is unknown, or is not read from a file"
+        f"{advice if base.startswith('_') else ''}"
+    )
 
 
 def _module_stack(metadata: dict[str, str]) -> dict[str, str]:

@@ -241,7 +241,8 @@ def insert_root(
     x, exponent = arguments(node)
     writer = Writer(module, node)
     source = writer.format(x)
-    total = FixedPoint(source.width - source.signed, source.integer - source.signed, False)
+    width = max(source.width - source.signed, 1)  # a sign alone is never positive
+    total = FixedPoint(width, width - source.fraction, False)
     root = RootTable.of(total, 1.0, bits, min(to.width + GUARD_BITS, MOST_FACTOR_BITS))
     positive = writer.add(aten.clamp.default, x, total.step, None)
     y = root.insert(writer, positive)

@@ -82,7 +82,7 @@ class SoftmaxFormats:
         last = grid(self.index)[-1:]
         (smallest,) = table_values(self._reciprocal, last, self.reciprocal.fraction)
         fraction = self.exponential.fraction + self.reciprocal.fraction
-        gap = Fraction(int(one - next_to_one) * int(smallest), 2**fraction)
+        gap = Fraction((one - next_to_one) * smallest, 2**fraction)
         gap -= Fraction(2) ** -self.product.fraction
         return float(gap / Fraction(self.result.step))
 

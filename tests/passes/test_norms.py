@@ -114,3 +114,10 @@ def test_gradients_go_through_norms_and_attention() -> None:
         if name.endswith("weight") and parameter.dim() > 1:
             pair = (got[name].grad.flatten(), parameter.grad.flatten())
             assert torch.nn.functional.cosine_similarity(*pair, dim=0) > 0.98, name
+
+
+def test_a_root_of_one_signed_bit_is_that_of_one_step() -> None:
+    x = torch.linspace(-1, 1, 24).reshape(8, 3)
+    model = Fn(lambda _, x: torch.std(x, 1))
+    program, _ = compiled(model, x, activations=1, table_bits=1)
+    assert len(np.unique(simulate(program, x.numpy(), raw=True))) == 1

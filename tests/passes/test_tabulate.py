@@ -59,6 +59,13 @@ def test_entries_of_rational_functions_round_ties_to_even() -> None:
             assert entry == below + up
 
 
+def test_entries_beyond_64_bits_saturate() -> None:
+    source, to = FixedPoint(3, 90), FixedPoint(8, 8)
+    for name in ("softplus", "silu"):
+        entries = table(FUNCTIONS[getattr(aten, name).default]().curve, source, to)
+        np.testing.assert_array_equal(entries, [0] * 4 + [entries[4]] + [to.hi] * 3)
+
+
 def test_entries_do_not_depend_on_the_machines_error_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -95,6 +95,47 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert len(weights) == 1
 
 
+def test_sizes_computed_from_the_batch_are_read(tmp_path: Path) -> None:
+    net = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    x = torch.randn(8, 3, 4)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    graph = capture(load_model(str(tmp_path / "net.pt2")), x)
+    torch.testing.assert_close(graph(x), net(x))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1)),
+        nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(-1)),
+    ],
+)
+def test_decomposed_softmax_is_softmax(tmp_path: Path, net: nn.Module) -> None:
+    x = torch.randn(8, 3, 4)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program.run_decompositions(), tmp_path / "net.pt2")
+    graph = capture(load_model(str(tmp_path / "net.pt2")), x)
+    torch.testing.assert_close(graph(x), net(x))
+    assert "_softmax" not in str(graph.graph).replace("log_softmax", "")
+
+
+def test_weight_norm_is_read(tmp_path: Path) -> None:
+    net, x = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), torch.randn(8, 4)
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    torch.testing.assert_close(capture(load_model(str(tmp_path / "net.pt2")), x)(x), net(x))
+
+
+def test_decomposed_batch_norm_says_how_to_export(tmp_path: Path) -> None:
+    x = torch.randn(8, 4)
+    net = nn.BatchNorm1d(4).eval()
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program.run_decompositions(), tmp_path / "net.pt2")
+    with pytest.raises(CaptureError, match="without run_decompositions"):
+        load_model(str(tmp_path / "net.pt2"))
+
+
 def test_static_batch_says_how_to_export_with_a_dynamic_one(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Net().eval(), (X,)), tmp_path / "net.pt2")
     with pytest.raises(CaptureError, match=r"dynamic_shapes=\(\{0: torch.export.Dim\('batch'\)\}"):
@@ -120,6 +161,9 @@ def every_expression(document: Any, text: str) -> None:
         "(lambda: open({!r}, 'w'))()",
         "FloorDiv(*open({!r}, 'w'))",
         "f\"{{open({!r}, 'w')}}\"",
+        "Mul(2, open({!r}, 'w'))",
+        "Integer(open({!r}, 'w'))",
+        "Integer(-open({!r}, 'w'))",
     ],
 )
 def test_symbolic_expression_that_would_create_a_file_is_refused(
@@ -131,7 +175,20 @@ def test_symbolic_expression_that_would_create_a_file_is_refused(
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("text", ["2**2**2**99", "9" * 200, "1" * 5000, "Symbol(", "", "s0", "1.5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Integer(Integer(2))",
+        "Mul(2)",
+        "2**2**2**99",
+        "9" * 200,
+        "1" * 5000,
+        "Symbol(",
+        "",
+        "s0",
+        "1.5",
+    ],
+)
 def test_expression_outside_the_grammar_is_refused(
     archive: dict[str, bytes], tmp_path: Path, text: str
 ) -> None:
