@@ -283,9 +283,11 @@ def _cat(node: Node) -> BatchAxis:
 
 @batch_rule(aten.constant_pad_nd.default, aten.pad.default)
 def _pad(node: Node) -> BatchAxis:
-    widths = node.args[1]
+    x, widths = _node(node.args[0]), node.args[1]
     assert isinstance(widths, Sequence)
-    return _aligned([_node(node.args[0])], trailing=len(widths) // 2)[0]
+    last = _rank(x) - 1
+    _kept_apart(node, [last - index // 2 for index, width in enumerate(widths) if width])
+    return _axis(x)
 
 
 @batch_rule(aten.permute.default)

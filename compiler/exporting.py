@@ -228,7 +228,7 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
         fixed = ", ".join(dict.fromkeys(re.findall(r"L\['(\w+)'\]", text)))
         return (
             f"the model works for one batch size only: it fixes that of {fixed}. "
-            "Use -1 or x.shape[0] where a literal batch size stands."
+            "Use -1 or x.shape[0] where a literal batch size or len(x) stands."
         )
     return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
 

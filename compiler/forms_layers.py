@@ -9,7 +9,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.adaptive import windows
-from fxloom.forms_recurrent import RECURRENT
+from fxloom.forms_recurrent import RECURRENT, cell_result
 from fxloom.forms_recurrent import result as recurrent_result
 from fxloom.graph import aten, insert_like
 from fxloom.moves import GATHER
@@ -221,4 +221,5 @@ _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten.chunk.default: _split,
     aten.unbind.int: _unbind,
     **dict.fromkeys(RECURRENT, recurrent_result),
+    aten.lstm_cell.default: cell_result,
 }

@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of
+from fxloom.rewriting import input_of, rewrites
 
 State = tuple[Node | None, ...]
 """Hidden (and cell) state of one step; None is zero."""
@@ -87,11 +87,12 @@ class _Joined:
         add = self.writer.add
         if h is None:  # zeros behind x: the layer stays the same one
             joined = add(self.role, aten.constant_pad_nd.default, x, [0, self.size], 0.0)
-        elif h.meta.get("constant"):
+        elif h.meta.get("constant") or not _depends_on_input(x):
             # Its part is a constant; a constant cannot be concatenated to a batch.
-            weights = self.weights
-            first = add(self.role, aten.linear.default, x, weights.inputs, self.bias)
-            rest = (h, weights.hidden, None)
+            parts = [(x, self.weights.inputs), (h, self.weights.hidden)]
+            computed, fixed = parts if h.meta.get("constant") else reversed(parts)
+            first = add(self.role, aten.linear.default, *computed, self.bias)
+            rest = (*fixed, None)
             shift = self.writer.constant(f"{self.role}_initial", aten.linear.default, *rest)
             return add(self.role, aten.add.Tensor, first, shift)
         else:
@@ -184,6 +185,13 @@ _KINDS: dict[Any, tuple[Callable[[_Writer, _Weights, int, int], Step], int]] = {
 }
 """What makes a step, and the gates that its weights hold."""
 RECURRENT = tuple(_KINDS)
+CELLS: dict[Any, Any] = {
+    aten.lstm_cell.default: aten.lstm.input,
+    aten.gru_cell.default: aten.gru.input,
+    aten.rnn_tanh_cell.default: aten.rnn_tanh.input,
+    aten.rnn_relu_cell.default: aten.rnn_relu.input,
+}
+"""The layers of which these are one step."""
 
 
 def result(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node:
@@ -240,6 +248,32 @@ def _unroll(graph: fx.Graph, node: Node) -> list[Callable[[], Node]]:
     return makers
 
 
+def cell_result(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    """State number `index` after one step of a cell."""
+    if "results" not in producer.meta:
+        producer.meta["results"] = _step(graph, producer)
+    state: State = producer.meta["results"]
+    return state[index]
+
+
+@rewrites(aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default)
+def _cell(graph: fx.Graph, node: Node) -> Node | None:
+    return cell_result(graph, node, node, 0)
+
+
+def _step(graph: fx.Graph, node: Node) -> State:
+    arguments: Any = node.args
+    x, initial, *weights = arguments
+    states = initial if isinstance(initial, list | tuple) else [initial]
+    held = _weights(weights, has_biases=True)
+    size = held.hidden.meta["val"].shape[1]
+    make_step, _ = _KINDS[CELLS[node.target]]
+    # Cells of one module share their weights; those of functions need not.
+    writer = _Writer(graph, node, f"cell_{held.hidden.name}")
+    step = make_step(writer, held, size, size)
+    return step(x, tuple(_state(one) for one in states))
+
+
 def _weights(nodes: Sequence[Any], has_biases: bool) -> _Weights:
     inputs, hidden, *rest = nodes
     biases = rest[:2] if has_biases else (None, None)
@@ -249,18 +283,33 @@ def _weights(nodes: Sequence[Any], has_biases: bool) -> _Weights:
 
 def _initial(writer: _Writer, states: Node, number: int) -> Node | None:
     """The initial state of one layer and direction; None where it is zero."""
+    if _state(states) is None:
+        return None
+    node = insert_like(writer.graph, writer.like, aten.select.int, (states, 0, number))
+    node.meta["constant"] = states.meta["constant"]
+    return node
+
+
+def _state(states: Node) -> Node | None:
+    """Marks whether a state is a constant; None where it is zero."""
     source = states
     while source.target is aten.expand.default:
         source = input_of(source)
     if source.target is aten.full.default and source.args[1] == 0:
         return None
-    node = insert_like(writer.graph, writer.like, aten.select.int, (states, 0, number))
-    node.meta["constant"] = not _depends_on_input(states)
-    return node
+    states.meta["constant"] = not _depends_on_input(states)
+    return states
 
 
 def _depends_on_input(node: Node) -> bool:
-    return node.op == "placeholder" or any(map(_depends_on_input, node.all_input_nodes))
+    found, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        if one.op == "placeholder":
+            return True
+        waiting += [source for source in one.all_input_nodes if source not in found]
+        found.update(one.all_input_nodes)
+    return False
 
 
 def _stack(graph: fx.Graph, node: Node, parts: Sequence[Node | None], dim: int, size: int) -> Node:

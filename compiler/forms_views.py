@@ -1,6 +1,7 @@
 """Canonical forms of what moves or copies values: views, slices, pads, constants, identities."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -118,8 +119,20 @@ def _flip(graph: fx.Graph, node: Node) -> Node:
 def _repeat(graph: fx.Graph, node: Node) -> Node | None:
     times = node.args[1]
     assert isinstance(times, Sequence)
-    ones = [1] * (input_of(node).meta["val"].dim() - len(times))
-    return insert_like(graph, node, aten.repeat.default, (input_of(node), [*ones, *times]))
+    source = input_of(node)
+    held = source.meta["val"].shape
+    times = [*[1] * (len(held) - len(times)), *times]
+    if all(isinstance(size, int) for size in held):  # a constant, spread over the batch
+        ones = [1] * (len(times) - len(held)) + list(held)
+        for dim, size in enumerate(node.meta["val"].shape):
+            if ones[dim] == 1 and _is_batch(size):
+                times[dim] = 1
+    return insert_like(graph, node, aten.repeat.default, (source, times))
+
+
+def _is_batch(size: Any) -> bool:
+    """Whether a size is the batch size itself, rather than computed from it."""
+    return isinstance(size, torch.SymInt) and size.node.expr.is_Symbol
 
 
 @rewrites(aten.pad.default, aten.constant_pad_nd.default)

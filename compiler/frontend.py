@@ -34,7 +34,7 @@ from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
 from fxloom.state_names import spelled_program
-from fxloom.support import refusal
+from fxloom.support import refusal, refused_ports
 
 MAX_ELEMENTS = 2**28
 """Values of one tensor for one sample: the trial runs must fit into memory."""
@@ -115,6 +115,8 @@ def _capture_program(
         if node.op == "call_function" and "batch_axis" in node.meta:
             reason = supported(node)
             problems += [f"{describe(node)}: {reason}"] if reason is not None else []
+    if supported is refusal:
+        problems += refused_ports(graph_module)
     if problems:
         raise UnsupportedLayer(problems)
     refuse_special_batches(traced)

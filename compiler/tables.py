@@ -114,13 +114,13 @@ def aten_ops() -> list[tuple[str, str]]:
 
 def respelled_ops() -> list[str]:
     """Other ops that capture writes as those of aten_ops; sorted."""
-    from fxloom.forms_recurrent import RECURRENT
+    from fxloom.forms_recurrent import CELLS, RECURRENT
     from fxloom.graph import op_name
     from fxloom.normalize import normalize  # noqa: F401 - it fills the table
     from fxloom.rewriting import RULES
     from fxloom.support import CHECKS
 
-    others = [op for op in (*RULES, *RECURRENT) if op not in CHECKS]
+    others = [op for op in dict.fromkeys((*RULES, *RECURRENT, *CELLS)) if op not in CHECKS]
     names = {op_name(op) for op in others}
     return sorted(name for name in names if name.startswith("aten.") and "3d" not in name)
 

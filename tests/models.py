@@ -86,6 +86,28 @@ class InitialState(nn.Module):
         return self.rnn(x, self.state.expand(-1, x.shape[0], -1).contiguous())[0]
 
 
+class Cells(nn.Module):
+    """Recurrent cells, called in loops of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTMCell(3, 4), nn.GRUCell(4, 4, bias=False)
+        self.rnn = nn.RNNCell(2, 4, nonlinearity="relu")
+        self.answer = nn.Linear(4, 2)
+        self.start = nn.Parameter(torch.linspace(-1, 1, 2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = c = top = x.new_zeros(x.shape[0], 4)
+        for step in x.unbind(1):
+            h, c = self.lstm(step, (h, c))
+            top = self.gru(h, top)
+        answers = [self.start.repeat(x.shape[0], 1)]
+        for _ in range(2):
+            top = self.rnn(answers[-1], top)
+            answers.append(self.answer(top))
+        return torch.stack(answers[1:], 1), c
+
+
 class Buffers(nn.Module):
     """A function of its input and of constants that are no float32 parameters of a layer."""
 
@@ -801,10 +823,34 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         SEQUENCE,
     ),
     "rnn from a learned state": (InitialState, SEQUENCE),
+    "recurrent cells": (Cells, SEQUENCE),
     "rnn of a recurrent layer's sequence": (
         fn(lambda m, x: m.a(m.b(x)[0])[0] + x.mean(2, keepdim=True),
            a=lambda: nn.RNN(4, 3, batch_first=True),
            b=lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True)),
+        SEQUENCE,
+    ),
+    # constants spread over the batch
+    "class token": (
+        lambda: Buffers(
+            lambda m, x: (
+                torch.cat([m.token.repeat(x.shape[0], 2, 1), x], 1),
+                torch.cat([x, m.token.tile((x.shape[0], 1, 1))], 1)[:, -2:] * 0.5,
+            ),
+            token=torch.linspace(-1, 1, 3),
+        ),
+        SEQUENCE,
+    ),
+    "attention with learned keys": (
+        fn(lambda m, x: m.a(x, x, x, need_weights=False)[0],
+           a=lambda: nn.MultiheadAttention(
+               4, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)),
+        (3, 4),
+    ),
+    "pad around the batch": (
+        fn(lambda m, x: functional.pad(
+            functional.pad(x.transpose(0, 1), (1, 0, 0, 0, -1, 2), value=0.5).flip(0),
+            (1, 1), mode="reflect").transpose(0, 1)),
         SEQUENCE,
     ),
     # shapes

@@ -20,6 +20,9 @@ def _constant_pad(module: GraphModule, node: Node) -> Node | None:
         return None
     kept = []
     for dim, pair in _by_dimension(x, widths):
+        if not any(pair):  # the batch, perhaps
+            kept += pair
+            continue
         size = x.meta["val"].shape[dim]
         found = aten.constant_pad_nd.default(torch.arange(1, size + 1), pair, 0).tolist()
         inside = [entry - 1 for entry in found if entry]
@@ -37,6 +40,8 @@ def _pad(module: GraphModule, node: Node) -> Node:
     x: Node
     x, widths, mode = arguments(node)[:3]
     for dim, pair in _by_dimension(x, widths):
+        if not any(pair):
+            continue
         size = x.meta["val"].shape[dim]
         ramp = torch.arange(size, dtype=torch.float64).reshape(1, 1, size)
         indices = aten.pad.default(ramp, pair, mode).to(torch.int64).reshape(-1).tolist()

@@ -23,6 +23,7 @@ from fxloom.program import Program
 from fxloom.quantized_ops import BLOCK, divide
 from fxloom.quantized_ops import requantize as requantize_op
 from fxloom.recipe import Recipe
+from tests.capturing import capture_anything
 from tests.models import Fn, make
 from tests.strategies import formats, overflows, roundings
 
@@ -390,7 +391,7 @@ def test_many_ways_through_a_graph_take_no_time() -> None:
 
 def test_lowering_names_an_unused_input() -> None:
     x = torch.randn(40, 3)
-    graph = capture(Fn(lambda m, x, y: x * 0.3), (x, x))
+    graph = capture_anything(Fn(lambda m, x, y: x * 0.3), (x, x))
     with pytest.raises(UnsupportedLayer, match=r"input inputs_1: nothing uses it. Leave it out"):
         lower(Quantize()(graph, Data(x_train=(x, x))).graph)
 

@@ -9,11 +9,15 @@ from fxloom.errors import UnsupportedLayer
 from fxloom.frontend import capture
 from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
+from tests.capturing import capture_anything
 from tests.models import Fn
 
 
 def test_an_output_whose_batch_is_not_first_is_refused() -> None:
-    graph = capture(Fn(lambda m, x: x.transpose(0, 1) * 0.5), torch.randn(2, 5, 3))
+    model = Fn(lambda m, x: x.transpose(0, 1) * 0.5)
+    with pytest.raises(UnsupportedLayer, match="its batch is dimension 1, it must be the first"):
+        capture(model, torch.randn(2, 5, 3))
+    graph = capture_anything(model, torch.randn(2, 5, 3))
     with pytest.raises(UnsupportedLayer, match="its batch is dimension 1, it must be the first"):
         Quantize()(graph, Data(x_train=torch.randn(20, 5, 3)))
     with pytest.raises(UnsupportedLayer, match="its batch is dimension 1"):
@@ -21,8 +25,10 @@ def test_an_output_whose_batch_is_not_first_is_refused() -> None:
 
 
 def test_an_unused_input_is_refused_before_calibration() -> None:
-    graph = capture(
-        Fn(lambda m, x, y: m.fc(x), fc=nn.Linear(3, 2)), (torch.randn(2, 3), torch.randn(2, 4))
-    )
+    model = Fn(lambda m, x, y: m.fc(x), fc=nn.Linear(3, 2))
+    x = (torch.randn(2, 3), torch.randn(2, 4))
+    with pytest.raises(UnsupportedLayer, match="input inputs_1: nothing uses it"):
+        capture(model, x)
+    graph = capture_anything(model, x)
     with pytest.raises(UnsupportedLayer, match="input inputs_1: nothing uses it"):
         Quantize()(graph, Data(x_train=(torch.randn(9, 3), torch.randn(9, 4))))
