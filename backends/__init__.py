@@ -55,6 +55,10 @@ class Build(Protocol):
         """Mantissas [N, ...] of the program's values that exist in the hardware, by name."""
         ...
 
+    def edited(self) -> "dict[str, str | None]":
+        """Source files that are not as they are emitted, with their layers."""
+        ...
+
 
 class Backend(Protocol):
     """Turns a Program into a project."""
@@ -67,6 +71,10 @@ class Backend(Protocol):
     @property
     def unsupported(self) -> Mapping[str, str]:
         """Operations that it declares it cannot do, with the reason."""
+        ...
+
+    def check_target(self, target: "Target") -> None:
+        """Raise TargetError, with all reasons, where a target asks for what is not there."""
         ...
 
     def emit(

@@ -22,8 +22,9 @@ Values = npt.NDArray[np.generic]
 class Divergence:
     """The first integer that differs. index: in the output as the user sees it, without batch.
 
-    layer: the first layer of the user's model whose values differ for this sample; the one that
-    computes the output where all that can be seen of the others agree.
+    layer: the first layer of the user's model whose values differ for this sample. Where none
+    differs in a project made anew, edited has the files that are not as they were made, and layer
+    is that of the first, or the one that computes the output.
     """
 
     inputs: str
@@ -33,12 +34,18 @@ class Divergence:
     layer: str
     simulated: int
     hardware: int
+    edited: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        edited = ", ".join(self.edited)
+        where = (
+            f"its project was edited: {edited} (layer {self.layer}). Compile it again"
+            if edited
+            else f"the first layer that differs is {self.layer}"
+        )
         return (
             f"{self.inputs} sample {self.sample}, output {self.output}{list(self.index)}: "
-            f"simulator {self.simulated}, C simulation {self.hardware}; "
-            f"the first layer that differs is {self.layer}"
+            f"simulator {self.simulated}, C simulation {self.hardware}; {where}"
         )
 
 
@@ -113,11 +120,11 @@ def compare(
         mismatches += len(differing)
         if len(differing) and (first is None or differing[0][0] < first.sample):
             sample, *index = (int(n) for n in differing[0])
-            layer = first_divergent_layer(build, _only(x, sample)) or _layer(
-                build.program, port.value
-            )
+            layer = first_divergent_layer(build, _only(x, sample))
+            edited = build.project.edited() if layer is None else {}
+            layer = layer or next(filter(None, edited.values()), _layer(build.program, port.value))
             pair = int(want[tuple(differing[0])]), int(got[tuple(differing[0])])
-            first = Divergence(kind, sample, port.name, tuple(index), layer, *pair)
+            first = Divergence(kind, sample, port.name, tuple(index), layer, *pair, tuple(edited))
     values = sum(array.size for array in simulated)
     distinct = len(np.unique(np.concatenate([array.reshape(-1) for array in simulated])))
     return Comparison(kind, len(simulated[0]), values, distinct, mismatches), first

@@ -114,6 +114,8 @@ def compile(
     samples = Data.of(data)
     passes = _recipe(recipe)
     goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
+    backend = backends.get(BACKEND)
+    backend.check_target(goal)  # what takes minutes comes later
     passes.require_data(samples)
     if example_inputs is None:
         if samples is None:
@@ -133,7 +135,6 @@ def compile(
         report = _with_measurements(report, program, graph, result, samples)
         tell("write the project")
         kept = _saved_samples(samples)
-        backend = backends.get(BACKEND)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
         save_program(program, folder / PROGRAM)
         _write(folder / RECIPE, passes.to_toml())

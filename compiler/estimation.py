@@ -155,14 +155,15 @@ def allot(kind: str, n_in: int, n_out: int, wanted: LayerSettings, io: str) -> A
     kind: hls4ml's class, anything else being a kernel of fxloom. Used by the backend and by the
     estimate, so that they cannot disagree.
     """
-    if wanted.strategy == "latency":
-        return Allotment("latency", wanted.reuse)
-    if kind not in ("Dense", "Conv2D"):
-        return Allotment(
-            "latency",
-            wanted.reuse,
-            f"resource asked for, latency given: there is no Resource {kind}",
-        )
+    if wanted.strategy == "latency" or kind not in ("Dense", "Conv2D"):
+        # One multiplier for all weights: more would only make the layer wait.
+        reuse = min(wanted.reuse, n_in * n_out)
+        notes = []
+        if wanted.strategy != "latency":
+            notes.append(f"resource asked for, latency given: there is no Resource {kind}")
+        if reuse != wanted.reuse:
+            notes.append(f"reuse {wanted.reuse} asked for, {reuse} is the largest")
+        return Allotment("latency", reuse, "; ".join(notes))
     # hls4ml's Resource convolution for io_parallel runs beyond its window buffer with more.
     most = n_in if kind == "Conv2D" and io == "parallel" else None
     reuse = closest_reuse(n_in, n_out, wanted.reuse, most)

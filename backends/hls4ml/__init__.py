@@ -33,6 +33,10 @@ class Hls4mlBackend:
         """Operations that this backend declares it cannot do, with the reason."""
         return UNSUPPORTED
 
+    def check_target(self, target: Target) -> None:
+        """Raise TargetError where this backend cannot do what a target asks for."""
+        check_target(target)
+
     def emit(
         self,
         program: Program,

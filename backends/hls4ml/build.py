@@ -1,6 +1,7 @@
 """An emitted project: where it lies, what is called how, and its C simulation."""
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,38 @@ class Hls4mlBuild:
             build = BACKEND.emit(tapped, self.target, folder, cache=self.cache)
             return dict(zip(seen, build.run_mantissas(inputs), strict=True))
 
+    def edited(self) -> dict[str, str | None]:
+        """Source files that are not as they are emitted, with the layer whose constants they hold.
+
+        By path in the project, in the order of the layers; files that no layer owns come last.
+        """
+        from fxloom.backends.hls4ml import BACKEND
+
+        with tempfile.TemporaryDirectory(prefix="fxloom-emit-") as folder:
+            BACKEND.emit(self.program, self.target, folder)
+            fresh, mine = (_sources(root) for root in (Path(folder), self.directory))
+        names = [name for name in sorted({*fresh, *mine}) if fresh.get(name) != mine.get(name)]
+        count = len(self.layers)
+        owners = {name: self._owner(name) for name in names}
+        return {
+            name: None if place == count else str(self.layers[place]["origin"])
+            for name, place in sorted(owners.items(), key=lambda item: item[1])
+        }
+
+    def _owner(self, name: str) -> int:
+        """Position of the layer that a file of constants belongs to, by the index in its name; the
+        number of layers for all other files."""
+        found = re.fullmatch(r"firmware/weights/[a-z]+(\d+)(_\d+)?\.h", name)
+        if found is None:
+            return len(self.layers)
+        start = f"n{found[1]}"
+        places = [
+            place
+            for place, layer in enumerate(self.layers)
+            if layer["name"] == start or str(layer["name"]).startswith(f"{start}_")
+        ]
+        return places[0] if places else len(self.layers)
+
     def run_mantissas(
         self,
         inputs: Sequence[Int64Array],
@@ -118,6 +151,11 @@ class Hls4mlBuild:
         flat = run_driver(driver, flat_samples(inputs), sum(sizes), progress, timeout_s, debug)
         parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
         return [part.reshape(-1, *value.shape) for part, value in zip(parts, values, strict=True)]
+
+
+def _sources(directory: Path) -> dict[str, bytes]:
+    paths = (path for path in (directory / "firmware").rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
 
 
 def load_build(

@@ -226,6 +226,17 @@ def test_a_resource_convolution_reuses_no_further_than_its_window() -> None:
         assert found["conv"].reuse == largest
 
 
+@needs_compiler
+@pytest.mark.parametrize("io", ["parallel", "stream"])
+def test_latency_layers_reuse_no_further_than_their_weights(io: Io, tmp_path: Path) -> None:
+    target = Target(io=io, reuse=2**40)
+    plan = make_plan(three_layers(), target)
+    found = {layer.origin: layer.allotment for layer in plan.layers if layer.allotment}
+    assert found["conv"].reuse == 48
+    assert found["conv"].note == f"reuse {2**40} asked for, 48 is the largest"
+    assert mismatches(three_layers(), target, tmp_path) == {}
+
+
 def test_reuse_makes_the_top_function_a_dataflow() -> None:
     b = ProgramBuilder()
     x = b.input("x", (4,), FixedPoint(6, 2))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,22 @@ def test_check_names_the_first_layer_that_differs(
     assert first_divergent_layer(build, build.samples[0][:1]) is None
     monkeypatch.setattr(type(build.project), "trace", wrong)
     assert first_divergent_layer(build, build.samples[0][:1]) == "pool"
+
+
+def test_check_names_the_layer_whose_weights_were_edited(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine, tmp_path / "build")
+    build = fxloom.open_build(tmp_path / "build")
+    layer = next(layer for layer in build.project.layers if layer["origin"] == "conv")
+    index = layer["name"].partition("_")[0].removeprefix("n")
+    path = tmp_path / "build" / "hls" / "firmware" / "weights" / f"b{index}.h"
+    text = path.read_text()
+    edited = re.sub(r"(_mantissas\[\d+\] = \{\s*)-?\d+", r"\g<1>99", text)
+    assert edited != text
+    path.write_text(edited)
+    result = fxloom.check(build, samples=5)
+    assert result.first is not None
+    assert result.first.layer == "conv"
+    assert f"edited: firmware/weights/b{index}.h (layer conv)" in str(result.first)
 
 
 def test_report_in_its_three_forms(pristine: Path, tmp_path: Path) -> None:

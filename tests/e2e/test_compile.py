@@ -177,3 +177,13 @@ def test_a_layer_that_is_always_zero_has_an_error_of_zero(tmp_path: Path) -> Non
     assert error is not None
     assert error.value == 0
     assert build.report.to_text()
+
+
+def test_a_target_that_cannot_be_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(fxloom.TargetError, match="made by Intel"):
+        fxloom.compile(
+            model(), data=data(), target="10ax115", out=tmp_path / "build", progress=told.append
+        )
+    assert told == []
+    assert list(tmp_path.iterdir()) == []
