@@ -36,6 +36,9 @@ _ASSERTIONS = (
     aten.sym_constrain_range_for_size.default,
 )
 
+UNTOUCHED = (*_ASSERTIONS, aten.sym_size.int)
+"""What is taken as it is: no value comes from it."""
+
 
 def normalize(graph: fx.Graph) -> None:
     """Rewrite `graph` in place; every node must carry the `meta["val"]` of torch.export."""
