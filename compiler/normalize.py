@@ -20,6 +20,7 @@ from fxloom import (  # noqa: F401 - they fill the table
     forms_choices,
     forms_joins,
     forms_layers,
+    forms_masks,
     forms_norms,
     forms_products,
     forms_views,
