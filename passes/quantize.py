@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
-from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer, VerifyError
+from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
@@ -57,9 +57,10 @@ from fxloom.passes.chains import (
     is_real,
     nonnegative,
 )
+from fxloom.passes.equalize import equalize
+from fxloom.passes.fitting import MOST_SHIFTED, Fitting, bias_format, can_fit
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
-from fxloom.passes.replay import Replay
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
@@ -72,8 +73,6 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-MOST_SHIFTED = 12
-"""Largest distance between the binary points of channels: each bit widens the exact product."""
 LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
@@ -101,6 +100,8 @@ class Quantize:
     method: Literal["mse", "minmax"] = "mse"
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
+    weight_rounding: Literal["nearest", "second_order"] = "second_order"
+    equalize: bool = True
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
@@ -168,6 +169,7 @@ class _Run:
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
+        self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
         self.typed: dict[tuple[Any, ...], Node] = {}
         self._check_patterns()
@@ -179,6 +181,7 @@ class _Run:
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
+            "equalized": self.equalized,
             "table_errors": self.tables,
         }
 
@@ -206,6 +209,9 @@ class _Run:
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
+        if self.options.equalize:
+            self._equalize()
+        floats = copy_graph(self.module)
         shared: dict[Hashable, Range] = {}
         ranges = {chain: shared.setdefault(chain.group, Range()) for chain in self.chains}
         means = {
@@ -226,9 +232,33 @@ class _Run:
         self._quantize_biases()
         finish(self.module)
         refresh_shapes(self.module)
-        if means:
-            self._correct_biases(means)
+        self._fit(floats, means)
         return self.module
+
+    def _equalize(self) -> None:
+        def levels(chain: Chain) -> int:
+            return 1 << (self._activation_width(chain) - signed[chain.end])
+
+        seen = {chain.end: False for chain in self.chains if chain.is_input}
+        verdicts = nonnegative(self.module.graph, seen)
+        signed = {chain.end: int(not verdicts[chain.end]) for chain in self.chains}
+        self.equalized = equalize(self.module, self.chains, self._batches, levels)
+        self.module.recompile()
+
+    def _fit(self, floats: fx.GraphModule, means: Mapping[Node, Means]) -> None:
+        fitting = Fitting(
+            self.module,
+            floats,
+            list(self._batches()),
+            self.options.per_channel,
+            self.corrected,
+            self.formats,
+        )
+        if self.options.weight_rounding == "second_order":
+            fitting.fit_weights([node for node in means if can_fit(node)])
+            means = {node: mean for node, mean in means.items() if not can_fit(node)}
+        if means:
+            fitting.correct_biases(means)
 
     # Activations
 
@@ -450,58 +480,13 @@ class _Run:
                     self.module, node, f"{origin(node)}.bias", torch.zeros(outputs, dtype=dtype)
                 )
             assert isinstance(bias, Node)
-            to = self._bias_format(node, constant(self.module, bias.target).detach())
+            to = bias_format(node, constant(self.module, bias.target).detach())
             if not node.meta.get("tied"):
                 node.update_arg(2, self._typed(bias, node, to))
                 continue
             if (bias, to) not in self.typed:
                 self.typed[bias, to] = self._typed(bias, node, to)
             node.update_arg(2, self.typed[bias, to])
-
-    def _bias_format(self, node: Node, values: Tensor) -> FixedPoint:
-        fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])
-        scaled = torch.round(values.to(torch.float64) * 2.0**fraction)
-        low, high = (int(x) for x in torch.aminmax(scaled))
-        try:
-            return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
-        except VerifyError as error:
-            raise VerifyError(
-                f"{describe(node)}: its bias in steps of its products: {error}"
-            ) from None
-
-    # Bias correction
-
-    def _correct_biases(self, means: Mapping[Node, Means]) -> None:
-        """Make the mean of every output channel what it is in the float model.
-
-        Layer after layer on all calibration batches at once, so that each layer is corrected for
-        the inputs that the corrected layers before it give.
-        """
-
-        def correct(node: Node, values: Iterator[Tensor]) -> Tensor:
-            return self._correct(node, values, means[node])
-
-        Replay(self.module, list(self._batches()), means).run(correct)
-
-    def _correct(self, node: Node, outputs: Iterator[Tensor], wanted: Means) -> Tensor:
-        """Correct one layer's bias; what it adds to the layer's results, of their rank."""
-        got = Means(wanted.axis)
-        for x in outputs:
-            got.see(x)
-        value = node.meta["val"]
-        shift = (wanted.mean - got.mean).to(value.dtype)
-        typed = arguments(node)[2]
-        assert isinstance(typed, Node)
-        source = typed.args[0]
-        assert isinstance(source, Node)
-        corrected = constant(self.module, source.target).detach() + shift
-        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
-        to = self._bias_format(node, corrected)
-        typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
-        self.corrected[origin(node)] = float(shift.abs().max())
-        shape = [1] * value.dim()
-        shape[wanted.axis] = -1
-        return shift.reshape(shape)
 
 
 def _as_declared(x: Tensor, spec: InputSpec) -> Tensor:

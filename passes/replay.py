@@ -1,17 +1,17 @@
-"""A quantized graph run layer by layer over all calibration samples, in little memory.
+"""A graph run layer by layer over all calibration samples, in little memory.
 
-Correcting a layer needs its results for all samples before the next layer can run. Between layers
-only rounded values are kept, as the narrow integers that they are; what lies between those is
-computed batch by batch, and once more where it is needed once more.
+Fitting a layer needs what all samples bring to it before the next layer can run. Between layers
+only few values are kept, rounded ones as the narrow integers that they are; what lies between those
+is computed batch by batch, and once more where it is needed once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import Node
 
 from fxloom.fixed_point import FixedPoint
@@ -19,57 +19,92 @@ from fxloom.graph import arguments, constant
 from fxloom.passes.calibration import Batch
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE
 
-Correct = Callable[[Node, Iterator[Tensor]], Tensor]
-"""Sees a layer's value for every batch and returns what to add to it, of a shape that broadcasts.
-It must take all of them."""
-
 FARTHEST = 60
 """Distance of the binary point up to which float32 holds rounded values and their mantissas."""
 
 
 class Replay:
-    """One run over the batches. layers: the nodes to be corrected."""
+    """One run over the batches, as far as was asked for.
+
+    asked: from a layer to the node whose values are wanted when its turn comes, in any order of the
+    graph. keeps: whether the values of a node are kept until they are needed no more.
+    """
 
     def __init__(
-        self, module: fx.GraphModule, batches: Sequence[Batch], layers: Iterable[Node]
+        self,
+        module: fx.GraphModule,
+        batches: Sequence[Batch],
+        asked: Mapping[Node, Node],
+        keeps: Callable[[Node], bool],
     ) -> None:
-        self._module, self._batches, self._layers = module, batches, set(layers)
+        self._module, self._batches, self._asked, self._keeps = module, batches, asked, keeps
         self._inputs = list(module.graph.find_nodes(op="placeholder"))
         self._constants: set[Node] = set()
         self._kept: dict[Node, list[Any]] = {}
-        self._added: dict[Node, Tensor] = {}
-        needed = _ancestors(self._layers)
+        needed = _ancestors([*asked, *asked.values()])
         order = [node for node in module.graph.nodes if node in needed]
         for node in order:
             if node.op != "placeholder" and self._constants.issuperset(node.all_input_nodes):
                 self._constants.add(node)
         places = {node: place for place, node in enumerate(order)}
-        self._steps = {
-            node: sorted(self._since_kept(node), key=places.__getitem__)
-            for node in order
-            if self._is_kept(node) or node in self._layers
-        }
+        self._turns = [node for node in order if self._is_kept(node) or node in asked]
+        self._steps: dict[tuple[Node, bool], list[Node]] = {}
+        last: dict[Node, int] = {}
+        for turn, node in enumerate(self._turns):
+            for is_asked in (False, True):
+                if node not in asked if is_asked else not self._is_kept(node):
+                    continue
+                end = asked[node] if is_asked else node
+                is_there = end is not node and self._is_kept(end)
+                found = set() if is_there else self._since_kept(end)
+                self._steps[node, is_asked] = sorted(found, key=places.__getitem__)
+                for step in found:
+                    last |= dict.fromkeys(step.all_input_nodes, turn)
+                last[end] = max(turn, last.get(end, 0))
+        self._dropped: list[list[Node]] = [[] for _ in self._turns]
+        for node, turn in last.items():
+            if self._is_kept(node):
+                self._dropped[turn].append(node)
+        self._turn = 0
 
-    def run(self, correct: Correct) -> None:
-        """Show the values of every layer to correct, those before it being corrected already."""
-        last = {
-            source: node
-            for node, steps in self._steps.items()
-            for step in steps
-            for source in step.all_input_nodes
-        }
-        for node in self._steps:
-            if node in self._layers:
-                self._added[node] = correct(node, self._values(node))
-            else:
-                self._kept[node] = [_packed(node, value) for value in self._values(node)]
-            for source in [each for each in self._kept if last[each] is node]:
-                del self._kept[source]
+    def values(self, layer: Node) -> Iterator[Any]:
+        """What was asked for with a layer, for every batch; layers come in the graph's order."""
+        self._advance(layer)
+        end = self._asked[layer]
+        if end in self._kept:
+            for kept in self._kept[end]:
+                yield _unpacked(end, kept)
+            return
+        for index in range(self._count(end)):
+            yield self._value(end, self._steps[layer, True], index)
+
+    def refresh(self, layer: Node) -> None:
+        """Take the constants that a layer reads anew; they are computed from tensors alone."""
+        for node in layer.all_input_nodes:
+            if node in self._constants and node in self._kept:
+                self._steps[node, False] = [*node.all_input_nodes, node]
+                self._keep(node)
+
+    def _advance(self, layer: Node) -> None:
+        while self._turns[self._turn] is not layer:
+            node = self._turns[self._turn]
+            if self._is_kept(node):
+                self._keep(node)
+            for source in self._dropped[self._turn]:
+                self._kept.pop(source, None)
+            self._turn += 1
+
+    def _keep(self, node: Node) -> None:
+        steps = self._steps[node, False]
+        self._kept[node] = [
+            _packed(node, self._value(node, steps, index)) for index in range(self._count(node))
+        ]
+
+    def _count(self, node: Node) -> int:
+        return 1 if node in self._constants else len(self._batches)
 
     def _is_kept(self, node: Node) -> bool:
-        return node.op == "call_function" and (
-            node in self._constants or node.target in (REQUANTIZE, DIVIDE)
-        )
+        return node.op == "call_function" and (node in self._constants or self._keeps(node))
 
     def _since_kept(self, end: Node) -> set[Node]:
         """The node and all that it is computed from, back to what is kept."""
@@ -80,13 +115,8 @@ class Replay:
             found.update(sources)
         return found
 
-    def _values(self, node: Node) -> Iterator[Any]:
-        """The node's value for every batch; one value where it depends on constants only."""
-        for index in range(1 if node in self._constants else len(self._batches)):
-            yield self._value(node, index)
-
     @torch.inference_mode()
-    def _value(self, end: Node, index: int) -> Any:
+    def _value(self, end: Node, steps: Sequence[Node], index: int) -> Any:
         values: dict[Node, Any] = {}
 
         def argument(node: Node) -> Any:
@@ -94,7 +124,7 @@ class Replay:
                 return values[node]
             return _unpacked(node, self._kept[node][0 if node in self._constants else index])
 
-        for node in self._steps[end]:
+        for node in steps:
             if node.op == "placeholder":
                 values[node] = self._batches[index][self._inputs.index(node)]
             elif node.op == "get_attr":
@@ -103,9 +133,12 @@ class Replay:
                 assert callable(node.target)
                 args, kwargs = fx.node.map_arg((arguments(node), node.kwargs), argument)
                 values[node] = node.target(*args, **kwargs)
-                if node in self._added:
-                    values[node].add_(self._added[node])
         return values[end]
+
+
+def is_rounded(node: Node) -> bool:
+    """Whether a node's values are few bits wide."""
+    return node.target in (REQUANTIZE, DIVIDE)
 
 
 def _ancestors(nodes: Iterable[Node]) -> set[Node]:
@@ -120,7 +153,7 @@ def _ancestors(nodes: Iterable[Node]) -> set[Node]:
 
 def _packing(node: Node) -> tuple[torch.dtype, int] | None:
     """The integers that hold a rounded value, and its fraction bits; None where none are needed."""
-    if node.target not in (REQUANTIZE, DIVIDE):
+    if not is_rounded(node):
         return None
     to = FixedPoint(*arguments(node)[-5:-2])
     indices = not node.meta["val"].is_floating_point()
@@ -135,7 +168,7 @@ def _packing(node: Node) -> tuple[torch.dtype, int] | None:
 
 def _packed(node: Node, value: Any) -> tuple[Any, int | None]:
     """A value as it is kept, and the fraction bits it was packed with: the format of a bias may be
-    another one once the bias is corrected."""
+    another one once the layer is fitted."""
     packing = _packing(node)
     if packing is None:
         return value, None

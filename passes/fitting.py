@@ -1,0 +1,211 @@
+"""Layers fitted, one after the other, to what they give in the float model.
+
+Each sees what the fitted layers before it give, so that errors are made good where it is possible
+instead of adding up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Node
+from torch.nn import functional
+
+from fxloom.editing import release_tensor, tensor_node
+from fxloom.errors import VerifyError
+from fxloom.fixed_point import FixedPoint
+from fxloom.graph import arguments, constant, describe, origin
+from fxloom.passes.calibration import NEGLIGIBLE, Batch, Means, covering
+from fxloom.passes.chains import find_chains, fraction_of
+from fxloom.passes.replay import Replay, is_rounded
+from fxloom.passes.second_order import Moments, Problem, best_steps, refit
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_CHANNELS
+
+aten = torch.ops.aten
+
+MOST_INPUTS = 8192
+"""Inputs of a neuron up to which their covariance is computed: 0.5 GB in float64."""
+
+ROWS_PER_INPUT = 16
+LEAST_ROWS = 8192
+"""Rows of data for a covariance: patches of images are drawn where there are more."""
+
+FINER = 4
+"""Binary points tried for weights: the one that covers them, and finer ones that clip."""
+
+MOST_SHIFTED = 12
+"""Largest distance between the binary points of channels: each bit widens the exact product."""
+
+
+@dataclass
+class Fitting:
+    """module: the quantized graph, changed in place. floats: the graph it was made from, with the
+    same names. corrected: gets the largest change of every layer's bias; formats: of its weights.
+    """
+
+    module: fx.GraphModule
+    floats: fx.GraphModule
+    batches: Sequence[Batch]
+    per_channel: bool
+    corrected: dict[str, float] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+
+    def correct_biases(self, wanted: Mapping[Node, Means]) -> None:
+        """Make the mean of every output channel what it is in the float model.
+
+        wanted: for every layer, its means there.
+        """
+        replay = Replay(self.module, self.batches, {node: node for node in wanted}, is_rounded)
+        for node, means in wanted.items():
+            got = Means(means.axis)
+            for value in replay.values(node):
+                got.see(value)
+            self._add_to_bias(node, means.mean - got.mean)
+            replay.refresh(node)
+
+    def fit_weights(self, layers: Sequence[Node]) -> None:
+        """Second-order rounding of the weights of layers, in the order of the graph."""
+        twins = {node.name: node for node in self.floats.graph.nodes}
+        ends = {chain.end for chain in find_chains(self.floats.graph)}
+        replay = Replay(
+            self.module, self.batches, {node: arguments(node)[0] for node in layers}, is_rounded
+        )
+        floats = Replay(
+            self.floats,
+            self.batches,
+            {twins[node.name]: twins[node.name] for node in layers},
+            ends.__contains__,
+        )
+        for node in layers:
+            twin = twins[node.name]
+            weights = constant(self.floats, arguments(twin)[1].target).detach()
+            moments = self._moments(node, replay.values(node), floats.values(twin))
+            self._fit(node, weights, moments)
+            replay.refresh(node)
+
+    def _moments(self, node: Node, inputs: Iterator[Tensor], outputs: Iterator[Tensor]) -> Moments:
+        moments = Moments()
+        generator = torch.Generator().manual_seed(0)
+        size = prod(arguments(node)[1].meta["val"].shape[1:])
+        budget = max(LEAST_ROWS, ROWS_PER_INPUT * size)
+        samples = sum(len(batch[0]) for batch in self.batches)
+        for x, y in zip(inputs, outputs, strict=True):
+            rows, wanted = input_rows(node, x), output_rows(node, y)
+            count = -(-budget * len(x) // samples)
+            if count < rows.shape[1]:
+                drawn = torch.randperm(rows.shape[1], generator=generator)[:count]
+                rows, wanted = rows[:, drawn], wanted[:, drawn]
+            moments.see(rows, wanted)
+        return moments
+
+    def _fit(self, node: Node, weights: Tensor, moments: Moments) -> None:
+        typed = arguments(node)[1]
+        width, signed = self._width(typed)
+        groups = moments.sums["x"].shape[0]
+        problem = refit(weights.reshape(groups, len(weights) // groups, -1), moments)
+        to, candidates = self._candidates(problem, width, signed)
+        mantissas, steps = best_steps(problem, candidates, to, by_output=self.per_channel)
+        fitted = mantissas * steps
+        self._write(node, typed, fitted.reshape(weights.shape).to(weights.dtype), steps, to)
+        bias = moments.mean("y") - (fitted @ moments.mean("x")[:, :, None])[:, :, 0]
+        old = constant(self.module, arguments(arguments(node)[2])[0].target).detach()
+        self._add_to_bias(node, bias.flatten() - old.to(torch.float64))
+
+    @staticmethod
+    def _width(typed: Node) -> tuple[int, bool]:
+        width, _, signed = arguments(typed)[-5:-2]
+        return width, signed
+
+    def _candidates(
+        self, problem: Problem, width: int, signed: bool
+    ) -> tuple[FixedPoint, list[Tensor]]:
+        """A format of that width, and steps [groups, outputs, 1] to try."""
+        low, high = problem.target.amin(2), problem.target.amax(2)
+        if not self.per_channel:
+            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+        fractions = torch.tensor(
+            [
+                [covering(a, b, width, signed).fraction for a, b in zip(*pair, strict=True)]
+                for pair in zip(low.tolist(), high.tolist(), strict=True)
+            ]
+        )
+        alive = torch.maximum(low.abs(), high.abs()) >= NEGLIGIBLE
+        least = int(fractions[alive].min()) if bool(alive.any()) else 0
+        fractions = torch.where(alive, fractions, least).clamp(max=least + MOST_SHIFTED - FINER)
+        steps = [torch.exp2(-(fractions + finer).double())[:, :, None] for finer in range(FINER)]
+        return FixedPoint(width, width, signed), steps
+
+    def _write(
+        self, node: Node, typed: Node, values: Tensor, steps: Tensor, to: FixedPoint
+    ) -> None:
+        """The fitted weights, and their format."""
+        fractions = -torch.log2(steps).flatten().to(torch.int64)
+        least = int(fractions.min())
+        kind = FixedPoint(to.width, to.width - least, to.signed)
+        source = arguments(typed)[0]
+        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), values)
+        modes = (kind.width, kind.integer, kind.signed, "RND_CONV", "SAT")
+        shifts = (fractions - least).tolist()
+        if any(shifts):
+            typed.target, typed.args = REQUANTIZE_CHANNELS, (fresh, shifts, *modes)
+        else:
+            typed.target, typed.args = REQUANTIZE, (fresh, *modes)
+        spread = f" shifted by 0 to {max(shifts)}" if any(shifts) else ""
+        self.formats[str(fresh.target)] = f"{kind}{spread}"
+
+    def _add_to_bias(self, node: Node, shift: Tensor) -> None:
+        typed = arguments(node)[2]
+        assert isinstance(typed, Node)
+        source = arguments(typed)[0]
+        bias = constant(self.module, source.target).detach()
+        corrected = (bias.to(torch.float64) + shift).to(bias.dtype)
+        fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
+        to = bias_format(node, corrected)
+        typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
+        self.corrected[origin(node)] = float(shift.abs().max())
+
+
+def can_fit(node: Node) -> bool:
+    """Whether the weights of a layer are its own, and few enough for their statistics."""
+    typed = arguments(node)[1]
+    own = len(typed.users) == 1 and len(arguments(typed)[0].users) == 1
+    return own and not node.meta.get("tied") and prod(typed.meta["val"].shape[1:]) <= MOST_INPUTS
+
+
+def bias_format(node: Node, values: Tensor) -> FixedPoint:
+    """The format of a layer's bias: in steps of its products, no bit that matters is lost."""
+    fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])
+    scaled = torch.round(values.to(torch.float64) * 2.0**fraction)
+    low, high = (int(x) for x in torch.aminmax(scaled))
+    try:
+        return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+    except VerifyError as error:
+        raise VerifyError(f"{describe(node)}: its bias in steps of its products: {error}") from None
+
+
+def input_rows(layer: Node, x: Tensor) -> Tensor:
+    """What every output of a layer is computed from [groups, rows, inputs]."""
+    if layer.target is aten.linear.default:
+        return x.reshape(1, -1, x.shape[-1])
+    stride, padding, dilation, _, _, groups = arguments(layer)[3:9]
+    kernel = list(arguments(layer)[1].meta["val"].shape[2:])
+    if x.dim() == 3:  # one row of an image
+        x, kernel = x[:, :, None], [1, *kernel]
+        stride, padding, dilation = ([n, *sizes] for n, sizes in
+                                     ((1, stride), (0, padding), (1, dilation)))  # fmt: skip
+    columns = functional.unfold(x, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
+    size = columns.shape[1] // groups
+    return columns.reshape(len(x), groups, size, -1).permute(1, 0, 3, 2).reshape(groups, -1, size)
+
+
+def output_rows(layer: Node, y: Tensor) -> Tensor:
+    """The outputs of a layer [groups, rows, outputs], row by row of `input_rows`."""
+    if layer.target is aten.linear.default:
+        return y.reshape(1, -1, y.shape[-1])
+    groups = arguments(layer)[8]
+    size = y.shape[1] // groups
+    return y.reshape(len(y), groups, size, -1).permute(1, 0, 3, 2).reshape(groups, -1, size)

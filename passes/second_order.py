@@ -1,0 +1,176 @@
+"""Weights rounded against the second-order statistics of what they are multiplied with.
+
+A layer's output error is quadratic in its weights: (W - T) G (W - T)' with G the covariance of its
+inputs, which are those that the quantized layers before it give, and T the weights that fit the
+float layer's output to them best. T is rounded column by column, every error made good by the
+columns still to come (optimal brain surgeon: Hassibi and Stork 1993; its order and factorisation:
+Frantar et al. 2022, arXiv 2210.17323, section 3), then integers are moved one at a time while the
+error falls (coordinate descent). The bias is the mean of what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fxloom.fixed_point import FixedPoint
+
+RIDGE = 0.01
+"""Of the mean variance of an input, added to each: the float weights pull where data are few."""
+
+BLOCK = 128
+"""Columns between two updates of all that follow."""
+
+SWEEPS = 10
+"""Rounds of coordinate descent at most."""
+
+
+@dataclass
+class Moments:
+    """Sums over rows x [groups, rows, inputs] and y [groups, rows, outputs], in float64."""
+
+    count: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def see(self, x: Tensor, y: Tensor) -> None:
+        """Add rows."""
+        self.count += x.shape[1]
+        x, y = x.to(torch.float64), y.to(torch.float64)
+        flipped = x.transpose(1, 2)
+        for name, value in (
+            ("x", x.sum(1)),
+            ("y", y.sum(1)),
+            ("xx", flipped @ x),
+            ("yx", y.transpose(1, 2) @ x),
+        ):
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def mean(self, name: str) -> Tensor:
+        """The mean of "x" or "y" [groups, channels]."""
+        return self.sums[name] / self.count
+
+    def covariance(self, left: str) -> Tensor:
+        """Of "x" or "y" with x [groups, channels of left, inputs]."""
+        outer = self.mean(left)[:, :, None] * self.mean("x")[:, None, :]
+        return self.sums[f"{left}x"] / self.count - outer
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Minimise (W - target) matrix (W - target)' over W on a grid.
+
+    target: [groups, outputs, inputs]. matrix: [groups, inputs, inputs], positive definite.
+    """
+
+    target: Tensor
+    matrix: Tensor
+
+    def errors(self, weights: Tensor) -> Tensor:
+        """For every output [groups, outputs]."""
+        off = weights - self.target
+        return ((off @ self.matrix) * off).sum(2)
+
+
+def refit(weights: Tensor, moments: Moments) -> Problem:
+    """The weights that give the float outputs for the inputs seen; where inputs say little, those
+    that were there. weights: [groups, outputs, inputs]."""
+    weights = weights.to(torch.float64)
+    variance = moments.covariance("x")
+    diagonal = variance.diagonal(dim1=1, dim2=2)
+    level = diagonal.mean(1)
+    # Constant inputs say nothing: then all weights count alike.
+    ridge = torch.where(level > 0, RIDGE * level, 1.0)[:, None, None]
+    matrix = variance + ridge * torch.eye(variance.shape[1], dtype=torch.float64)
+    factor = torch.linalg.cholesky(matrix)
+    right = moments.covariance("y") + ridge * weights
+    target = torch.cholesky_solve(right.transpose(1, 2), factor).transpose(1, 2)
+    return Problem(target, matrix)
+
+
+def round_weights(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
+    """Mantissas [groups, outputs, inputs] with a small error. step: [groups, outputs, 1]."""
+    mantissas = _surgeon(problem, step, to)
+    return _descend(problem, mantissas, step, to)
+
+
+def _surgeon(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
+    groups, _, inputs = problem.target.shape
+    # Inputs that matter most are rounded first, while others can still make good for them.
+    order = problem.matrix.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
+    rows = torch.arange(groups)[:, None]
+    weights = problem.target.gather(2, order[:, None].expand_as(problem.target)).clone()
+    matrix = problem.matrix[rows[:, :, None], order[:, :, None], order[:, None, :]]
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    mantissas = torch.empty_like(weights)
+    for first in range(0, inputs, BLOCK):
+        last = min(first + BLOCK, inputs)
+        block = weights[:, :, first:last]
+        errors = torch.empty_like(block)
+        for place in range(last - first):
+            column = block[:, :, place : place + 1]
+            rounded = torch.round(column / step).clamp_(to.lo, to.hi)
+            mantissas[:, :, first + place] = rounded[:, :, 0]
+            row = upper[:, first + place, first + place : last]
+            error = (column - rounded * step) / row[:, None, :1]
+            errors[:, :, place] = error[:, :, 0]
+            block[:, :, place:] -= error * row[:, None]
+        weights[:, :, last:] -= errors @ upper[:, first:last, last:]
+    result = torch.empty_like(mantissas)
+    return result.scatter_(2, order[:, None].expand_as(result), mantissas)
+
+
+def _descend(problem: Problem, mantissas: Tensor, step: Tensor, to: FixedPoint) -> Tensor:
+    matrix, inputs = problem.matrix, mantissas.shape[2]
+    mantissas = mantissas.clone()
+    slopes = (mantissas * step - problem.target) @ matrix
+    curvature = matrix.diagonal(dim1=1, dim2=2)
+    for _ in range(SWEEPS):
+        changed = False
+        for first in range(0, inputs, BLOCK):
+            last = min(first + BLOCK, inputs)
+            local = slopes[:, :, first:last]
+            before = mantissas[:, :, first:last].clone()
+            for place in range(first, last):
+                current = mantissas[:, :, place : place + 1]
+                wanted = current - slopes[:, :, place : place + 1] / (
+                    curvature[:, None, place : place + 1] * step
+                )
+                best = torch.round(wanted).clamp_(to.lo, to.hi)
+                moved = (best - current) * step
+                local += moved * matrix[:, place : place + 1, first:last]
+                mantissas[:, :, place : place + 1] = best
+            moved = (mantissas[:, :, first:last] - before) * step
+            if bool(moved.any()):
+                changed = True
+                slopes[:, :, :first] += moved @ matrix[:, first:last, :first]
+                slopes[:, :, last:] += moved @ matrix[:, first:last, last:]
+        if not changed:
+            break
+    return mantissas
+
+
+def best_steps(
+    problem: Problem, candidates: Sequence[Tensor], to: FixedPoint, *, by_output: bool
+) -> tuple[Tensor, Tensor]:
+    """Mantissas and steps [groups, outputs, 1], those of the candidates with the least error.
+
+    by_output: whether each output may choose for itself.
+    """
+    found, errors = [], []
+    for steps in candidates:
+        mantissas = round_weights(problem, steps, to)
+        found.append((mantissas, steps))
+        errors.append(problem.errors(mantissas * steps))
+    stacked = torch.stack(errors)
+    if not by_output:
+        return found[int(stacked.sum((1, 2)).argmin())]
+    choice = stacked.argmin(0)[None, :, :, None]
+    mantissas, steps = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return (
+        mantissas.gather(0, choice.expand(1, *mantissas.shape[1:]))[0],
+        steps.gather(0, choice)[0],
+    )
