@@ -1,7 +1,7 @@
 """Several instructions in one step: a layer, its bias, its ReLU and its rounding.
 
 The matrix product answers in units of the result (see rounded.py), which only need a floor and a
-clamp, in place. Narrow layers run on bytes where the processor has products of them (bytes.py).
+clamp, in place. Narrow layers run on bytes where the processor has products of them (narrow.py).
 
 Dense layers that follow one another run on columns, a sample each: a row of ones below the values
 adds the bias within the matrix product, and no result is moved before the last.
@@ -22,6 +22,7 @@ from fxloom.backends.carriers import (
     convolution,
     exact_products,
 )
+from fxloom.backends.narrow import narrow_results, narrow_step
 from fxloom.backends.rounded import Carrier, Finish, Rounded, finish, rounded_sums, users_of
 from fxloom.ops import Conv, MatMul
 from fxloom.program import Instr, Program
@@ -46,7 +47,12 @@ def find_chains(program: Program) -> dict[str, Chain]:
     users = users_of(program)
     kept = {port.value for port in program.outputs}
     chains: dict[str, Chain] = {}
-    for name, rounded in rounded_sums(program).items():
+    steps = rounded_sums(program)
+    narrow = narrow_results(steps, users)
+    for name, rounded in steps.items():
+        if name in narrow:
+            chains[name] = Chain(rounded.instrs, narrow_step(rounded, narrow[name]))
+            continue
         chain = _chain(rounded)
         before = chains.get(rounded.instrs[0].args[0])
         if before is not None and len(users[before.result]) == 1 and before.result not in kept:

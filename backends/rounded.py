@@ -182,7 +182,7 @@ def _numbers(program: Program, instrs: Sequence[Instr]) -> Rounded | None:
         bound=bound,
         dropped=dropped,
         scale=2.0 ** (finest - fraction - dropped),
-        offset=np.asarray(offset * 2.0**-dropped),
+        offset=np.reshape(offset * 2.0**-dropped, -1),
         clamp=(max(low, 0) if relu else low, high),
         carrier=rounding.carrier,
     )
