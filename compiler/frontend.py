@@ -31,10 +31,11 @@ from fxloom.exporting import (
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
-from fxloom.normalize import normalize
+from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
+from fxloom.rewriting import RULES
 from fxloom.state_names import spelled_program
-from fxloom.support import refusal, refused_ports
+from fxloom.support import CHECKS, refusal, refused_ports
 
 MAX_ELEMENTS = 2**28
 """Values of one tensor for one sample: the trial runs must fit into memory."""
@@ -84,7 +85,7 @@ def capture(
     check_state(parameters_of(model))
     with untouched(model):
         traced = spelled_program(export(model, examples, axes))
-        program = functionalize(traced)
+        program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
         return _capture_program(traced, program, model, examples, axes, supported)
 
 

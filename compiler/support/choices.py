@@ -7,6 +7,7 @@ from torch.fx.node import Node
 
 from fxloom.graph import arguments
 from fxloom.support.core import ON_INTEGERS, checks, is_constant
+from fxloom.support.masks import masking_among
 
 aten = torch.ops.aten
 
@@ -36,9 +37,12 @@ def _anything(node: Node) -> str | None:
 @checks(*_WHERE)
 def _where(node: Node) -> str | None:
     _, *branches = arguments(node)
-    bad = [n for n in branches if isinstance(n, int | float) and not isfinite(n)]
-    if bad:
-        return f"hardware has no {bad[0]}. Use a finite number"
+    for branch in branches:
+        hidden = masking_among(node, branch)
+        if hidden is not None:
+            return hidden
+        if isinstance(branch, int | float) and not isfinite(branch):
+            return f"hardware has no {branch}. Use a finite number"
     mixed = [n for n in branches if isinstance(n, Node) and not is_constant(n)]
     if any(n.meta["val"].dtype != node.meta["val"].dtype for n in mixed):
         return "it mixes types. Convert what it chooses from to one type first"

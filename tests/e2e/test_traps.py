@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "a computed mask": (
         Fn(lambda m, x: functional.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.mT)),
         (4, 8),
-        "only a mask that is a constant",
+        "a computed mask must be a condition",
     ),
     "branch": (Branch(), VECTOR, "data"),
     "item": (Item(), VECTOR, "data|item"),
