@@ -200,14 +200,12 @@ class Magnitudes:
 
 
 def equalize(
-    module: fx.GraphModule,
-    chains: Iterable[Chain],
-    batches: Callable[[], Iterable[Batch]],
-    levels: Callable[[Chain], int],
+    module: fx.GraphModule, levels: Mapping[Chain, int], batches: Callable[[], Iterable[Batch]]
 ) -> dict[str, float]:
-    """Scale a legalized float graph in place. levels: of the format that a chain will get, above
-    zero. Returns, for every layer that was scaled, the ratio of its largest scale to its least."""
-    links = find_links(module, chains)
+    """Scale a legalized float graph in place. levels: for the chains that may be scaled, how many
+    values above zero their formats will have. Returns the ratio of largest scale to least for every
+    layer that was scaled."""
+    links = find_links(module, levels)
     if not links:
         return {}
     seen = {
@@ -221,12 +219,13 @@ def equalize(
     observe(module, batches(), watched)
     spread = {}
     for link in links:
-        scale = seen[link].clipping(levels(link.chain))
+        scale = seen[link].clipping(levels[link.chain])
         scale = _bounded(scale, constant(module, arguments(link.layer)[1].target).detach())
         if not bool(scale.any()):
             continue
         spread[str(arguments(link.layer)[1].target)] = float(scale.max() / scale.min())
         _apply(module, link, scale)
+    module.recompile()
     return spread
 
 

@@ -92,10 +92,9 @@ class Fitting:
         generator = torch.Generator().manual_seed(0)
         size = prod(arguments(node)[1].meta["val"].shape[1:])
         budget = max(LEAST_ROWS, ROWS_PER_INPUT * size)
-        samples = sum(len(batch[0]) for batch in self.batches)
         for x, y in zip(inputs, outputs, strict=True):
             rows, wanted = input_rows(node, x), output_rows(node, y)
-            count = -(-budget * len(x) // samples)
+            count = -(-budget // len(self.batches))
             if count < rows.shape[1]:
                 drawn = torch.randperm(rows.shape[1], generator=generator)[:count]
                 rows, wanted = rows[:, drawn], wanted[:, drawn]

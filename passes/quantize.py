@@ -73,6 +73,9 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+NARROW = 6
+"""Bits up to which equalisation and second-order rounding gain anything: see docs/accuracy.md."""
+
 LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
@@ -84,7 +87,12 @@ class Quantize:
     activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
     the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
     activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
-    spaced. per_channel: whether each output channel's weights get a binary point of their own.
+    spaced. weight_rounding: nearest, or second_order: every layer fitted to its float outputs
+    on what the quantized layers before it give; auto means that for weights of at most 6 bits.
+    equalize: whether neurons are scaled to fill the range of their format, which the next layer undoes; None
+    means where activations have at most 6 bits. bias_correction: whether the mean of each output
+    is made what it was (a fitted layer always is). per_channel: whether each output channel's
+    weights get a binary point of their own.
     layers: other widths for the layers that match a pattern (fnmatch on names; the last
     match wins).
     """
@@ -100,8 +108,8 @@ class Quantize:
     method: Literal["mse", "minmax"] = "mse"
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
-    weight_rounding: Literal["nearest", "second_order"] = "second_order"
-    equalize: bool = True
+    weight_rounding: Literal["auto", "nearest", "second_order"] = "auto"
+    equalize: bool | None = None
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
@@ -209,7 +217,7 @@ class _Run:
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number."""
-        if self.options.equalize:
+        if self.options.equalize is not False:
             self._equalize()
         floats = copy_graph(self.module)
         shared: dict[Hashable, Range] = {}
@@ -236,14 +244,17 @@ class _Run:
         return self.module
 
     def _equalize(self) -> None:
-        def levels(chain: Chain) -> int:
-            return 1 << (self._activation_width(chain) - signed[chain.end])
-
-        seen = {chain.end: False for chain in self.chains if chain.is_input}
-        verdicts = nonnegative(self.module.graph, seen)
-        signed = {chain.end: int(not verdicts[chain.end]) for chain in self.chains}
-        self.equalized = equalize(self.module, self.chains, self._batches, levels)
-        self.module.recompile()
+        """Scale neurons where activations are narrow, or wherever it is wanted."""
+        widths = {chain: self._activation_width(chain) for chain in self.chains}
+        most = 32 if self.options.equalize else NARROW
+        inputs = {chain.end: False for chain in self.chains if chain.is_input}
+        verdicts = nonnegative(self.module.graph, inputs)
+        levels = {
+            chain: 1 << (width - (not verdicts[chain.end]))
+            for chain, width in widths.items()
+            if width <= most
+        }
+        self.equalized = equalize(self.module, levels, self._batches)
 
     def _fit(self, floats: fx.GraphModule, means: Mapping[Node, Means]) -> None:
         fitting = Fitting(
@@ -254,11 +265,20 @@ class _Run:
             self.corrected,
             self.formats,
         )
-        if self.options.weight_rounding == "second_order":
-            fitting.fit_weights([node for node in means if can_fit(node)])
-            means = {node: mean for node, mean in means.items() if not can_fit(node)}
-        if means:
-            fitting.correct_biases(means)
+        fitted = [node for node in self.module.graph.nodes if self._is_fitted(node)]
+        if fitted:
+            fitting.fit_weights(fitted)
+        rest = {node: mean for node, mean in means.items() if node not in fitted}
+        if rest:
+            fitting.correct_biases(rest)
+
+    def _is_fitted(self, node: Node) -> bool:
+        """Whether the weights of a layer are rounded with its inputs in mind."""
+        if node.target not in LAYERS or not can_fit(node):
+            return False
+        if self.options.weight_rounding == "auto":
+            return self.options.width("weights", (origin(node),)) <= NARROW
+        return self.options.weight_rounding == "second_order"
 
     # Activations
 
@@ -472,7 +492,8 @@ class _Run:
                 continue
             weight, bias = arguments(node)[1:3]
             if bias is None:
-                if not self.options.bias_correction or node.meta.get("tied"):
+                wanted = self.options.bias_correction or self._is_fitted(node)
+                if not wanted or node.meta.get("tied"):
                     continue
                 outputs = weight.meta["val"].shape[0]
                 dtype = weight.meta["val"].dtype
