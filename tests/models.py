@@ -847,6 +847,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
                4, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)),
         (3, 4),
     ),
+    "transformers with a mask": (
+        lambda: Buffers(
+            lambda m, x: m.decoder(x, m.encoder(x, mask=m.mask), tgt_mask=m.mask),
+            {"encoder": nn.TransformerEncoder(nn.TransformerEncoderLayer(
+                4, 2, 5, batch_first=True, norm_first=True), 1, enable_nested_tensor=False),
+             "decoder": nn.TransformerDecoder(nn.TransformerDecoderLayer(
+                4, 1, 3, batch_first=True), 1)},
+            mask=nn.Transformer.generate_square_subsequent_mask(3),
+        ),
+        (3, 4),
+    ),
     "pad around the batch": (
         fn(lambda m, x: functional.pad(
             functional.pad(x.transpose(0, 1), (1, 0, 0, 0, -1, 2), value=0.5).flip(0),

@@ -6,8 +6,8 @@ import torch
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
-from fxloom.graph import arguments
-from fxloom.support.core import checks
+from fxloom.graph import arguments, constant
+from fxloom.support.core import checks, is_constant
 
 aten = torch.ops.aten
 
@@ -51,6 +51,11 @@ def _merge(node: Node) -> str | None:
 def _division(node: Node) -> str | None:
     divisor = arguments(node)[1]
     if isinstance(divisor, Node):
+        module = node.graph.owning_module
+        if is_constant(divisor) and module is not None:
+            inverse = 1 / constant(module, divisor.target).detach()
+            if not inverse.isfinite().all():
+                return f"{divisor.target} holds a divisor of zero, or too small to be divided by"
         return None  # by computed values in floating point, by constants exactly
     if not isfinite(divisor) or divisor == 0:
         return f"needs a finite divisor that is not zero, got {divisor}"
