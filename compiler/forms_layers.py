@@ -97,7 +97,7 @@ def _add(graph: fx.Graph, node: Node) -> Node:
     return insert_like(graph, node, target, (left, right))
 
 
-@rewrites(aten.div.Tensor, aten.div.Scalar)
+@rewrites(aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor, aten.true_divide.Scalar)
 def _divide(graph: fx.Graph, node: Node) -> Node:
     """Division by a power of two is the same floating-point number as a multiplication."""
     divisor = node.args[1]

@@ -42,6 +42,32 @@ class Fn(nn.Module):
         return self.function(self, *inputs)
 
 
+def parts_assigned(m: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Every way of writing into parts of tensors, computed and constant ones."""
+    a, b, c = x.clone(), x.new_zeros(x.shape[0], 6, 5), y * 2
+    a[:, 1:3] += y[:, :2]
+    a[..., -1] = 0.5
+    a[:, 0, ::2] = y[:, 1, ::2]
+    a[:, 3] = m.row
+    b[:, 1:5] = x
+    b[:, 5, 1:3] = y[:, 0, 1:3]
+    b[:, :, m.i] = b[:, :, m.i + 1] - 1
+    c[c > 1] = 0
+    c[:, :, m.mask] = 1.5
+    c[:, m.i, m.i] = m.row[:2]
+    c = c.index_fill(1, m.i[1:], -0.5).index_copy(2, m.i, x[:, :, :2])
+    return a, b, c, c.scatter(1, m.i[None, :, None].expand(x.shape[0], -1, 2), 0.25)
+
+
+def image_assigned(m: Any, x: Tensor) -> Tensor:
+    """Images on an empty canvas, changed in place."""
+    canvas = torch.zeros_like(x).repeat(1, 1, 1, 2)
+    canvas[:, :, 1:, 2:6] = x[:, :, :-1]
+    canvas[:, 0].mul_(2)
+    canvas[:, 1:, 0].zero_()
+    return torch.relu(m.c(canvas))
+
+
 class WithConstant(nn.Module):
     """Adds and multiplies buffers that broadcast."""
 
@@ -710,6 +736,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         (4, 3),
     ),
     # joins
+    "stacks": (
+        fn(lambda m, x, y: (
+            torch.hstack([x, y, x]), torch.dstack([x, 2 * y]), torch.column_stack([y, x]),
+            torch.hstack([(v := x.mean(1)), v]), torch.dstack([v, v + 1]),
+            torch.true_divide(x, 3) - torch.true_divide(y, v.square()[:, None] + 1),
+        )),
+        ((3, 4), (3, 4)),
+    ),
     "constants among the parts": (
         lambda: Buffers(
             lambda m, x: (
@@ -726,6 +760,48 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(lambda m, x: m.c(torch.cat([torch.ones(x.shape[0], 1, 7, 6), x], 1)),
            c=lambda: nn.Conv2d(5, 3, 2)),
         IMAGE,
+    ),
+    # assignments
+    "parts assigned": (
+        lambda: Buffers(parts_assigned, row=torch.linspace(-1, 1, 5), i=torch.tensor([2, 0]),
+                        mask=torch.tensor([True, False, True, False, True])),
+        ((4, 5), (4, 5)),
+    ),
+    "image assigned": (
+        fn(image_assigned, c=lambda: nn.Conv2d(3, 2, 3)),
+        (3, 5, 4),
+    ),
+    # triangles, diagonals, differences
+    "matrices": (
+        fn(lambda m, x: (
+            x.tril() - x.triu(1).mT @ x, torch.diag_embed(x.diagonal(-1, 1, 2)),
+            torch.einsum("bii,bij->bi", x, x) + torch.einsum("bii->b", x)[:, None],
+        )),
+        (4, 4),
+    ),
+    "differences": (
+        fn(lambda m, x: (
+            x.diff(n=2, dim=1), torch.diff(x, prepend=x[..., :1], append=torch.ones_like(x)),
+            torch.nan_to_num(functional.rrelu(x, 0.1, 0.4)).diff(dim=1),
+        )),
+        (4, 3),
+    ),
+    "one hot": (
+        fn(lambda m, x, i: (
+            (h := functional.one_hot(x.argmax(-1), 5)), h * x,
+            functional.one_hot(i, 7).float().sum(1),
+        )),
+        ((4, 5), rows(4, 3)),
+    ),
+    "cosines": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                functional.cosine_similarity(x, y),
+                functional.cosine_similarity(x[:, :, None], m.rows[None, None], dim=-1),
+            ),
+            rows=torch.randn(3, 5),
+        ),
+        ((4, 5), (4, 5)),
     ),
     # products
     "matmul": (
