@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import Node
 
@@ -67,7 +68,11 @@ def _clamp(graph: fx.Graph, node: Node) -> Node:
         low, high = None, low
     elif node.target is aten.relu6.default:
         low, high = 0, 6
-    low, high = None if low == -math.inf else low, None if high == math.inf else high
+    # Beyond the numbers of its type there is nothing to bound.
+    limits = torch.finfo(node.meta["val"].dtype) if node.meta["val"].is_floating_point() else None
+    if limits is not None:
+        low = None if isinstance(low, int | float) and low <= limits.min else low
+        high = None if isinstance(high, int | float) and high >= limits.max else high
     if low is None and high is None:
         return input_of(node)
     if low == 0 and high is None:

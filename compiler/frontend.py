@@ -29,7 +29,7 @@ from fxloom.exporting import (
     source_line,
     untouched,
 )
-from fxloom.graph import BATCH, aten, describe, input_specs, op_name
+from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
@@ -64,7 +64,8 @@ def capture(
 ) -> fx.GraphModule:
     """A graph of ATen ops in canonical form that computes what `model` computes in eval mode.
 
-    example_inputs: what `model` is called with, any batch size from 1 up, float32 or float64.
+    example_inputs: what `model` is called with, any batch size from 1 up: float32, float64,
+    integers or truth values.
     batch_axes: the dimension of each input that is the batch, or one for all. supported: returns
     why a node cannot be converted, None where it can; by default, what lowering cannot do exactly.
     An ExportedProgram must have been exported with a dynamic batch dimension.
@@ -216,6 +217,11 @@ def _import(
                     raise CaptureError(f"input {node.name}: no example input was given for it")
                 _check_dynamic(node, *remaining.pop(0))
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            if spec is not None and node.meta["val"].dtype == torch.bool:
+                # As a number of one bit, for everything that becomes of it: a condition is what
+                # is computed, and has no format of its own.
+                copies[node] = insert_like(graph, node, aten.ne.Scalar, (copies[node], 0))
+                copies[node].meta["val"] = node.meta["val"]
     if remaining:
         raise CaptureError(f"{len(axes)} example inputs, more than the model takes")
     graph.eliminate_dead_code()

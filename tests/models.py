@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxloom.graph import range_of
+
 Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
@@ -18,12 +20,12 @@ SEQUENCE: Shape = (4, 3)
 
 
 class Rows(tuple[int, ...]):
-    """The shape of one sample of indices below `rows`."""
+    """The shape of one sample of indices below `rows`, or of all numbers of a type."""
 
-    rows: int
+    rows: int | torch.dtype
 
 
-def rows(count: int, *shape: int) -> Rows:
+def rows(count: int | torch.dtype, *shape: int) -> Rows:
     made = Rows(shape)
     made.rows = count
     return made
@@ -771,6 +773,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(image_assigned, c=lambda: nn.Conv2d(3, 2, 3)),
         (3, 5, 4),
     ),
+    "bounds out of reach": (
+        fn(lambda m, x: (m.fc(x).clamp(-1e30, 1e30) + x.clamp(max=1e30)).clamp(
+            min=torch.finfo(x.dtype).min), fc=lambda: nn.Linear(5, 5)),
+        (5,),
+    ),
     # triangles, diagonals, differences
     "matrices": (
         fn(lambda m, x: (
@@ -870,6 +877,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
            a=lambda: nn.Embedding(6, 3), b=lambda: nn.Embedding(16, 2),
            fc=lambda: nn.Linear(11, 4)),
         (rows(6, 2), (3,)),
+    ),
+    "short integers and conditions": (
+        fn(lambda m, i, c, x: (
+            i.float() * 0.3 - torch.where(i > 2, i, 3).float(),
+            torch.where(c & (x > 0) | ~c, x, i.float()),
+            (x * c).sum(1) / (c.float().sum(1) + 1), c,
+        )),
+        (rows(torch.int8, 5), rows(torch.bool, 5), (5,)),
     ),
     "indices compared": (
         fn(lambda m, i: (
@@ -1178,6 +1193,9 @@ NORMS = (
 def draw(shape: Shape) -> Tensor:
     """64 samples: normal numbers, or indices."""
     if isinstance(shape, Rows):
+        if isinstance(shape.rows, torch.dtype):
+            low, high = range_of(shape.rows)
+            return torch.randint(low, high + 1, (64, *shape)).to(shape.rows)
         return torch.randint(0, shape.rows, (64, *shape))
     return torch.randn(64, *shape)
 

@@ -7,7 +7,7 @@ from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, constant
-from fxloom.support.core import checks, is_constant
+from fxloom.support.core import MAX_CHOSEN, checks, is_constant
 
 aten = torch.ops.aten
 
@@ -31,7 +31,15 @@ def _softmax(node: Node) -> str | None:
     return None
 
 
-@checks(aten.clamp.default, aten.leaky_relu.default)
+@checks(aten.clamp.default)
+def _clamp(node: Node) -> str | None:
+    low, high = arguments(node)[1:3]
+    if (low is not None and low > MAX_CHOSEN) or (high is not None and high < -MAX_CHOSEN):
+        return f"it makes every value {low if high is None else high}, for which there is no format"
+    return _numbers(node)
+
+
+@checks(aten.leaky_relu.default)
 def _numbers(node: Node) -> str | None:
     bad = [n for n in arguments(node)[1:] if n is not None and not isfinite(n)]
     return f"its bounds must be finite, got {bad[0]}" if bad else None

@@ -154,6 +154,27 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     ),
     "padding with infinity": (nn.ConstantPad2d(1, float("-inf")), IMAGE, "finite number .* -inf"),
     "padding that cuts all off": (nn.ZeroPad2d((-8, 9, 0, 0)), IMAGE, "leaves nothing"),
+    "a mask of huge numbers": (
+        Fn(lambda m, x: x.masked_fill(x > 0, torch.finfo(x.dtype).min)),
+        VECTOR,
+        r"where.* puts 3.4e\+38 beside computed values, .* up to 2\*\*32",
+    ),
+    "infinity before a maximum": (
+        Fn(lambda m, x: x.masked_fill(x > 0, -torch.inf).amax(1, True)),
+        VECTOR,
+        "hardware has no -inf. Use a number just beyond",
+    ),
+    "wrapped comparison": (
+        Fn(lambda m, x: torch.where((x > 0).to(torch.uint8) == -255, x, 0.0)),
+        VECTOR,
+        "-255 is no torch.uint8, torch would wrap it",
+    ),
+    "bits dropped": (
+        Fn(lambda m, x: (x > 0).int().to(torch.int8).to(torch.uint8).float()),
+        VECTOR,
+        "a conversion of torch.int.* drops bits",
+    ),
+    "nothing but a bound": (Fn(lambda m, x: x.clamp(min=1e30)), VECTOR, "every value 1e.30"),
     "roll over all": (Fn(lambda m, x: x.roll(1)), VECTOR, "one sample to the next"),
     "repeated batch": (Fn(lambda m, x: x.repeat(2, 1)), VECTOR, "dimension 0, which holds"),
     "mask as index": (Fn(lambda m, x: x[:, torch.arange(8) > 3]), VECTOR, "batch|mask|data"),

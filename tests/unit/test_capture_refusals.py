@@ -114,7 +114,7 @@ def test_all_refusals_are_listed() -> None:
         (torch.ones(2, 5), r"mat1 and mat2 shapes cannot be multiplied"),
         (torch.ones(0, 6), "it is empty"),
         (torch.tensor(1.0), "does not exist in shape"),
-        (torch.ones(2, 6, dtype=torch.int16), "required float32 or float64, or int64 or int32 for"),
+        (torch.ones(2, 6, dtype=torch.uint16), "float64, integers or truth values, torch.uint16"),
         (torch.ones(2, 6, dtype=torch.float16), r"torch.float16 arrived. Convert with .float"),
         (torch.ones(2, 6, dtype=torch.complex64), "torch.complex64"),
         (torch.ones(2, 6, device="meta"), r"it is on meta. Call .cpu\(\)"),
