@@ -46,9 +46,10 @@ def export(
             program = torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise CaptureError(_explain(model, pairs, error)) from error
-    for allowed in program.range_constraints.values():
-        # sizes that depend on data are bounded by sys.maxsize - 1; they are refused elsewhere
-        if allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
+    for symbol, allowed in program.range_constraints.items():
+        # sizes that depend on data (u0) have bounds of their own; they are refused elsewhere
+        of_data = str(symbol).startswith("u")
+        if not of_data and allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
             raise CaptureError(
                 f"the model treats batches of more than {allowed.upper} samples differently. "
                 "Remove the comparison with the batch size."

@@ -160,6 +160,20 @@ def _batch_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node
     return insert_like(graph, node, aten.batch_norm.default, args)
 
 
+def _layer_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    if index != 0:
+        return None
+    return insert_like(graph, node, aten.layer_norm.default, (*producer.args, False))
+
+
+def _group_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    source, weight, bias, _, _, _, groups, eps = producer.args
+    if index != 0:
+        return None
+    args = (source, groups, weight, bias, eps, False)
+    return insert_like(graph, node, aten.group_norm.default, args)
+
+
 def _max_pool_values(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
     if index != 0:
         return None
@@ -216,6 +230,8 @@ def _unbind(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node:
 
 _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten.max_pool2d_with_indices.default: _max_pool_values,
     aten.adaptive_max_pool1d.default: _adaptive_max_pool,
     aten.adaptive_max_pool2d.default: _adaptive_max_pool,

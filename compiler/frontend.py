@@ -34,7 +34,7 @@ from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
 from fxloom.state_names import spelled_program
-from fxloom.support import refusal, refused_ports
+from fxloom.support import CHECKS, refusal, refused_ports
 
 MAX_ELEMENTS = 2**28
 """Values of one tensor for one sample: the trial runs must fit into memory."""
@@ -74,6 +74,7 @@ def capture(
     """
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
+        _refuse_keywords(model)
         traced = spelled_program(model)
         program = decompose(traced)
         run = traced.module()
@@ -111,11 +112,17 @@ def _capture_program(
     ]
     graph_module = _as_module(copies, state, examples, axes)
     nodes = graph_module.graph.nodes
-    problems += track(graph_module)
+    written = {copy: node for node, copy in copies.items()}
+
+    def line(node: Node) -> str:
+        return source_line(written[node])
+
+    problems += track(graph_module, line)
     for node in nodes:
         if node.op == "call_function" and "batch_axis" in node.meta:
             reason = supported(node)
-            problems += [f"{describe(node)}: {reason}"] if reason is not None else []
+            where = "" if node.target in CHECKS else line(node)
+            problems += [f"{describe(node)}{where}: {reason}"] if reason is not None else []
     if supported is refusal:
         problems += refused_ports(graph_module)
     if problems:
@@ -141,6 +148,16 @@ def _is_mask(reader: Node, constant: Node) -> bool:
     return position is not None and [
         place for place, argument in enumerate(reader.args) if argument is constant
     ] == [position]
+
+
+def _refuse_keywords(program: ExportedProgram) -> None:
+    """Inputs have an order and no names: those that are given by name alone have no place in it."""
+    names = program.call_spec.in_spec.child(1).context if program.call_spec.in_spec else ()
+    if names:
+        raise CaptureError(
+            f"inputs {', '.join(map(str, names))} are given by name. Export the program with all "
+            "inputs in one tuple, args=(x, y), and none in kwargs; forward must take them so"
+        )
 
 
 def _refuse_unfaithful(program: ExportedProgram) -> None:
@@ -171,6 +188,11 @@ def _unfaithful(node: Node) -> str | None:
     value = node.meta.get("val")
     if isinstance(value, Tensor) and _sample_size(value) > MAX_ELEMENTS:
         return f"its result has more than {MAX_ELEMENTS} values for one sample."
+    if node.target is aten.index.Tensor and node.meta.get("unbacked_bindings"):
+        return (
+            "a mask as index: its result's shape depends on the data. Use indices in its place "
+            "(mask.nonzero()[:, 0] of a mask that is a constant), or torch.where."
+        )
     if node.meta.get("unbacked_bindings"):
         return "its result's shape or value depends on the data, which hardware cannot follow."
     if isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -265,7 +287,7 @@ def _outputs(program: ExportedProgram, nodes: Sequence[Node | None]) -> Node | t
 
 
 def _uses_batch_size(node: Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor) and any(
+    return isinstance(node.meta.get("val"), Tensor | tuple | list) and any(
         isinstance(argument.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
         for argument in node.all_input_nodes
     )

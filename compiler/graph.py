@@ -220,3 +220,19 @@ def check_inputs(graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]
         batches[spec.name] = batch
     if len(set(batches.values())) > 1:
         raise CaptureError(f"the inputs disagree on the batch size: {batches}")
+
+
+class Float64(fx.Interpreter):
+    """Runs a graph in float64, constants and literal types included."""
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        return value.to(torch.float64) if value.is_floating_point() else value
+
+    def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
+        # A literal dtype in the graph would narrow the values again.
+        wide = {
+            key: torch.float64 if value in (torch.float32, torch.float64) else value
+            for key, value in kwargs.items()
+        }
+        return super().call_function(target, args, wide)

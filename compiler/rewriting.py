@@ -23,6 +23,16 @@ def rewrites(*targets: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+def unknown(node: Node) -> str:
+    """What to say of an op that nobody lowers as it is."""
+    if node.target in RULES:
+        return (
+            "it has no lowering with these arguments. Indices and the like must be constants, and "
+            "samples must stay apart"
+        )
+    return "it has no lowering: fxloom does not know it. `fxloom list ops` shows what it knows"
+
+
 def sizes_of(node: Node, batch: int) -> list[int]:
     """The node's shape with `batch` written for symbolic entries."""
     return [size if isinstance(size, int) else batch for size in node.meta["val"].shape]

@@ -66,7 +66,7 @@ from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
-from fxloom.settings import convert
+from fxloom.settings import convert, known_keys
 from fxloom.support import refused_ports
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ MOST_COMPARED = 2**31
 LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
+@known_keys(RecipeError)
 @dataclass(frozen=True)
 class Quantize:
     """Post-training fixed point.

@@ -10,6 +10,7 @@ from torch.fx.node import Node
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, constant, describe, output_nodes
 from fxloom.moves import GATHER
+from fxloom.rewriting import unknown
 
 aten = torch.ops.aten
 
@@ -57,7 +58,7 @@ def refusal(node: Node) -> str | None:
     """Why a node has no exact lowering, and what to do; None where it has one."""
     check = CHECKS.get(node.target)
     if check is None:
-        return "no lowering. `fxloom list ops` shows the ops that have one"
+        return unknown(node)
     if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:

@@ -201,6 +201,12 @@ def test_one_batch_for_all_inputs_is_no_special_case() -> None:
     capture(Sum(), (X, X))
 
 
+def test_rounding_noise_is_not_taken_for_a_dependence_on_the_batch() -> None:
+    model = nn.Sequential(nn.Linear(40, 40), Function(lambda m, x: torch.sin(1e4 * x)))
+    with pytest.raises(CaptureError, match=r"rounding in torch.float32 alone changes it by"):
+        capture(model, torch.linspace(-2, 2, 80).reshape(2, 40))
+
+
 def test_empty_tensors_are_named() -> None:
     with pytest.raises(FxloomError, match=r"fc.*its result of shape \['batch', 0\] is empty"):
         capture(nn.Sequential(OrderedDict(fc=nn.Linear(6, 0))), X)
