@@ -353,9 +353,8 @@ def _standardise(node: Node) -> BatchAxis:
 
 @batch_rule(MASKED_SOFTMAX)
 def _masked_softmax(node: Node) -> BatchAxis:
-    _constants_only(node, node.args[1:])
     _kept_apart(node, _dims(node.args[2]))
-    return _axis(node.args[0])
+    return _aligned(node.all_input_nodes)[0]
 
 
 @batch_rule(QUOTIENT, ROOT)

@@ -43,12 +43,15 @@ def _standardise(
 
 
 def _masked_softmax(x: Tensor, mask: Tensor | None, dim: int, scale: float) -> Tensor:
-    """softmax(scale * x) along dim; a boolean mask keeps where it is true, another is added."""
+    """softmax(scale * x) along dim; a boolean mask keeps where it is true, another is added.
+
+    Where a boolean mask keeps nothing of a row all its values are the same.
+    """
     scaled = x * scale
     if mask is None:
         return torch.softmax(scaled, dim)
     if mask.dtype == torch.bool:
-        return torch.softmax(torch.where(mask, scaled, float("-inf")), dim)
+        return torch.softmax(torch.where(mask, scaled, torch.finfo(x.dtype).min), dim)
     return torch.softmax(scaled + mask, dim)
 
 

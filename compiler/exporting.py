@@ -11,7 +11,7 @@ import textwrap
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,44 +86,24 @@ def _holds_for_all(condition: Any, batch: Any) -> bool:
     return all(condition.subs(batch, size) in (True, sympy.true) for size in sizes)
 
 
-_PLAIN = frozenset(
-    {
-        aten.add.Tensor,
-        aten.avg_pool1d.default,
-        aten.avg_pool2d.default,
-        aten.batch_norm.default,
-        aten.cat.default,
-        aten.conv1d.default,
-        aten.conv2d.default,
-        aten.flatten.using_ints,
-        aten.hardtanh.default,
-        aten.linear.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.mul.Tensor,
-        aten.relu.default,
-        aten.relu6.default,
-        aten.sub.Tensor,
-    }
-)
-"""Ops that write to no tensor and that normalize takes as they are."""
-
-
-def functionalize(program: ExportedProgram) -> ExportedProgram:
+def functionalize(program: ExportedProgram, known: Container[Any]) -> ExportedProgram:
     """Without in-place ops: mutations become values, or outputs that the signature names.
 
-    program: as `export` gave it; shapes in a program from elsewhere are to be derived anew.
+    program: as `export` gave it; shapes in a program from elsewhere are to be derived anew. known:
+    ops that need no decomposition.
     """
-    if all(_is_plain(node) for node in program.graph.nodes):
-        return program  # decomposing it takes as long as exporting, and would change nothing
+    if all(_is_plain(node, known) for node in program.graph.nodes):
+        return program  # decomposing it takes longer than exporting, and would change nothing
     return decompose(program)
 
 
-def _is_plain(node: Node) -> bool:
+def _is_plain(node: Node, known: Container[Any]) -> bool:
     if node.op != "call_function":
         return True
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target not in known:
+        return False
     trains = node.target is aten.batch_norm.default and node.args[5] is not False
-    return node.target in _PLAIN and not trains
+    return not trains and not node.target._schema.is_mutable
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:

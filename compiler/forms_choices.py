@@ -7,7 +7,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, is_constant, make, rewrites, sizes_of
+from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
 # Conditions --------------------------------------------------------------------------------------
 
@@ -79,7 +79,17 @@ def _where(graph: fx.Graph, node: Node) -> Node:
         first = insert_like(graph, node, aten.full.default, ([], first))
         first.kwargs = {"dtype": node.meta["val"].dtype}
         first.meta["val"] = node.meta["val"].new_empty([])
+    else:
+        first, second = _filling(node, first, second), _filling(node, second, first)
     return insert_like(graph, node, _where_of(first, second), (condition, first, second))
+
+
+def _filling(node: Node, branch: Any, other: Any) -> Any:
+    """The number that a branch is everywhere, where the other one has the shape of the result."""
+    is_full = isinstance(branch, Node) and branch.target is aten.full.default
+    if not is_full or not isinstance(other, Node) or not same_shape(other, node):
+        return branch
+    return branch if other.target is aten.full.default else branch.args[1]
 
 
 def _where_of(first: Any, second: Any) -> Any:

@@ -31,7 +31,10 @@ def _identity(graph: fx.Graph, node: Node) -> Node | None:
     return cast
 
 
-@rewrites(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+@rewrites(
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+)  # fmt: skip
 def _dropout(graph: fx.Graph, node: Node) -> Node | None:
     return None if node.args[2] else input_of(node)
 

@@ -31,8 +31,9 @@ from fxloom.exporting import (
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
-from fxloom.normalize import normalize
+from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
+from fxloom.rewriting import RULES
 from fxloom.state_names import spelled_program
 from fxloom.support import CHECKS, refusal, refused_ports
 
@@ -45,6 +46,9 @@ _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 # ATen tags these as random; they are not where the argument at this position is 0 or False.
 _RANDOM_IF: dict[Any, int] = {
     aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.alpha_dropout.default: 2,
+    aten.feature_alpha_dropout.default: 2,
     aten.rrelu.default: 3,
     aten.scaled_dot_product_attention.default: 4,
     aten.lstm.input: 6,
@@ -86,7 +90,7 @@ def capture(
     check_state(parameters_of(model))
     with untouched(model):
         traced = spelled_program(export(model, examples, axes))
-        program = functionalize(traced)
+        program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
         return _capture_program(traced, program, model, examples, axes, supported)
 
 

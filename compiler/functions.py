@@ -147,20 +147,24 @@ def _number(number: float) -> Decimal:
     return Decimal(float(number))
 
 
-def _exp(x: Decimal) -> Decimal:
-    return x.exp()
+def exponential(x: Decimal) -> Decimal:
+    """exp(x); beyond +-1000 no format tells values apart, and Decimal takes forever."""
+    return min(max(x, _LOWEST), -_LOWEST).exp()
+
+
+_LOWEST = Decimal(-1000)
 
 
 def _sigmoid(x: Decimal) -> Decimal:
-    return 1 / (1 + (-x).exp())
+    return 1 / (1 + exponential(-x))
 
 
 def _tanh(x: Decimal) -> Decimal:
-    return 1 - 2 / (1 + (2 * x).exp())
+    return 1 - 2 / (1 + exponential(2 * x))
 
 
 def _softplus(x: Decimal) -> Decimal:
-    return max(x, Decimal(0)) + (1 + (-abs(x)).exp()).ln()
+    return max(x, Decimal(0)) + (1 + exponential(-abs(x))).ln()
 
 
 def _erf(x: Decimal) -> Decimal:
@@ -240,7 +244,7 @@ def _make_elu(alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Fun
     a, s, t = _number(alpha), _number(scale), _number(input_scale)
 
     def curve(x: Decimal) -> Decimal:
-        return s * x if x > 0 else s * a * ((x * t).exp() - 1)
+        return s * x if x > 0 else s * a * (exponential(x * t) - 1)
 
     return Function(curve, _steepest(abs(scale) * max(1.0, abs(alpha * input_scale))))
 
@@ -253,7 +257,7 @@ def _make_exp(minus: int = 0) -> Function:
     def slope(low: float, high: float) -> float:
         return float(np.exp(min(high, 700.0)))
 
-    return Function(lambda x: x.exp() - minus, slope, not minus)
+    return Function(lambda x: exponential(x) - minus, slope, not minus)
 
 
 def _logarithm(above: float, base: Decimal | None = None) -> Make:

@@ -130,7 +130,8 @@ def _module(node: Node) -> tuple[str, str]:
 
 def _functional_name(node: Node) -> str:
     path, _ = _module(node)
-    op = op_name(node.target).removeprefix("aten.").partition(".")[0].strip("_")
+    parts = op_name(node.target).split(".")  # namespace, op, overload
+    op = parts[min(1, len(parts) - 1)].strip("_")
     return f"{path}.{op}" if path else op
 
 

@@ -22,6 +22,7 @@ from fxloom import (  # noqa: F401 - they fill the table
     forms_compound,
     forms_joins,
     forms_layers,
+    forms_masks,
     forms_norms,
     forms_products,
     forms_views,
@@ -39,6 +40,9 @@ _ASSERTIONS = (
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 )
+
+UNTOUCHED = (*_ASSERTIONS, aten.sym_size.int)
+"""What is taken as it is: no value comes from it."""
 
 
 def normalize(graph: fx.Graph) -> None:

@@ -97,6 +97,11 @@ def check_finite(name: str, tensor: Tensor, *, lowest: bool = False) -> None:
         finite = torch.isfinite(tensor) | torch.isneginf(tensor) if lowest else tensor.isfinite()
         bad = int((~finite).sum())
         if bad:
+            hint = (
+                ". Minus infinity is understood where softmax or attention reads it as its mask, "
+                "and nothing else does"
+            )
             raise CaptureError(
                 f"parameter {name}: {bad} of {tensor.numel()} values are NaN or infinite"
+                f"{hint if tensor.isneginf().any() else ''}"
             )

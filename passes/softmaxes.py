@@ -23,11 +23,12 @@ from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.editing import tensor_node
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
-from fxloom.functions import grid, table, table_values, tabulated
+from fxloom.functions import exponential, grid, table, table_values, tabulated
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.ops import MAX_TABLE_WIDTH
 from fxloom.passes.tabulate import TableError, Writer
 from fxloom.quantized_ops import NORMALISE, SHIFT_LIKE
+from fxloom.support.core import is_constant
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ class SoftmaxFormats:
         return tabulated(self._exponential, self.difference, self.exponential)[0]
 
     def _exponential(self, n: Decimal) -> Decimal:
-        return (-n * Decimal(self.scale)).exp()
+        return exponential(-n * Decimal(self.scale))
 
     def reciprocals(self) -> Int64Array:
         """1 / (leading one + u) for every u of format index."""
@@ -156,15 +157,10 @@ def insert_softmax(
         f = softmax_formats(source, count, to.width, bits, scale)
     except ValueError as error:
         raise UnsupportedLayer([f"{describe(node)}: {error}"]) from None
-    seen = x
+    seen = x if keep is None else _seen(writer, x, keep, source)
+    _, e = _exponentials(writer, x if is_constant(keep) else seen, seen, [dim], f)
     if keep is not None:
-        highest, lowest = source.hi * source.step, source.lo * source.step
-        ceiling = _constant(writer, "ceiling", keep, highest, lowest, source)
-        seen = writer.add(aten.minimum.default, x, ceiling)
-    _, e = _exponentials(writer, x, seen, [dim], f)
-    if keep is not None:
-        ones = _constant(writer, "kept", keep, 1.0, 0.0, FixedPoint(1, 1, False))
-        e = writer.add(aten.mul.Tensor, e, ones)
+        e = _kept(writer, e, keep, dim)
     total = writer.add(aten.sum.dim_IntList, e, [dim], True)
     # At least one in fact; the clamp proves it, and so bounds the shift.
     total = writer.add(aten.clamp.default, total, 1.0, None)
@@ -176,6 +172,28 @@ def insert_softmax(
     product = writer.requantize(product, f.product, Rounding.TRN, Overflow.WRAP)
     shifted = writer.add(SHIFT_LIKE, product, total, f.total.width, f.total.integer)
     return writer.requantize(shifted, f.result, *modes), f.result, f.error()
+
+
+def _seen(writer: Writer, x: Node, keep: Node, source: FixedPoint) -> Node:
+    """x, and the lowest value of its format where it is hidden."""
+    lowest = source.lo * source.step
+    if not is_constant(keep):
+        return writer.add(aten.where.ScalarOther, keep, x, lowest)
+    ceiling = _constant(writer, "ceiling", keep, source.hi * source.step, lowest, source)
+    return writer.add(aten.minimum.default, x, ceiling)
+
+
+def _kept(writer: Writer, e: Node, keep: Node, dim: int) -> Node:
+    """Exponentials, zero where they are hidden; a constant mask leaves something in every row."""
+    if is_constant(keep):
+        ones = _constant(writer, "kept", keep, 1.0, 0.0, FixedPoint(1, 1, False))
+        return writer.add(aten.mul.Tensor, e, ones)
+    within = dim - (e.meta["val"].dim() - keep.meta["val"].dim())
+    if within < 0:
+        return e  # whole rows are hidden, and so all alike, or none
+    some = writer.add(aten.amax.default, keep, [within], True)
+    none = writer.add(aten.logical_not.default, some)
+    return writer.add(aten.where.ScalarOther, writer.add(aten.logical_or.default, keep, none), e, 0)
 
 
 def _constant(

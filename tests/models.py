@@ -405,6 +405,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         (4, 4),
     ),
+    "softmax under computed masks": (
+        fn(lambda m, x, y: (
+            *((z := torch.where(y > 0, x, -1e9)).softmax(-1), (z / 3).softmax(1)),
+            x.masked_fill(y[:, :1] > 0, torch.finfo(x.dtype).min).softmax(1),
+            x.masked_fill(y < y.amax(1, True) - 1, -torch.inf).softmax(1),
+            (x + ((1 - (y[:, 2] > 0).float()) * -1e9)[:, None]).softmax(-1),
+            torch.where(y.abs() > 0.1, x, torch.full_like(x, -1e5)).softmax(-1),
+        )),
+        ((4, 3), (4, 3)),
+    ),
     "gated linear unit": (
         fn(lambda m, x: functional.glu(m.fc(x)), fc=lambda: nn.Linear(10, 6)),
         VECTOR,
@@ -482,6 +492,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
             added=torch.tensor([[[0.5, -torch.inf, 0], [0, -1, 0.25]]]),
         ),
         ((2, 2, 4), (2, 3, 4)),
+    ),
+    "padded tokens": (
+        fn(lambda m, t: m.layer(m.rows(t), src_key_padding_mask=t == 0),
+           rows=lambda: nn.Embedding(9, 4),
+           layer=lambda: nn.TransformerEncoderLayer(4, 2, 5, dropout=0, batch_first=True)),
+        rows(9, 3),
     ),
     "multihead attention": (
         lambda: Buffers(

@@ -7,11 +7,14 @@ from torch import Tensor
 from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
-from fxloom.forms_norms import MASKING
+from fxloom.forms_masks import MASKING
 from fxloom.graph import BATCH, arguments, constant
-from fxloom.support.core import checks, is_constant
+from fxloom.support.core import ON_INTEGERS, checks, is_constant
+from fxloom.support.masks import masking_behind
 
 aten = torch.ops.aten
+
+ON_INTEGERS.update((aten.scaled_dot_product_attention.default, MASKED_SOFTMAX))  # masks
 
 
 @checks(aten.scaled_dot_product_attention.default)
@@ -37,15 +40,23 @@ def _attention(node: Node) -> str | None:
 @checks(MASKED_SOFTMAX)
 def _masked_softmax(node: Node) -> str | None:
     x, mask, dim, _ = arguments(node)
-    if mask is None:
-        return None
+    if is_constant(x):
+        return "its scores must be computed from an input"
+    hidden = masking_behind(x)
+    if hidden is not None or mask is None:
+        return hidden
     return _mask(node, mask, tuple(x.meta["val"].shape), dim)
 
 
 def _mask(node: Node, mask: Node, shape: tuple[int, ...], dim: int = -1) -> str | None:
-    """Whether a mask is a constant that leaves something in every row."""
+    """Whether a mask is a condition, or a constant that leaves something in every row."""
     if not is_constant(mask):
-        return "only a mask that is a constant has a lowering"
+        if mask.meta["val"].dtype == torch.bool:
+            return None
+        return (
+            "a computed mask must be a condition: where it is true scores are kept. Numbers that "
+            "are added may only be constants"
+        )
     if node.graph.owning_module is None:
         return None
     keep, _ = split_mask(constant(node.graph.owning_module, mask.target).detach())

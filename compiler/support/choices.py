@@ -10,6 +10,7 @@ from torch.fx.node import Node
 
 from fxloom.graph import arguments, constant, range_of
 from fxloom.support.core import ON_INTEGERS, checks, is_constant, too_large
+from fxloom.support.masks import masking_among
 
 aten = torch.ops.aten
 
@@ -64,9 +65,12 @@ def _anything(node: Node) -> str | None:
 @checks(*_WHERE)
 def _where(node: Node) -> str | None:
     _, *branches = arguments(node)
-    bad = [n for n in branches if isinstance(n, int | float) and not isfinite(n)]
-    if bad:
-        return f"hardware has no {bad[0]}. Use a number just beyond what the values reach"
+    for branch in branches:
+        hidden = masking_among(node, branch)
+        if hidden is not None:
+            return hidden
+        if isinstance(branch, int | float) and not isfinite(branch):
+            return f"hardware has no {branch}. Use a number just beyond what the values reach"
     mixed = [n for n in branches if isinstance(n, Node) and not is_constant(n)]
     if any(n.meta["val"].dtype != node.meta["val"].dtype for n in mixed):
         return "it mixes types. Convert what it chooses from to one type first"

@@ -8,6 +8,7 @@ from torch.fx.node import Node
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, constant
 from fxloom.support.core import MAX_CHOSEN, checks, is_constant
+from fxloom.support.masks import masking_among, masking_behind
 
 aten = torch.ops.aten
 
@@ -28,7 +29,7 @@ def _function(node: Node) -> str | None:
 def _softmax(node: Node) -> str | None:
     if arguments(node)[2] not in (None, arguments(node)[0].meta["val"].dtype):
         return f"dtype={arguments(node)[2]} has no lowering. Leave the dtype out"
-    return None
+    return masking_behind(arguments(node)[0])
 
 
 @checks(aten.clamp.default)
@@ -52,6 +53,10 @@ def _merge(node: Node) -> str | None:
             isinstance(argument, int | float) and not isfinite(argument)
         ):
             return f"needs finite real numbers, got {argument}"
+        if node.target is not aten.mul.Tensor and isinstance(argument, Node):
+            hidden = masking_among(node, argument)
+            if hidden is not None:
+                return hidden
     return None
 
 

@@ -7,6 +7,7 @@ from torch.fx.node import Node
 
 from fxloom.graph import arguments
 from fxloom.support.core import checks, weights
+from fxloom.support.masks import masking_behind
 
 aten = torch.ops.aten
 
@@ -48,14 +49,14 @@ def _root(node: Node) -> str | None:
 def _log_softmax(node: Node) -> str | None:
     if arguments(node)[2] not in (None, arguments(node)[0].meta["val"].dtype):
         return f"dtype={arguments(node)[2]} has no lowering. Leave the dtype out"
-    return None
+    return masking_behind(arguments(node)[0])
 
 
 @checks(aten.logsumexp.default)
 def _logsumexp(node: Node) -> str | None:
     if not arguments(node)[1]:
         return "needs the dimensions to reduce; none means all, the batch among them"
-    return None
+    return masking_behind(arguments(node)[0])
 
 
 @checks(aten.glu.default)

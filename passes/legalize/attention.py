@@ -49,9 +49,9 @@ def _repeated(module: GraphModule, node: Node, heads: Node, times: int) -> Node:
 
 @legalizes(MASKED_SOFTMAX)
 def _masked_softmax(module: GraphModule, node: Node) -> Node | None:
-    """The mask in two: what it hides, as booleans, and what it adds."""
+    """A constant mask in two: what it hides, as booleans, and what it adds."""
     x, mask, dim, scale = arguments(node)
-    if mask is None:
+    if mask is None or mask.op != "get_attr":
         return None
     values = constant(module, mask.target).detach()
     keep, added = split_mask(values)

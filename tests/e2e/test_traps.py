@@ -155,14 +155,14 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "padding with infinity": (nn.ConstantPad2d(1, float("-inf")), IMAGE, "finite number .* -inf"),
     "padding that cuts all off": (nn.ZeroPad2d((-8, 9, 0, 0)), IMAGE, "leaves nothing"),
     "a mask of huge numbers": (
-        Fn(lambda m, x: x.masked_fill(x > 0, torch.finfo(x.dtype).min)),
+        Fn(lambda m, x: x.masked_fill(x > 0, torch.finfo(x.dtype).max)),
         VECTOR,
         r"where.* puts 3.4e\+38 beside computed values, .* up to 2\*\*32",
     ),
     "infinity before a maximum": (
         Fn(lambda m, x: x.masked_fill(x > 0, -torch.inf).amax(1, True)),
         VECTOR,
-        "hardware has no -inf. Use a number just beyond",
+        "no format holds the mask -inf",
     ),
     "wrapped comparison": (
         Fn(lambda m, x: torch.where((x > 0).to(torch.uint8) == -255, x, 0.0)),
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "a computed mask": (
         Fn(lambda m, x: functional.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.mT)),
         (4, 8),
-        "only a mask that is a constant",
+        "a computed mask must be a condition",
     ),
     "branch": (Branch(), VECTOR, "data"),
     "item": (Item(), VECTOR, "data|item"),

@@ -132,7 +132,31 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "arithmetic on integers": (lambda m, x: x.argmax(1) + 1, VECTOR, "computes with torch.int64"),
     "sum of conditions": (lambda m, x: (x > 0).sum(1), VECTOR, r"sum.*\.float\(\) first"),
     "floats to integers": (lambda m, x: x.long(), VECTOR, "drops fractions"),
-    "infinite fill": (lambda m, x: x.masked_fill(x > 0, -torch.inf), VECTOR, "no -inf"),
+    "infinite fill": (
+        lambda m, x: x.masked_fill(x > 0, -torch.inf),
+        VECTOR,
+        "no format holds the mask -inf",
+    ),
+    "mask outside of softmax": (
+        lambda m, x: torch.where(x > 0, x, -1e9).amax(1),
+        VECTOR,
+        r"where .*mask -1e\+09 beside other values",
+    ),
+    "constant mask outside of softmax": (
+        lambda m, x: (x + m.mask).amax(1),
+        VECTOR,
+        r"add .*mask -1e\+09 beside other values",
+    ),
+    "added mask before a sigmoid": (
+        lambda m, x: (x + (1 - (x > 0).float()) * -10000.0).sigmoid(),
+        VECTOR,
+        "add .*mask -10000 beside other values",
+    ),
+    "mask from an input": (
+        lambda m, x: (x + (1 - x[:, :1]) * -10000.0).softmax(1),
+        VECTOR,
+        r"softmax.*something times -10000.*torch\.where",
+    ),
     "argmax of all": (lambda m, x: x.argmax(), VECTOR, "argmax.*holds the batch"),
     "argmax over the batch": (lambda m, x: x.argmax(0), VECTOR, "argmax.*holds the batch"),
     "fractional power": (lambda m, x: x**1.5, VECTOR, r"pow.*no lowering"),
@@ -162,7 +186,8 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_exact_is_refused_by_name(name: str) -> None:
     function, x, message = REFUSED[name]
-    model = Buffers(function, stack=torch.randn(2, 3, 4, 1))
+    mask = torch.tensor([0, 0, -1e9, 0, 0])
+    model = Buffers(function, stack=torch.randn(2, 3, 4, 1), mask=mask)
     model.fc = nn.Linear(2, 3)
     with pytest.raises((UnsupportedLayer, CaptureError), match=message):
         capture(model, x)

@@ -90,6 +90,19 @@ def test_masked_scores_are_zero_and_count_for_nothing() -> None:
     np.testing.assert_array_equal(y, simulate(program, other.numpy()))
 
 
+def test_a_computed_mask_hides_scores_and_all_of_a_row_alike() -> None:
+    model = Fn(lambda m, x, y: x.masked_fill(y < 0, -1e9).softmax(-1))
+    x, y = torch.randn(2, 60, 4, 4)
+    y[:30, :, 0], y[30:] = 1, -1
+    program, _ = compiled(model, x, y)
+    got = simulate(program, [x.numpy(), y.numpy()])
+    hidden = (seen(program, x, y)[1] < 0).numpy()
+    other = torch.where(y < 0, 3 * torch.randn(60, 4, 4), x)
+    assert (got[:30][hidden[:30]] == 0).all()
+    assert (got[30:] == got[30, 0, 0]).all()
+    np.testing.assert_array_equal(got, simulate(program, [other.numpy(), y.numpy()]))
+
+
 def test_what_lies_outside_of_a_domain_counts_as_its_first_value() -> None:
     x = torch.linspace(-1, 1, 80).reshape(40, 2)
     for function in (torch.log, torch.rsqrt, torch.log2):

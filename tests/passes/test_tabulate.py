@@ -66,6 +66,18 @@ def test_entries_beyond_64_bits_saturate() -> None:
         np.testing.assert_array_equal(entries, [0] * 4 + [entries[4]] + [to.hi] * 3)
 
 
+@pytest.mark.parametrize("op", FUNCTIONS, ids=str)
+def test_arguments_far_from_zero_take_no_longer_and_saturate(op: object) -> None:
+    source, to = FixedPoint(6, 40), FixedPoint(40, 20)
+    function = FUNCTIONS[op]()
+    entries = table(function.within(source), source, to)
+    x = torch.arange(source.lo, source.hi + 1, dtype=torch.float64) * source.step
+    wanted = op(x.clamp(min=function.lowest(source)))  # type: ignore[operator]
+    low, high = to.lo * to.step, to.hi * to.step
+    # sin and cos of such numbers are what float64 makes of them
+    np.testing.assert_allclose(entries * to.step, wanted.clamp(low, high), atol=1e-5)
+
+
 def test_entries_do_not_depend_on_the_machines_error_function(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -293,7 +293,8 @@ def test_an_input_may_be_unused() -> None:
 
 
 def test_layers_with_a_random_mode_pass_in_eval() -> None:
-    model = nn.Sequential(nn.RReLU(), nn.Hardswish(), nn.Dropout1d())
+    dropouts = (nn.Dropout1d(), nn.AlphaDropout(), nn.FeatureAlphaDropout())
+    model = nn.Sequential(nn.RReLU(), nn.Hardswish(), *dropouts)
     same(capture(model, X[0]), model, X[0])
 
 
