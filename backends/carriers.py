@@ -166,11 +166,12 @@ def convolution(
     floats *= work.type(scale)
     kernel = torch.from_numpy(floats).contiguous(memory_format=torch.channels_last)
     (top, bottom), (left, right) = op.padding
-    symmetric = top == bottom and left == right
+    dilation = needed_dilation(op, weight.shape)
     exact = _exact_convolutions(trusted=not _is_miscomputed(op, weight.shape))
 
     def convolve(x: torch.Tensor) -> torch.Tensor:
-        if not symmetric:
+        pads = not pads_itself(op, x.shape[2:], weight.shape)
+        if pads:
             x = functional.pad(x, (left, right, top, bottom))
         with torch.inference_mode(), exact():
             return functional.conv2d(
@@ -178,12 +179,31 @@ def convolution(
                 kernel,
                 bias,
                 stride=op.stride,
-                padding=(top, left) if symmetric else 0,
-                dilation=op.dilation,
+                padding=0 if pads else (top, left),
+                dilation=dilation,
                 groups=op.groups,
             )
 
     return convolve
+
+
+def pads_itself(op: Conv, size: Sequence[int], weight: Sequence[int]) -> bool:
+    """Whether torch may pad an image of that size: as much on both sides, no more than "same" does.
+
+    torch 2.13's oneDNN crashes on some convolutions with windows that lie in the padding alone.
+    """
+    axes = zip(size, weight, op.padding, op.dilation, strict=False)
+    return all(
+        before == after < n and before + after <= dilation * (taps - 1)
+        for n, taps, (before, after), dilation in axes
+    )
+
+
+def needed_dilation(op: Conv, weight: tuple[int, ...]) -> tuple[int, ...]:
+    """The dilation, 1 where the kernel has one tap: torch 2.13's oneDNN crashes on some others."""
+    return tuple(
+        1 if taps == 1 else step for taps, step in zip(weight[:2], op.dilation, strict=True)
+    )
 
 
 def _is_miscomputed(op: Conv, weight: tuple[int, ...]) -> bool:
