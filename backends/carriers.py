@@ -362,6 +362,8 @@ def _pool(plan: Plan) -> Run:
 
 def _is_tiled(op: Pool, shape: tuple[int, ...]) -> bool:
     """Whether the windows tile an image of few channels, for which torch's pools are slow."""
+    if op.kernel == (1, 1):
+        return False  # nothing would be combined, and the result be the argument's own memory
     height, width, channels = shape
     tiles = height % op.kernel[0] == 0 and width % op.kernel[1] == 0 and op.dilation == (1, 1)
     return tiles and op.kernel == op.stride and not np.any(op.padding) and channels <= 16

@@ -309,11 +309,15 @@ def _plan(program: Program) -> list[_Step]:
     return steps
 
 
+VIEWS = ("reshape", "transpose", "shift")
+"""Operations whose result may share memory with their argument."""
+
+
 def _storage_owners(program: Program) -> Mapping[str, str]:
-    """For every value, the value whose memory it may share (views: reshape, transpose, shift)."""
+    """For every value, the value whose memory it may share."""
     owner = {port.value.name: port.value.name for port in program.inputs}
     for instr in program.instrs:
-        shares = instr.op.name in ("reshape", "transpose", "shift")
+        shares = instr.op.name in VIEWS
         owner[instr.result.name] = owner[instr.args[0]] if shares else instr.result.name
     return owner
 

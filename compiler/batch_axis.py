@@ -11,30 +11,34 @@ or raises `Mixed` with the reason. An op without a rule is refused, not guessed 
 tags it as pointwise.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.batch_rules import RULES, BatchAxis, Merged, Mixed, batch_rule, broadcast
 from fxloom.graph import aten, describe, infer, output_nodes, sample_dims, shape_problem
+from fxloom.rewriting import unknown
 
 __all__ = ["BatchAxis", "Merged", "Mixed", "batch_rule", "result_axis", "sample_shape", "track"]
 
 
-def track(graph_module: fx.GraphModule) -> list[str]:
+def track(graph_module: fx.GraphModule, line: Callable[[Node], str] = lambda _: "") -> list[str]:
     """Set `meta["val"]` and `meta["batch_axis"]` of every node; return all problems found.
 
-    Placeholders must carry both. After a problem, what depends on it is left out: one line a cause.
+    line: says where the user wrote a node; asked for ops that nobody knows. Placeholders must carry
+    both. After a problem, what depends on it is left out: one line a cause.
     """
     problems: list[str] = []
-    unknown: set[Node] = set()
+    left_out: set[Node] = set()
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
             node.meta |= {"val": infer(graph_module, node), "batch_axis": None}
         if node.op != "call_function":
             continue
-        if node.target is aten.sym_size.int or not unknown.isdisjoint(node.all_input_nodes):
-            unknown.add(node)
+        if node.target is aten.sym_size.int or not left_out.isdisjoint(node.all_input_nodes):
+            left_out.add(node)
             continue
         try:
             node.meta["val"] = value = infer(graph_module, node)
@@ -42,15 +46,16 @@ def track(graph_module: fx.GraphModule) -> list[str]:
                 raise Mixed(f"its result of shape {list(sample_dims(value))} is empty. Remove it.")
             node.meta["batch_axis"] = result_axis(node)
         except Mixed as mixed:
-            problems.append(f"{describe(node)}: {mixed}")
-            unknown.add(node)
+            where = "" if node.target in RULES else line(node)
+            problems.append(f"{describe(node)}{where}: {mixed}")
+            left_out.add(node)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             problems.append(shape_problem(node, error))
-            unknown.add(node)
+            left_out.add(node)
     return problems + [
         f"output {index} {problem}"
         for index, node in enumerate(output_nodes(graph_module))
-        if node not in unknown
+        if node not in left_out
         for problem in _output_problems(node)
     ]
 
@@ -86,4 +91,4 @@ def result_axis(node: Node) -> BatchAxis:
         return rule(node)
     if torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return broadcast(node)
-    raise Mixed("no batch rule says whether it keeps samples apart. Add one with @batch_rule.")
+    raise Mixed(f"{unknown(node)}.")

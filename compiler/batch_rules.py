@@ -176,10 +176,12 @@ def _matmul(node: Node) -> BatchAxis:
 
 @batch_rule(aten.einsum.default)
 def _einsum(node: Node) -> BatchAxis:
-    raise Mixed(
-        "it takes a diagonal, or not every computed tensor has the batch as one and the same axis "
-        "of the result."
-    )
+    raise Mixed("not every computed tensor has the batch as one and the same axis of the result.")
+
+
+@batch_rule(aten.tril.default, aten.triu.default, aten.diagonal.default)
+def _of_matrices(node: Node) -> BatchAxis:
+    raise Mixed("one of its two dimensions holds the batch.")
 
 
 @batch_rule(aten.scaled_dot_product_attention.default)

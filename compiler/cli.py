@@ -236,7 +236,8 @@ def compile_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         passes = None if recipe is None else Recipe.load(recipe)
-        goal = None if target is None else Target.load(target)
+        if target is not None:
+            Target.load(target)
         loaded = load_model(model)
         samples = None if data is None else Data.load(data)
         if samples is None and not shapes:
@@ -248,10 +249,13 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, goal, samples, out, tell)
+        build = compile(loaded, examples, passes, target, samples, out, tell)
     typer.echo(build.report.to_text())
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
-    typer.echo(f"next:    fxloom check {shlex.quote(out)}")
+    if build.target.backend == "oneAPI":  # g++ cannot run such a project
+        typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
+    else:
+        typer.echo(f"next:    fxloom check {shlex.quote(out)}")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -1,17 +1,20 @@
 """Proof by trial that a captured graph computes what the model computes, whatever the batch."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, fx
 
 from fxloom.errors import CaptureError
 from fxloom.exporting import blame
-from fxloom.graph import output_nodes
+from fxloom.graph import Float64, output_nodes
 
 # Largest deviation relative to the largest output: another summation order is within it.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 _SAMPLES = 3
+
+Noise = Callable[[], Sequence[float]]
 
 
 def compare(
@@ -35,15 +38,16 @@ def compare(
 
     axes = [node.meta["batch_axis"] for node in output_nodes(graph_module)]
     whole = _run(graph_module, batch(0, _SAMPLES), "the graph")
+    noise = cache(lambda: _noise(graph_module, inputs, whole))
     for first, stop in ((0, 1), (1, 3), (0, 3)):
         size = stop - first
         expected = _run(model, batch(first, stop), "the model")
         computed = _run(graph_module, batch(first, stop), "the graph") if size < _SAMPLES else whole
-        _require_equal(expected, computed, f"graph and model disagree at batch size {size}")
-        _require_slices(whole, computed, axes, first, size)
+        _require_equal(expected, computed, f"graph and model disagree at batch size {size}", noise)
+        _require_slices(whole, computed, axes, first, size, noise)
     for sample in range(1, _SAMPLES):
         alone = _run(graph_module, batch(sample, sample + 1), "the graph")
-        _require_slices(whole, alone, axes, sample, 1)
+        _require_slices(whole, alone, axes, sample, 1, noise)
 
 
 def vary(examples: Sequence[Tensor], batch_axes: Sequence[int]) -> list[Tensor]:
@@ -85,13 +89,33 @@ def _run(function: Callable[..., object], inputs: list[Tensor], name: str) -> li
 
 
 def _require_slices(
-    whole: Sequence[Tensor], part: Sequence[Tensor], axes: Sequence[int], first: int, size: int
+    whole: Sequence[Tensor],
+    part: Sequence[Tensor],
+    axes: Sequence[int],
+    first: int,
+    size: int,
+    noise: Noise,
 ) -> None:
     slices = [tensor.narrow(axis, first, size) for tensor, axis in zip(whole, axes, strict=True)]
-    _require_equal(slices, part, "a sample's result depends on the other samples of its batch")
+    what = "a sample's result depends on the other samples of its batch"
+    _require_equal(slices, part, what, noise)
 
 
-def _require_equal(expected: Sequence[Tensor], computed: Sequence[Tensor], what: str) -> None:
+def _noise(
+    graph_module: fx.GraphModule, inputs: list[Tensor], outputs: Sequence[Tensor]
+) -> list[float]:
+    """How far rounding alone carries each output: its distance from the same graph in float64."""
+    try:
+        exact = Float64(graph_module).run(*(x.double() for x in inputs))
+    except Exception:  # what insists on a type of its own says nothing here
+        return [0.0] * len(outputs)
+    precise = [exact] if isinstance(exact, Tensor) else list(exact)
+    return [_deviation(want, got)[0] for want, got in zip(precise, outputs, strict=True)]
+
+
+def _require_equal(
+    expected: Sequence[Tensor], computed: Sequence[Tensor], what: str, noise: Noise
+) -> None:
     if len(expected) != len(computed):
         raise CaptureError(f"{what}: {len(expected)} outputs against {len(computed)}")
     for index, (want, got) in enumerate(zip(expected, computed, strict=True)):
@@ -105,6 +129,13 @@ def _require_equal(expected: Sequence[Tensor], computed: Sequence[Tensor], what:
             continue
         error, bound = _deviation(want, got)
         if not error <= bound:
+            rounding = noise()[index]
+            if rounding > bound:
+                raise CaptureError(
+                    f"output {index}: rounding in {want.dtype} alone changes it by {rounding:.3g}, "
+                    f"at most {bound:.3g} allowed, so that nothing can be compared with it. Keep "
+                    "the arguments of functions such as sin, cos and exp small, or use float64."
+                )
             raise CaptureError(
                 f"{where}: largest difference {error:.3g}, at most {bound:.3g} allowed. "
                 "The model may depend on the batch size, on randomness or on state that it keeps."

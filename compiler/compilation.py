@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from fxloom import backends
+from fxloom import backends, passes
 from fxloom.accuracy import layer_errors, measure
 from fxloom.builddir import BuildDir
 from fxloom.data import Data, SplitName
-from fxloom.errors import CaptureError, DataError, FxloomError, VerifyError
+from fxloom.errors import CaptureError, DataError, FxloomError, TargetError, VerifyError
 from fxloom.estimation import estimate
 from fxloom.examples import examples_of
 from fxloom.frontend import capture
-from fxloom.graph import as_indices, check_inputs
+from fxloom.graph import as_indices, check_inputs, origin, output_nodes
 from fxloom.lowering import lower
 from fxloom.manifest import read_manifest
 from fxloom.program import Program
@@ -112,11 +112,12 @@ def compile(
     """
     tell = progress or (lambda text: None)
     samples = Data.of(data)
-    passes = _recipe(recipe)
+    steps = _recipe(recipe)
     goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
+    source = "" if isinstance(target, Target) or not target else f"{target}: "
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
-    passes.require_data(samples)
+    steps.require_data(samples)
     if example_inputs is None:
         if samples is None:
             raise FxloomError("compile: required example inputs or data, got neither")
@@ -127,17 +128,18 @@ def compile(
         tell("capture")
         graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
-        result = passes.run(graph, samples, lambda text: tell(f"pass {text}"))
+        _require_layers(goal, graph, steps, source)
+        result = steps.run(graph, samples, lambda text: tell(f"pass {text}"))
         tell("lower")
         program = lower(result.graph)
-        report = estimate(program, goal)
+        report = _estimated(program, goal, source)
         tell("compare with the float model")
         report = _with_measurements(report, program, graph, result, samples)
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
         save_program(program, folder / PROGRAM)
-        _write(folder / RECIPE, passes.to_toml())
+        _write(folder / RECIPE, steps.to_toml())
         _write(folder / TARGET, goal.to_toml())
         _write(folder / REPORT, report.to_json())
         if kept:
@@ -152,7 +154,7 @@ def compile(
     # `missing/../build` is a name for the new directory, but not one that opens it.
     path = directory.path if ".." in Path(out).parts else Path(out)
     project = backend.open(path / PROJECT, program)
-    return Compilation(path, program, passes, goal, report, kept, project)
+    return Compilation(path, program, steps, goal, report, kept, project)
 
 
 def open_build(path: str | Path) -> Compilation:
@@ -198,6 +200,36 @@ def _require_fitting(graph: GraphModule, data: Data | None) -> None:
             check_inputs(graph, as_indices(graph, next(data.batches(split, 1))))
         except CaptureError as fault:
             raise DataError(f"x_{split}: {fault}") from None
+
+
+def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
+    """Raise TargetError where no layer has a name that the target speaks of.
+
+    Before the passes, which take long. Ours add no names of layers but those of outputs; of others
+    nobody knows, and `estimate` looks again.
+    """
+    known = {location.partition(":")[2] for location in passes.REGISTRY.values()}
+    if not all(type(step).__name__ in known for step in recipe.passes):
+        return
+    names = [origin(node) for node in graph.graph.nodes if node.op == "call_function"]
+    count = len(output_nodes(graph))
+    outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    with _named(source):
+        target.require_layers(dict.fromkeys(names), outputs)
+
+
+def _estimated(program: Program, target: Target, source: str) -> Report:
+    with _named(source):
+        return estimate(program, target)
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Faults of a target with the name of its file in front."""
+    try:
+        yield
+    except TargetError as fault:
+        raise TargetError(f"{source}{fault}") from None
 
 
 def _recipe(recipe: Recipe | str | Path | None) -> Recipe:

@@ -6,7 +6,8 @@ Terms = list[list[str]]
 
 
 def parse(equation: str, ranks: Sequence[int]) -> tuple[Terms, list[str]] | None:
-    """Labels of the axes of every operand and of the result; None for a diagonal ("ii").
+    """Labels of the axes of every operand and of the result; None for a result that
+    repeats one. A label twice in an operand takes its diagonal.
 
     An ellipsis stands for axes that get labels of their own, the same in all operands. Without an
     arrow the result has the ellipsis and then, sorted, the labels that occur once.
@@ -27,7 +28,7 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[Terms, list[str]] | None
     if not arrow:
         once = sorted({label for label in every if every.count(label) == 1} - {*names})
         output = [*names, *once]
-    if any(len({*labels}) < len(labels) for labels in (*terms, output)):
+    if any(len({*labels}) < len(labels) for labels in (output,)):
         return None
     return terms, output
 

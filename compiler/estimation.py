@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxloom.errors import TargetError
 from fxloom.fixed_point import IntArray
 from fxloom.ops import (
     Add,
@@ -250,11 +249,7 @@ def estimate(program: Program, target: Target) -> Report:
     groups: dict[str, list[Instr]] = {}
     for instr in program.instrs:
         groups.setdefault(instr.origin, []).append(instr)
-    missing = target.unmatched(groups)
-    if missing:
-        raise TargetError(
-            f"layers: no layer is named {', '.join(missing)}. Layers: {', '.join(groups)}"
-        )
+    target.require_layers(groups)
     layers, counted = [], set[str]()
     for name, instrs in groups.items():
         layer = _layer(program, name, instrs, target.resolve(name), target.io, counted)

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import Target
 
 from fxloom.errors import VerifyError
-from fxloom.graph import check_inputs
+from fxloom.graph import Float64, check_inputs
 from fxloom.lowering import lower
 from fxloom.ops import Divide, Lookup, Normalise, ShiftLike, weight_sums
 from fxloom.program import Instr, Program
@@ -28,21 +27,7 @@ def exact_forward(graph: fx.GraphModule, *inputs: Tensor) -> Any:
     verify_graph(graph)
     check_inputs(graph, inputs)
     with torch.inference_mode():
-        return _Float64(graph).run(*(x.to(torch.float64) for x in inputs))
-
-
-class _Float64(fx.Interpreter):
-    def fetch_attr(self, target: str) -> Any:
-        value = super().fetch_attr(target)
-        return value.to(torch.float64) if value.is_floating_point() else value
-
-    def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
-        # A literal dtype in the graph would narrow the values again.
-        wide = {
-            key: torch.float64 if value in (torch.float32, torch.float64) else value
-            for key, value in kwargs.items()
-        }
-        return super().call_function(target, args, wide)
+        return Float64(graph).run(*(x.to(torch.float64) for x in inputs))
 
 
 def verify_graph(graph: fx.GraphModule) -> Program:

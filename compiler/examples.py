@@ -13,21 +13,26 @@ SAMPLES = 2
 
 
 def examples_of(model: nn.Module | ExportedProgram, data: Data) -> tuple[Tensor, ...]:
-    """The first samples as float32, or as int64 where the model takes indices.
+    """The first samples as float32, or as integers or conditions where the model takes those.
 
     A module is asked: what it cannot compute from float32 it is given as int64, if they are whole
-    numbers. Where that fails too, float32: capture will say what is wrong.
+    numbers, or as bool, if they are zeros and ones. Where that fails too, float32: capture will say
+    what is wrong.
     """
     first = data.example(SAMPLES)
     floats = first if isinstance(first, tuple) else (first,)
     indices = tuple(x.to(torch.int64) if is_whole(x) else x for x in floats)
     if isinstance(model, ExportedProgram):
-        return _declared(model, floats, indices)
+        return _declared(model, floats)
     if not isinstance(model, nn.Module) or any(map(is_lazy, parameters_of(model).values())):
         return floats
-    if _takes(model, floats) or not _takes(model, indices):
+    if _takes(model, floats):
         return floats
-    return indices
+    conditions = tuple(x.to(torch.bool) if is_whole(x, torch.bool) else x for x in floats)
+    both = tuple(
+        c if c.dtype == torch.bool else i for c, i in zip(conditions, indices, strict=True)
+    )
+    return next((each for each in (indices, conditions, both) if _takes(model, each)), floats)
 
 
 def _takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
@@ -39,9 +44,7 @@ def _takes(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     return True
 
 
-def _declared(
-    program: ExportedProgram, floats: tuple[Tensor, ...], indices: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def _declared(program: ExportedProgram, floats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     wanted = {
         node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
     }
@@ -53,6 +56,5 @@ def _declared(
     if len(types) != len(floats):
         return floats
     return tuple(
-        x if dtype.is_floating_point else whole.to(dtype) if is_whole(whole) else x
-        for x, whole, dtype in zip(floats, indices, types, strict=True)
+        x.to(dtype) if is_whole(x, dtype) else x for x, dtype in zip(floats, types, strict=True)
     )

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import textwrap
+import threading
 import traceback
 import warnings
 from collections.abc import Container, Iterator, Sequence
@@ -26,6 +27,7 @@ from fxloom.errors import CaptureError
 aten = torch.ops.aten
 
 _TORCH = str(Path(inspect.getfile(torch)).parent)
+_EXPORTING = threading.RLock()
 
 
 def export(
@@ -40,13 +42,14 @@ def export(
         shapes[pair] = {axis: Dim.DYNAMIC}
         pairs.append(pair)
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), _masks_unseen(), torch.random.fork_rng(devices=[]):
             program = torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise CaptureError(_explain(model, pairs, error)) from error
-    for allowed in program.range_constraints.values():
-        # sizes that depend on data are bounded by sys.maxsize - 1; they are refused elsewhere
-        if allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
+    for symbol, allowed in program.range_constraints.items():
+        # sizes that depend on data (u0) have bounds of their own; they are refused elsewhere
+        of_data = str(symbol).startswith("u")
+        if not of_data and allowed.upper.is_Integer and allowed.upper < sys.maxsize - 1:
             raise CaptureError(
                 f"the model treats batches of more than {allowed.upper} samples differently. "
                 "Remove the comparison with the batch size."
@@ -176,6 +179,27 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _masks_unseen() -> Iterator[None]:
+    """nn.Transformer asks whether a mask is the causal one, for a faster kernel: not while traced.
+
+    Nobody knows values then. Without the hint the layers use the mask as it is. The function is
+    torch's own: where a version has none, nothing is replaced. One thread at a time, lest another
+    puts back what it found replaced.
+    """
+    module, name = nn.modules.transformer, "_detect_is_causal_mask"
+    with _EXPORTING:
+        detect = getattr(module, name, None)
+        if detect is None:
+            yield
+            return
+        setattr(module, name, lambda mask, is_causal=None, size=None: is_causal is True)
+        try:
+            yield
+        finally:
+            setattr(module, name, detect)
 
 
 def source_line(node: Node) -> str:

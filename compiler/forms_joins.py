@@ -7,7 +7,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import is_constant, make, rewrites, sizes_of
+from fxloom.rewriting import filled, is_constant, make, rewrites, sizes_of
 
 
 @rewrites(aten.stack.default)
@@ -23,7 +23,30 @@ def _stack(graph: fx.Graph, node: Node) -> Node:
         row = insert_like(graph, node, aten.reshape.default, (part, shape))
         row.meta["val"] = part.meta["val"].unsqueeze(dim)
         reshaped.append(row)
-    return _joined(graph, node, reshaped, dim)
+    return joined(graph, node, reshaped, dim)
+
+
+@rewrites(
+    aten.hstack.default, aten.vstack.default, aten.dstack.default, aten.column_stack.default,
+)  # fmt: skip
+def _along_axis(graph: fx.Graph, node: Node) -> Node:
+    """Joined along one of the first three dimensions; what has fewer gets some of length 1."""
+    target = node.target
+    parts: list[Node] = []
+    assert isinstance(node.args[0], Sequence)
+    for part in node.args[0]:
+        assert isinstance(part, Node)
+        held = sizes_of(part, -1)
+        sizes = held
+        if len(held) == 1 and target is not aten.hstack.default:
+            sizes = [*held, 1] if target is aten.column_stack.default else [1, *held]
+        if len(sizes) == 2 and target is aten.dstack.default:
+            sizes = [*sizes, 1]
+        if sizes != held:
+            part = make(graph, node, aten.reshape.default, part, sizes)
+        parts.append(part)
+    dim = 0 if target is aten.vstack.default else 2 if target is aten.dstack.default else 1
+    return joined(graph, node, parts, min(dim, parts[0].meta["val"].dim() - 1))
 
 
 @rewrites(aten.cat.default)
@@ -31,10 +54,10 @@ def _cat(graph: fx.Graph, node: Node) -> Node:
     parts, dim = node.args
     assert isinstance(parts, Sequence)
     assert isinstance(dim, int)
-    return _joined(graph, node, [part for part in parts if isinstance(part, Node)], dim)
+    return joined(graph, node, [part for part in parts if isinstance(part, Node)], dim)
 
 
-def _joined(graph: fx.Graph, node: Node, parts: Sequence[Node], dim: int) -> Node:
+def joined(graph: fx.Graph, node: Node, parts: Sequence[Node], dim: int) -> Node:
     """The computed parts, padded where constants lie among them, which are chosen there."""
     # torch lets tensors of shape [0] pass, whatever the rank of the others
     shapes = [part.meta["val"].shape for part in parts]
@@ -58,11 +81,11 @@ def _joined(graph: fx.Graph, node: Node, parts: Sequence[Node], dim: int) -> Nod
         shape[dim] = part.meta["val"].shape[dim]
         along = [size if axis == dim else 1 for axis, size in enumerate(shape)]
         fixed = is_constant(part)
-        mask.append(_full(graph, node, along, fixed, torch.bool))
+        mask.append(filled(graph, node, along, fixed, torch.bool))
         zeros = node.meta["val"].dtype
-        constants.append(part if fixed else _full(graph, node, list(shape), 0, zeros))
-    joined = [insert_like(graph, node, aten.cat.default, (all_, dim)) for all_ in (mask, constants)]
-    return insert_like(graph, node, aten.where.self, (*joined, result))
+        constants.append(part if fixed else filled(graph, node, shape, 0, zeros))
+    whole = [insert_like(graph, node, aten.cat.default, (all_, dim)) for all_ in (mask, constants)]
+    return insert_like(graph, node, aten.where.self, (*whole, result))
 
 
 def _padded(graph: fx.Graph, node: Node, parts: Sequence[Node], dim: int) -> list[Node]:
@@ -90,9 +113,3 @@ def _padded(graph: fx.Graph, node: Node, parts: Sequence[Node], dim: int) -> lis
 
 def _is_zero(part: Node) -> bool:
     return part.target is aten.full.default and part.args[1] in (0, False)
-
-
-def _full(graph: fx.Graph, node: Node, shape: list[int], fill: float, dtype: torch.dtype) -> Node:
-    filled = insert_like(graph, node, aten.full.default, (shape, fill))
-    filled.kwargs = {"dtype": dtype}
-    return filled

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import Node
 
@@ -67,7 +68,11 @@ def _clamp(graph: fx.Graph, node: Node) -> Node:
         low, high = None, low
     elif node.target is aten.relu6.default:
         low, high = 0, 6
-    low, high = None if low == -math.inf else low, None if high == math.inf else high
+    # Beyond the numbers of its type there is nothing to bound.
+    limits = torch.finfo(node.meta["val"].dtype) if node.meta["val"].is_floating_point() else None
+    if limits is not None:
+        low = None if isinstance(low, int | float) and low <= limits.min else low
+        high = None if isinstance(high, int | float) and high >= limits.max else high
     if low is None and high is None:
         return input_of(node)
     if low == 0 and high is None:
@@ -97,7 +102,7 @@ def _add(graph: fx.Graph, node: Node) -> Node:
     return insert_like(graph, node, target, (left, right))
 
 
-@rewrites(aten.div.Tensor, aten.div.Scalar)
+@rewrites(aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor, aten.true_divide.Scalar)
 def _divide(graph: fx.Graph, node: Node) -> Node:
     """Division by a power of two is the same floating-point number as a multiplication."""
     divisor = node.args[1]
@@ -153,6 +158,20 @@ def _batch_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node
     source, weight, bias, mean, variance, momentum, eps = producer.args
     args = (source, weight, bias, mean, variance, False, momentum, eps, False)
     return insert_like(graph, node, aten.batch_norm.default, args)
+
+
+def _layer_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    if index != 0:
+        return None
+    return insert_like(graph, node, aten.layer_norm.default, (*producer.args, False))
+
+
+def _group_norm(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
+    source, weight, bias, _, _, _, groups, eps = producer.args
+    if index != 0:
+        return None
+    args = (source, groups, weight, bias, eps, False)
+    return insert_like(graph, node, aten.group_norm.default, args)
 
 
 def _max_pool_values(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node | None:
@@ -211,6 +230,8 @@ def _unbind(graph: fx.Graph, node: Node, producer: Node, index: int) -> Node:
 
 _RESULTS: dict[Any, Callable[[fx.Graph, Node, Node, int], Node | None]] = {
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten.max_pool2d_with_indices.default: _max_pool_values,
     aten.adaptive_max_pool1d.default: _adaptive_max_pool,
     aten.adaptive_max_pool2d.default: _adaptive_max_pool,

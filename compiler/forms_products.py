@@ -8,6 +8,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.einsum import parse
+from fxloom.forms_views import diagonal
 from fxloom.graph import aten, insert_like
 from fxloom.rewriting import input_of, is_constant, make, rewrites, sizes_of
 
@@ -144,7 +145,7 @@ def _addmm(graph: fx.Graph, node: Node) -> Node | None:
 
 @rewrites(aten.einsum.default)
 def _einsum(graph: fx.Graph, node: Node) -> Node | None:
-    """One product after another. Diagonals stay and are refused, and so is what mixes samples."""
+    """One product after another, of diagonals where labels repeat. What mixes samples stays."""
     equation, operands = node.args[:2]
     assert isinstance(operands, Sequence)
     tensors = [tensor for tensor in operands if isinstance(tensor, Node)]
@@ -154,6 +155,16 @@ def _einsum(graph: fx.Graph, node: Node) -> Node | None:
     terms, output = found
     if not _keeps_batch(tensors, terms, output):
         return None
+    for position, term in enumerate(terms):
+        while repeated := [label for label in term if term.count(label) > 1]:
+            first = term.index(repeated[0])
+            second = term.index(repeated[0], first + 1)
+            taken = diagonal(graph, node, tensors[position], 0, first, second)
+            if taken is None:
+                return None
+            tensors[position] = taken
+            del term[second], term[first]
+            term.append(repeated[0])
     step = _Contraction(graph, node)
     left, labels = tensors[0], terms[0]
     for n, (right, term) in enumerate(zip(tensors[1:], terms[1:], strict=True), 2):

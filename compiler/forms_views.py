@@ -8,7 +8,8 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, rewrites, same_shape, sizes_of
+from fxloom.moves import GATHER
+from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
 # Nothing happens ---------------------------------------------------------------------------------
 
@@ -17,6 +18,7 @@ from fxloom.rewriting import input_of, rewrites, same_shape, sizes_of
     aten.alias.default, aten.clone.default, aten.detach.default, aten.contiguous.default,
     aten.lift_fresh.default, aten.lift_fresh_copy.default, aten._to_copy.default,
     aten.to.dtype, aten.positive.default,
+    aten.nan_to_num.default,  # a format has no NaN and no infinity
 )  # fmt: skip
 def _identity(graph: fx.Graph, node: Node) -> Node | None:
     source, dtype = input_of(node), node.meta["val"].dtype
@@ -29,7 +31,10 @@ def _identity(graph: fx.Graph, node: Node) -> Node | None:
     return cast
 
 
-@rewrites(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+@rewrites(
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+)  # fmt: skip
 def _dropout(graph: fx.Graph, node: Node) -> Node | None:
     return None if node.args[2] else input_of(node)
 
@@ -69,7 +74,11 @@ def _permute(graph: fx.Graph, node: Node) -> Node:
 
 @rewrites(aten.expand.default)
 def _expand(graph: fx.Graph, node: Node) -> Node:
-    source = input_of(node)
+    return expanded(graph, node, input_of(node))
+
+
+def expanded(graph: fx.Graph, node: Node, source: Node) -> Node:
+    """source in the shape of node."""
     sizes = sizes_of(node, -1)
     lead = len(sizes) - source.meta["val"].dim()
     for dim, size in enumerate(sizes):
@@ -79,6 +88,37 @@ def _expand(graph: fx.Graph, node: Node) -> Node:
     if not lead and sizes == sizes_of(source, -1):
         return source
     return insert_like(graph, node, aten.expand.default, (source, sizes))
+
+
+@rewrites(aten.diagonal.default)
+def _diagonal(graph: fx.Graph, node: Node) -> Node | None:
+    source, offset, first, second = node.args
+    assert isinstance(source, Node)
+    assert isinstance(offset, int)
+    assert isinstance(first, int)
+    assert isinstance(second, int)
+    rank = source.meta["val"].dim()
+    if is_constant(source):
+        return None
+    return diagonal(graph, node, source, offset, first % rank, second % rank)
+
+
+def diagonal(
+    graph: fx.Graph, node: Node, source: Node, offset: int, first: int, second: int
+) -> Node | None:
+    """The entries of two dimensions where the second index is the first plus offset, in a last
+    dimension. None where one of the two holds the batch."""
+    sizes = sizes_of(source, -1)
+    rows, columns = sizes[first], sizes[second]
+    if -1 in (rows, columns):
+        return None
+    rest = [dim for dim in range(len(sizes)) if dim not in (first, second)]
+    x = make(graph, node, aten.permute.default, source, [*rest, first, second])
+    x = make(graph, node, aten.reshape.default, x, [*(sizes[dim] for dim in rest), rows * columns])
+    row, column = max(-offset, 0), max(offset, 0)
+    start, count = row * columns + column, max(min(rows - row, columns - column), 0)
+    places = [start + step * (columns + 1) for step in range(count)]
+    return make(graph, node, GATHER, x, len(rest), places)
 
 
 @rewrites(aten.slice.Tensor)
@@ -91,8 +131,17 @@ def _slice(graph: fx.Graph, node: Node) -> Node | None:
     if isinstance(size, int):  # the batch keeps what was written, for the message
         bounds = [bound if isinstance(bound, int) else None for bound in (start, end)]
         start, end, _ = slice(*bounds).indices(size)
+        written = _written(input_of(node), dim, range(start, end, step))  # type: ignore[arg-type]
+        if written is not None:
+            return written
     node.args = (source, dim, start, end, step)
     return None
+
+
+def _written(source: Node, dim: int, place: object) -> Node | None:
+    """What an assignment has put there last."""
+    *found, value = source.meta.get("written", (None,))
+    return value if [dim, place] == found and isinstance(value, Node) else None
 
 
 @rewrites(aten.select.int)
@@ -105,6 +154,9 @@ def _select(graph: fx.Graph, node: Node) -> Node | None:
         if along == dim:  # one step of a recurrence
             step: Node = steps[index % size]
             return step
+        written = _written(input_of(node), dim, index % size)
+        if written is not None:
+            return written
         node.args = (source, dim, index % size)
     return None
 

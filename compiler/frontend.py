@@ -29,7 +29,7 @@ from fxloom.exporting import (
     source_line,
     untouched,
 )
-from fxloom.graph import BATCH, aten, describe, input_specs, op_name
+from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
@@ -46,6 +46,9 @@ _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 # ATen tags these as random; they are not where the argument at this position is 0 or False.
 _RANDOM_IF: dict[Any, int] = {
     aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.alpha_dropout.default: 2,
+    aten.feature_alpha_dropout.default: 2,
     aten.rrelu.default: 3,
     aten.scaled_dot_product_attention.default: 4,
     aten.lstm.input: 6,
@@ -65,7 +68,8 @@ def capture(
 ) -> fx.GraphModule:
     """A graph of ATen ops in canonical form that computes what `model` computes in eval mode.
 
-    example_inputs: what `model` is called with, any batch size from 1 up, float32 or float64.
+    example_inputs: what `model` is called with, any batch size from 1 up: float32, float64,
+    integers or truth values.
     batch_axes: the dimension of each input that is the batch, or one for all. supported: returns
     why a node cannot be converted, None where it can; by default, what lowering cannot do exactly.
     An ExportedProgram must have been exported with a dynamic batch dimension.
@@ -74,6 +78,7 @@ def capture(
     """
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
+        _refuse_keywords(model)
         traced = spelled_program(model)
         program = decompose(traced)
         run = traced.module()
@@ -111,11 +116,17 @@ def _capture_program(
     ]
     graph_module = _as_module(copies, state, examples, axes)
     nodes = graph_module.graph.nodes
-    problems += track(graph_module)
+    written = {copy: node for node, copy in copies.items()}
+
+    def line(node: Node) -> str:
+        return source_line(written[node])
+
+    problems += track(graph_module, line)
     for node in nodes:
         if node.op == "call_function" and "batch_axis" in node.meta:
             reason = supported(node)
-            problems += [f"{describe(node)}: {reason}"] if reason is not None else []
+            where = "" if node.target in CHECKS else line(node)
+            problems += [f"{describe(node)}{where}: {reason}"] if reason is not None else []
     if supported is refusal:
         problems += refused_ports(graph_module)
     if problems:
@@ -141,6 +152,16 @@ def _is_mask(reader: Node, constant: Node) -> bool:
     return position is not None and [
         place for place, argument in enumerate(reader.args) if argument is constant
     ] == [position]
+
+
+def _refuse_keywords(program: ExportedProgram) -> None:
+    """Inputs have an order and no names: those that are given by name alone have no place in it."""
+    names = program.call_spec.in_spec.child(1).context if program.call_spec.in_spec else ()
+    if names:
+        raise CaptureError(
+            f"inputs {', '.join(map(str, names))} are given by name. Export the program with all "
+            "inputs in one tuple, args=(x, y), and none in kwargs; forward must take them so"
+        )
 
 
 def _refuse_unfaithful(program: ExportedProgram) -> None:
@@ -171,6 +192,11 @@ def _unfaithful(node: Node) -> str | None:
     value = node.meta.get("val")
     if isinstance(value, Tensor) and _sample_size(value) > MAX_ELEMENTS:
         return f"its result has more than {MAX_ELEMENTS} values for one sample."
+    if node.target is aten.index.Tensor and node.meta.get("unbacked_bindings"):
+        return (
+            "a mask as index: its result's shape depends on the data. Use indices in its place "
+            "(mask.nonzero()[:, 0] of a mask that is a constant), or torch.where."
+        )
     if node.meta.get("unbacked_bindings"):
         return "its result's shape or value depends on the data, which hardware cannot follow."
     if isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -217,6 +243,11 @@ def _import(
                     raise CaptureError(f"input {node.name}: no example input was given for it")
                 _check_dynamic(node, *remaining.pop(0))
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            if spec is not None and node.meta["val"].dtype == torch.bool:
+                # As a number of one bit, for everything that becomes of it: a condition is what
+                # is computed, and has no format of its own.
+                copies[node] = insert_like(graph, node, aten.ne.Scalar, (copies[node], 0))
+                copies[node].meta["val"] = node.meta["val"]
     if remaining:
         raise CaptureError(f"{len(axes)} example inputs, more than the model takes")
     graph.eliminate_dead_code()
@@ -260,7 +291,7 @@ def _outputs(program: ExportedProgram, nodes: Sequence[Node | None]) -> Node | t
 
 
 def _uses_batch_size(node: Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor) and any(
+    return isinstance(node.meta.get("val"), Tensor | tuple | list) and any(
         isinstance(argument.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
         for argument in node.all_input_nodes
     )

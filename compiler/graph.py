@@ -166,7 +166,7 @@ def input_specs(graph_module: fx.GraphModule) -> tuple[InputSpec, ...]:
 def as_indices(
     graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """`inputs` with those that the graph takes as integers in its type, if they are whole numbers.
+    """`inputs` with those that the graph takes as integers in its type, if they are such numbers.
 
     Data are float32 wherever they come from.
     """
@@ -175,14 +175,27 @@ def as_indices(
     if len(specs) != len(tensors):
         return tensors
     return tuple(
-        x.to(spec.dtype) if not spec.dtype.is_floating_point and is_whole(x) else x
+        x.to(spec.dtype) if is_whole(x, spec.dtype) else x
         for x, spec in zip(tensors, specs, strict=True)
     )
 
 
-def is_whole(x: Tensor) -> bool:
-    """Whether all values are integers, whatever their type."""
-    return not x.is_floating_point() or bool((x == x.round()).all())
+def is_whole(x: Tensor, dtype: torch.dtype = torch.int64) -> bool:
+    """Whether all values are integers that a type of integers can hold, whatever their own type."""
+    if dtype.is_floating_point or x.numel() == 0:
+        return False
+    low, high = (float(bound) for bound in torch.aminmax(x))
+    least, most = range_of(dtype)
+    within = least <= low and high <= most
+    return within and (not x.is_floating_point() or bool((x == x.round()).all()))
+
+
+def range_of(dtype: torch.dtype) -> tuple[int, int]:
+    """The smallest and the largest number of a type of integers or truth values."""
+    if dtype == torch.bool:
+        return 0, 1
+    limits = torch.iinfo(dtype)
+    return limits.min, limits.max
 
 
 def check_inputs(graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]) -> None:
@@ -207,3 +220,19 @@ def check_inputs(graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]
         batches[spec.name] = batch
     if len(set(batches.values())) > 1:
         raise CaptureError(f"the inputs disagree on the batch size: {batches}")
+
+
+class Float64(fx.Interpreter):
+    """Runs a graph in float64, constants and literal types included."""
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        return value.to(torch.float64) if value.is_floating_point() else value
+
+    def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
+        # A literal dtype in the graph would narrow the values again.
+        wide = {
+            key: torch.float64 if value in (torch.float32, torch.float64) else value
+            for key, value in kwargs.items()
+        }
+        return super().call_function(target, args, wide)

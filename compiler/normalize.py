@@ -17,7 +17,9 @@ from torch import fx
 from torch.fx.node import Argument, Node
 
 from fxloom import (  # noqa: F401 - they fill the table
+    forms_assigned,
     forms_choices,
+    forms_compound,
     forms_joins,
     forms_layers,
     forms_masks,
@@ -30,6 +32,8 @@ from fxloom.rewriting import RULES
 
 # Keyword-only arguments that say nothing about values on one CPU.
 _PLACEMENT = frozenset({"device", "layout", "pin_memory", "memory_format", "non_blocking"})
+_ONE_MORE = (aten.stack.default, aten.unsqueeze.default, aten.diag_embed.default)
+"""Their dimensions are those of the result."""
 _ASSERTIONS = (
     aten._assert_tensor_metadata.default,
     aten._assert_scalar.default,
@@ -78,7 +82,7 @@ def _fill_arguments(node: Node) -> None:
         named = argument.name in ("dim", "dims", "dim0", "dim1") and node.all_input_nodes
         if named and node.target is not aten.tile.default:  # its "dims" are repetitions
             first = node.all_input_nodes[0].meta["val"]
-            rank = first.dim() + (node.target in (aten.stack.default, aten.unsqueeze.default))
+            rank = first.dim() + (node.target in _ONE_MORE)
             args[position] = _non_negative(args[position], max(rank, 1))
     node.args, node.kwargs = tuple(args), rest
 

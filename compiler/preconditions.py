@@ -10,7 +10,7 @@ from torch import Tensor
 from fxloom.errors import CaptureError
 
 _DTYPES = (torch.float32, torch.float64)
-_INDICES = (torch.int64, torch.int32)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 def check_examples(
@@ -32,7 +32,7 @@ def check_examples(
         where = f"example input {index}"
         if not isinstance(example, Tensor):
             raise CaptureError(f"{where}: required a tensor, {type_name(example)} arrived")
-        _check_tensor(where, example, (*_DTYPES, *_INDICES))
+        _check_tensor(where, example, (*_DTYPES, *_INTEGERS))
         if not -example.dim() <= axis < example.dim():
             raise CaptureError(
                 f"{where}: the batch axis {axis} does not exist in shape {list(example.shape)}. "
@@ -66,9 +66,9 @@ def _check_tensor(where: str, tensor: Tensor, allowed: Sequence[torch.dtype] = _
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise CaptureError(f"{where}: required a plain dense tensor, {tensor.layout} arrived")
     if tensor.dtype not in allowed:
-        indices = ", or int64 or int32 for indices" if len(allowed) > len(_DTYPES) else ""
+        integers = ", integers or truth values" if len(allowed) > len(_DTYPES) else ""
         raise CaptureError(
-            f"{where}: required float32 or float64{indices}, {tensor.dtype} arrived. "
+            f"{where}: required float32 or float64{integers}, {tensor.dtype} arrived. "
             "Convert with .float()."
         )
 

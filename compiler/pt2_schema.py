@@ -55,7 +55,7 @@ _CREATION = frozenset(
 )
 _PRIVATE = frozenset(
     {"_assert_tensor_metadata", "_to_copy", "_unsafe_view", "_softmax", "_log_softmax"}
-    | {"_weight_norm"}
+    | {"_weight_norm", "_native_batch_norm_legit_no_training"}
 )
 _TEXTS = frozenset(
     {"approximate", "equation", "indexing", "mode", "padding", "reduce", "rounding_mode"}

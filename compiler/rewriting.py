@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node, map_arg
 
-from fxloom.graph import BATCH, insert_like
+from fxloom.graph import BATCH, aten, insert_like
 
 Rule = Callable[[fx.Graph, Node], Node | None]
 RULES: dict[Any, Rule] = {}
@@ -21,6 +21,16 @@ def rewrites(*targets: Any) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def unknown(node: Node) -> str:
+    """What to say of an op that nobody lowers as it is."""
+    if node.target in RULES:
+        return (
+            "it has no lowering with these arguments. Indices and the like must be constants, and "
+            "samples must stay apart"
+        )
+    return "it has no lowering: fxloom does not know it. `fxloom list ops` shows what it knows"
 
 
 def sizes_of(node: Node, batch: int) -> list[int]:
@@ -67,6 +77,23 @@ def make(graph: fx.Graph, node: Node, target: Any, *args: Any) -> Node:
     with torch.no_grad():
         result = target(*values)
     made.meta["val"] = tensors[0].new_empty(_symbolic(result.shape, tensors), dtype=result.dtype)
+    return made
+
+
+def filled(
+    graph: fx.Graph, node: Node, shape: Sequence[int], fill: float, dtype: torch.dtype
+) -> Node:
+    """A constant of one number."""
+    made = insert_like(graph, node, aten.full.default, (list(shape), fill))
+    made.kwargs = {"dtype": dtype}
+    made.meta["val"] = node.meta["val"].new_empty(list(shape), dtype=dtype)
+    return made
+
+
+def numbered(graph: fx.Graph, node: Node, start: int, stop: int) -> Node:
+    """The constant start, start + 1, ... stop - 1, in int64."""
+    made = insert_like(graph, node, aten.arange.start, (start, stop))
+    made.meta["val"] = node.meta["val"].new_empty([stop - start], dtype=torch.int64)
     return made
 
 

@@ -8,10 +8,10 @@ not a number and true is not 1; an array may become a tuple.
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -106,6 +106,29 @@ def convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         except ValidationError as fault:
             problems += _explain(name, value, hints[name], fault)
     return converted, problems
+
+
+def known_keys(error: type[FxloomError]) -> Callable[[type[T]], type[T]]:
+    """For dataclasses: a keyword that is no field is an `error` that names close ones.
+
+    Python's own TypeError names none, and is no error of ours.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        settable = [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
+        construct = cls.__init__
+
+        @wraps(construct)
+        def checked(self: T, *args: Any, **keywords: Any) -> None:
+            wrong = [key for key in keywords if key not in settable]
+            if wrong:
+                raise error("\n".join(unknown(key, settable, "key") for key in wrong))
+            construct(self, *args, **keywords)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
 
 
 def unknown(name: str, known: Iterable[str], kind: str) -> str:

@@ -21,6 +21,7 @@ from fxloom.settings import (
     build,
     convert,
     did_you_mean,
+    known_keys,
     overrides,
     parse_toml,
     read_text,
@@ -70,6 +71,7 @@ class LayerSettings:
     reuse: int
 
 
+@known_keys(TargetError)
 @dataclass(frozen=True)
 class Target:
     """A part and how a program is put on it.
@@ -142,9 +144,18 @@ class Target:
         default: dict[str, Any] = {"strategy": self.strategy, "reuse": self.reuse}
         return LayerSettings(**(default | overrides(self.layers, layer)))
 
-    def unmatched(self, layers: Iterable[str]) -> list[str]:
-        """The patterns of `layers` that name none of the given layers."""
-        return unmatched(self.layers, layers)
+    def require_layers(self, layers: Iterable[str], more: Iterable[str] = ()) -> None:
+        """Raise TargetError for the patterns of `layers` that name none of the given layers.
+
+        more: names that are good as well and that no message needs to list.
+        """
+        names = list(layers)
+        missing = unmatched(self.layers, [*names, *more])
+        if missing:
+            near = did_you_mean(missing[0], names)
+            raise TargetError(
+                f"layers: no layer is named {', '.join(missing)}.{near} Layers: {', '.join(names)}"
+            )
 
 
 @cache

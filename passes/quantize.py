@@ -30,6 +30,7 @@ from fxloom.graph import (
     input_specs,
     insert_like,
     origin,
+    range_of,
     refresh_shapes,
 )
 from fxloom.ops import MAX_TABLE_WIDTH
@@ -48,6 +49,7 @@ from fxloom.passes.chains import (
     CONSTANT_ARGUMENTS,
     LAYERS,
     NARROWING,
+    RELATIONS,
     TABLES,
     Chain,
     feeds_tables_only,
@@ -65,7 +67,7 @@ from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
 from fxloom.recipe import PassResult
-from fxloom.settings import convert
+from fxloom.settings import convert, known_keys
 from fxloom.support import refused_ports
 
 if TYPE_CHECKING:
@@ -76,9 +78,12 @@ aten = torch.ops.aten
 NARROW = 6
 """Bits up to which equalisation and second-order rounding gain anything: see docs/accuracy.md."""
 
+MOST_COMPARED = 2**31
+"""What an integer input is compared with must fit its format, up to here."""
 LAYER_KEYS = ("weights", "activations", "table_bits")
 
 
+@known_keys(RecipeError)
 @dataclass(frozen=True)
 class Quantize:
     """Post-training fixed point.
@@ -310,16 +315,33 @@ class _Run:
         return {chain: errors[chain.group].best for chain in self.chains}
 
     def _whole(self, node: Node, span: Range) -> FixedPoint:
-        """The format of an integer input: every integer seen, and every row it may ask for."""
-        rows, pending = [], list(node.users)
+        """The format of an integer input: of short types every number, of others those seen, those
+        it is compared with and every row it may ask for."""
+        dtype = node.meta["val"].dtype
+        if dtype.itemsize == 1:
+            return FixedPoint.holding(*range_of(dtype), 0)
+        found, pending = {0, int(span.low), int(span.high)}, list(node.users)
         while pending:
             user = pending.pop()
             if user.target is EMBEDDING:
-                rows.append(len(arguments(user)[1].meta["val"]))
+                found.add(len(arguments(user)[1].meta["val"]) - 1)
+            elif user.target in RELATIONS:
+                found |= self._compared(user)
             elif user.op != "output" and not is_real(user):
                 pending.extend(user.users)
-        last = max(rows, default=1) - 1
-        return FixedPoint.holding(min(int(span.low), 0), max(int(span.high), last), 0)
+        return FixedPoint.holding(min(found), max(found), 0)
+
+    def _compared(self, relation: Node) -> set[int]:
+        """The smallest and the largest integer constant that something is compared with."""
+        found: set[int] = set()
+        for argument in arguments(relation)[:2]:
+            if isinstance(argument, int):
+                found.add(argument)
+            elif isinstance(argument, Node) and argument.op == "get_attr":
+                values = constant(self.module, argument.target)
+                if not values.is_floating_point():
+                    found |= {int(bound) for bound in torch.aminmax(values)}
+        return {number for number in found if abs(number) < MOST_COMPARED}
 
     def _activation_width(self, chain: Chain) -> int:
         options = self.options

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxloom.graph import range_of
+
 Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
 VECTOR: Shape = (10,)
@@ -18,12 +20,12 @@ SEQUENCE: Shape = (4, 3)
 
 
 class Rows(tuple[int, ...]):
-    """The shape of one sample of indices below `rows`."""
+    """The shape of one sample of indices below `rows`, or of all numbers of a type."""
 
-    rows: int
+    rows: int | torch.dtype
 
 
-def rows(count: int, *shape: int) -> Rows:
+def rows(count: int | torch.dtype, *shape: int) -> Rows:
     made = Rows(shape)
     made.rows = count
     return made
@@ -40,6 +42,32 @@ class Fn(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.function(self, *inputs)
+
+
+def parts_assigned(m: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Every way of writing into parts of tensors, computed and constant ones."""
+    a, b, c = x.clone(), x.new_zeros(x.shape[0], 6, 5), y * 2
+    a[:, 1:3] += y[:, :2]
+    a[..., -1] = 0.5
+    a[:, 0, ::2] = y[:, 1, ::2]
+    a[:, 3] = m.row
+    b[:, 1:5] = x
+    b[:, 5, 1:3] = y[:, 0, 1:3]
+    b[:, :, m.i] = b[:, :, m.i + 1] - 1
+    c[c > 1] = 0
+    c[:, :, m.mask] = 1.5
+    c[:, m.i, m.i] = m.row[:2]
+    c = c.index_fill(1, m.i[1:], -0.5).index_copy(2, m.i, x[:, :, :2])
+    return a, b, c, c.scatter(1, m.i[None, :, None].expand(x.shape[0], -1, 2), 0.25)
+
+
+def image_assigned(m: Any, x: Tensor) -> Tensor:
+    """Images on an empty canvas, changed in place."""
+    canvas = torch.zeros_like(x).repeat(1, 1, 1, 2)
+    canvas[:, :, 1:, 2:6] = x[:, :, :-1]
+    canvas[:, 0].mul_(2)
+    canvas[:, 1:, 0].zero_()
+    return torch.relu(m.c(canvas))
 
 
 class WithConstant(nn.Module):
@@ -726,6 +754,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         (4, 3),
     ),
     # joins
+    "stacks": (
+        fn(lambda m, x, y: (
+            torch.hstack([x, y, x]), torch.dstack([x, 2 * y]), torch.column_stack([y, x]),
+            torch.hstack([(v := x.mean(1)), v]), torch.dstack([v, v + 1]),
+            torch.true_divide(x, 3) - torch.true_divide(y, v.square()[:, None] + 1),
+        )),
+        ((3, 4), (3, 4)),
+    ),
     "constants among the parts": (
         lambda: Buffers(
             lambda m, x: (
@@ -742,6 +778,53 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(lambda m, x: m.c(torch.cat([torch.ones(x.shape[0], 1, 7, 6), x], 1)),
            c=lambda: nn.Conv2d(5, 3, 2)),
         IMAGE,
+    ),
+    # assignments
+    "parts assigned": (
+        lambda: Buffers(parts_assigned, row=torch.linspace(-1, 1, 5), i=torch.tensor([2, 0]),
+                        mask=torch.tensor([True, False, True, False, True])),
+        ((4, 5), (4, 5)),
+    ),
+    "image assigned": (
+        fn(image_assigned, c=lambda: nn.Conv2d(3, 2, 3)),
+        (3, 5, 4),
+    ),
+    "bounds out of reach": (
+        fn(lambda m, x: (m.fc(x).clamp(-1e30, 1e30) + x.clamp(max=1e30)).clamp(
+            min=torch.finfo(x.dtype).min), fc=lambda: nn.Linear(5, 5)),
+        (5,),
+    ),
+    # triangles, diagonals, differences
+    "matrices": (
+        fn(lambda m, x: (
+            x.tril() - x.triu(1).mT @ x, torch.diag_embed(x.diagonal(-1, 1, 2)),
+            torch.einsum("bii,bij->bi", x, x) + torch.einsum("bii->b", x)[:, None],
+        )),
+        (4, 4),
+    ),
+    "differences": (
+        fn(lambda m, x: (
+            x.diff(n=2, dim=1), torch.diff(x, prepend=x[..., :1], append=torch.ones_like(x)),
+            torch.nan_to_num(functional.rrelu(x, 0.1, 0.4)).diff(dim=1),
+        )),
+        (4, 3),
+    ),
+    "one hot": (
+        fn(lambda m, x, i: (
+            (h := functional.one_hot(x.argmax(-1), 5)), h * x,
+            functional.one_hot(i, 7).float().sum(1),
+        )),
+        ((4, 5), rows(4, 3)),
+    ),
+    "cosines": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                functional.cosine_similarity(x, y),
+                functional.cosine_similarity(x[:, :, None], m.rows[None, None], dim=-1),
+            ),
+            rows=torch.randn(3, 5),
+        ),
+        ((4, 5), (4, 5)),
     ),
     # products
     "matmul": (
@@ -811,6 +894,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
            fc=lambda: nn.Linear(11, 4)),
         (rows(6, 2), (3,)),
     ),
+    "short integers and conditions": (
+        fn(lambda m, i, c, x: (
+            i.float() * 0.3 - torch.where(i > 2, i, 3).float(),
+            torch.where(c & (x > 0) | ~c, x, i.float()),
+            (x * c).sum(1) / (c.float().sum(1) + 1), c,
+        )),
+        (rows(torch.int8, 5), rows(torch.bool, 5), (5,)),
+    ),
     "indices compared": (
         fn(lambda m, i: (
             (m.e(i) * (i != 0).unsqueeze(-1)).sum(1) - i.float().mean(1, True),
@@ -861,6 +952,17 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(lambda m, x: m.a(x, x, x, need_weights=False)[0],
            a=lambda: nn.MultiheadAttention(
                4, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)),
+        (3, 4),
+    ),
+    "transformers with a mask": (
+        lambda: Buffers(
+            lambda m, x: m.decoder(x, m.encoder(x, mask=m.mask), tgt_mask=m.mask),
+            {"encoder": nn.TransformerEncoder(nn.TransformerEncoderLayer(
+                4, 2, 5, batch_first=True, norm_first=True), 1, enable_nested_tensor=False),
+             "decoder": nn.TransformerDecoder(nn.TransformerDecoderLayer(
+                4, 1, 3, batch_first=True), 1)},
+            mask=nn.Transformer.generate_square_subsequent_mask(3),
+        ),
         (3, 4),
     ),
     "pad around the batch": (
@@ -1107,6 +1209,9 @@ NORMS = (
 def draw(shape: Shape) -> Tensor:
     """64 samples: normal numbers, or indices."""
     if isinstance(shape, Rows):
+        if isinstance(shape.rows, torch.dtype):
+            low, high = range_of(shape.rows)
+            return torch.randint(low, high + 1, (64, *shape)).to(shape.rows)
         return torch.randint(0, shape.rows, (64, *shape))
     return torch.randn(64, *shape)
 

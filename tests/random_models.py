@@ -203,6 +203,31 @@ def _attention(draw: DrawFn, values: Sequence[Signal]) -> Statement | None:
     )
 
 
+@statement("transformer", "masked_attention")
+def _transformer(draw: DrawFn, values: Sequence[Signal]) -> Statement | None:
+    """An encoder layer, or attention under a constant mask that leaves something in every row."""
+    x = _any(draw, values, 2)
+    if x is None or x.shape[0] > 6 or x.shape[1] > 8:
+        return None
+    rows, width = x.shape
+    if draw(st.booleans()):
+        options = f"{_small(draw, 1, 4)}, batch_first=True, norm_first={draw(st.booleans())}"
+        return Statement(f"M({x.name})", f"nn.TransformerEncoderLayer({width}, 1, {options})")
+    mask = draw(
+        st.sampled_from(
+            [
+                f"torch.ones({rows}, {rows}).tril().bool()",
+                f"nn.Transformer.generate_square_subsequent_mask({rows})",
+                f"torch.randn({rows}, {rows})",
+            ]
+        )
+    )
+    made = f"nn.Buffer({mask})"
+    return Statement(
+        f"F.scaled_dot_product_attention({x.name}, {x.name}, {x.name}, attn_mask=M)", made
+    )
+
+
 # Elementwise -------------------------------------------------------------------------------------
 
 FUNCTIONS = (
@@ -215,7 +240,8 @@ FUNCTIONS = (
     *("torch.rsqrt(torch.abs({}) + 0.5)", "torch.reciprocal(torch.abs({}) + 0.5)"),
     *("torch.square({})", "F.logsigmoid({})", "torch.erf({})"),
     *("{}.clamp(-0.5, 0.75)", "{}.clamp(min=-0.3)", "{}.clamp(max=0.6)", "F.hardshrink({}, 0.3)"),
-    "F.softshrink({}, 0.2)",
+    *("F.softshrink({}, 0.2)", "F.rrelu({}, 0.1, 0.3)", "torch.nan_to_num({})"),
+    *("{}.clamp(-1e30, 1e30)", "torch.true_divide({}, 3)"),
 )
 
 
@@ -324,6 +350,48 @@ def _cat(draw: DrawFn, values: Sequence[Signal]) -> Statement | None:
     parts = draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=3))
     names = ", ".join(v.name for v in [x, *parts])
     return Statement(f"torch.cat([{names}], {dim + 1})")
+
+
+@statement("matrix")
+def _matrix(draw: DrawFn, values: Sequence[Signal]) -> Statement | None:
+    """Triangles, diagonals, differences, classes, similarities."""
+    x = _any(draw, values)
+    assert x is not None
+    dim, shift = _small(draw, 1, x.rank), draw(st.integers(-1, 1))
+    forms = [f"{{0}}.diff(dim={dim}, n={_small(draw, 1, 2)})", "torch.hstack([{0}, {0} * 0.5])"]
+    if x.rank > 1:
+        forms += [f"{{0}}.tril({shift})", f"{{0}}.triu({shift})"]
+        forms += [f"{{0}}.diagonal({shift}, -2, -1)", "torch.dstack([{0}, -{0}])"]
+        forms += [f"F.cosine_similarity({{0}}, {{0}} + 1, {dim})"]
+    if x.rank < 3 and x.shape[-1] < 6:
+        forms += ["torch.diag_embed({0})"]
+        forms += [f"F.one_hot({{0}}.argmax(-1), {x.shape[-1]}).float()"]
+    return Statement(draw(st.sampled_from(forms)).format(x.name))
+
+
+@statement("assign", "assign")
+def _assign(draw: DrawFn, values: Sequence[Signal]) -> Statement | None:
+    """Something written into a part of a value."""
+    x = _any(draw, values)
+    assert x is not None
+    dim = draw(st.integers(0, x.rank - 1))
+    n = x.shape[dim]
+    start = draw(st.integers(0, n - 1))
+    stop, step = draw(st.integers(start + 1, n)), _small(draw, 1, 2)
+    part = f"{x.name}[{':, ' * (dim + 1)}{start}:{stop}:{step}]"
+    changed = [f"{part} * 0.5", f"torch.full_like({part}, 0.3)", f"-{part}.flip({dim + 1})"]
+    written = draw(st.sampled_from(changed))
+    forms = [
+        f"{x.name}.slice_scatter({written}, {dim + 1}, {start}, {stop}, {step})",
+        f"{x.name}.index_fill({dim + 1}, torch.tensor([{start}]), 0.25)",
+        f"{x.name}.index_copy({dim + 1}, torch.tensor([{start}]), "
+        f"{x.name}.narrow({dim + 1}, 0, 1) + 1)",
+        f"torch.index_put({x.name}, ({x.name} > 0.5,), torch.tensor(0.5))",
+    ]
+    if x.rank > 1:
+        row = f"{x.name}.select({dim + 1}, 0) * 2"
+        forms += [f"{x.name}.select_scatter({row}, {dim + 1}, {start})"]
+    return Statement(draw(st.sampled_from(forms)))
 
 
 @statement("view")

@@ -40,12 +40,13 @@ def _relu(lowering: Lowering, node: Node) -> Lowered:
 
 @lowers(aten.clamp.default)
 def _clamp(lowering: Lowering, node: Node) -> Lowered:
+    """A bound that no value passes is none: in the steps of the values it might be too long."""
     x = lowering.tensor(node, 0)
     low, high = arguments(node)[1:3]
     value = x.value
-    if low is not None:
+    if low is not None and low > value.lo * value.type.step:
         value = lowering.emit(ops.Max(), [value, lowering.literal(low, "low", value)], node)
-    if high is not None:
+    if high is not None and high < value.hi * value.type.step:
         value = lowering.emit(ops.Min(), [value, lowering.literal(high, "high", value)], node)
     return replace(x, value=value)
 

@@ -1,12 +1,15 @@
 """Comparisons, conditions, choices, indices."""
 
+import functools
+from collections.abc import Sequence
 from math import isfinite
+from typing import Any
 
 import torch
 from torch.fx.node import Node
 
-from fxloom.graph import arguments
-from fxloom.support.core import ON_INTEGERS, checks, is_constant
+from fxloom.graph import arguments, constant, range_of
+from fxloom.support.core import ON_INTEGERS, checks, is_constant, too_large
 from fxloom.support.masks import masking_among
 
 aten = torch.ops.aten
@@ -28,7 +31,32 @@ ON_INTEGERS.update((*_RELATIONS, *_CONDITIONS, *_WHERE, *_INDICES))
 ON_INTEGERS.update((aten._to_copy.default, aten.amax.default))
 
 
-@checks(*_RELATIONS, *_CONDITIONS, aten.maximum.default, aten.minimum.default)
+@checks(*_RELATIONS)
+def _relation(node: Node) -> str | None:
+    return _beyond_type(node, arguments(node)[:2])
+
+
+def _beyond_type(node: Node, operands: Sequence[Any]) -> str | None:
+    """Whether torch would wrap a number to fit the integers beside it: 300 is 44 in uint8."""
+    types = [
+        each.meta["val"].dtype
+        for each in operands
+        if isinstance(each, Node) and each.meta["val"].dim() > 0
+    ]
+    module = node.graph.owning_module
+    if module is None or not types or any(dtype.is_floating_point for dtype in types):
+        return None
+    least, most = range_of(functools.reduce(torch.promote_types, types))
+    for each in operands:
+        number = each
+        if is_constant(each) and each.meta["val"].dim() == 0:
+            number = constant(module, each.target).item()
+        if isinstance(number, int) and not least <= number <= most:
+            return f"{number} is no {types[0]}, torch would wrap it. Convert with .int() first"
+    return None
+
+
+@checks(*_CONDITIONS)
 @checks(aten.neg.default, aten.abs.default, aten.sign.default)
 def _anything(node: Node) -> str | None:
     return None
@@ -42,11 +70,16 @@ def _where(node: Node) -> str | None:
         if hidden is not None:
             return hidden
         if isinstance(branch, int | float) and not isfinite(branch):
-            return f"hardware has no {branch}. Use a finite number"
+            return f"hardware has no {branch}. Use a number just beyond what the values reach"
     mixed = [n for n in branches if isinstance(n, Node) and not is_constant(n)]
     if any(n.meta["val"].dtype != node.meta["val"].dtype for n in mixed):
         return "it mixes types. Convert what it chooses from to one type first"
-    return None
+    return _beyond_type(node, branches) or too_large(node, (1, 2))
+
+
+@checks(aten.maximum.default, aten.minimum.default)
+def _extreme(node: Node) -> str | None:
+    return too_large(node, (0, 1))
 
 
 @checks(aten._to_copy.default)
@@ -56,6 +89,10 @@ def _cast(node: Node) -> str | None:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them out"
     if source.is_floating_point and not target.is_floating_point:
         return f"a conversion of {source} to {target} drops fractions and has no lowering"
+    if not target.is_floating_point and not source.is_floating_point:
+        (least, most), (low, high) = range_of(target), range_of(source)
+        if target not in (torch.int32, torch.int64) and (low < least or high > most):
+            return f"a conversion of {source} to {target} drops bits and has no lowering"
     return None
 
 

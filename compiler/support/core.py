@@ -8,8 +8,9 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
-from fxloom.graph import arguments, describe, output_nodes
+from fxloom.graph import arguments, constant, describe, output_nodes
 from fxloom.moves import GATHER
+from fxloom.rewriting import unknown
 
 aten = torch.ops.aten
 
@@ -57,7 +58,7 @@ def refusal(node: Node) -> str | None:
     """Why a node has no exact lowering, and what to do; None where it has one."""
     check = CHECKS.get(node.target)
     if check is None:
-        return "no lowering. `fxloom list ops` shows the ops that have one"
+        return unknown(node)
     if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
     if node.meta.get("batch_axis", 0) is None:
@@ -96,6 +97,29 @@ def refused_ports(graph_module: fx.GraphModule) -> list[str]:
         for node in output_nodes(graph_module)
         if node.meta.get("batch_axis", 0) not in allowed
     ]
+
+
+MAX_CHOSEN = 2**32
+"""Largest number that is chosen or put beside computed values as it is: they share a format."""
+
+
+def too_large(node: Node, positions: Sequence[int]) -> str | None:
+    """Whether a number or a constant among the arguments is so large that no format holds it
+    together with computed values: they would need as many fraction bits as those have."""
+    module = node.graph.owning_module
+    for position in positions:
+        argument = arguments(node)[position]
+        if is_constant(argument) and module is not None:
+            values = constant(module, argument.target).detach()
+            largest = float(values.abs().max()) if values.is_floating_point() else 0
+        else:
+            largest = abs(argument) if isinstance(argument, int | float) else 0
+        if largest > MAX_CHOSEN:
+            return (
+                f"it puts {largest:.3g} beside computed values, and no format holds both. Use a "
+                f"number up to 2**32 ({MAX_CHOSEN:.1g}), best one just beyond what the values reach"
+            )
+    return None
 
 
 def is_constant(argument: Any) -> bool:

@@ -6,8 +6,8 @@ import torch
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
-from fxloom.graph import arguments
-from fxloom.support.core import checks
+from fxloom.graph import arguments, constant
+from fxloom.support.core import MAX_CHOSEN, checks, is_constant
 from fxloom.support.masks import masking_among, masking_behind
 
 aten = torch.ops.aten
@@ -32,7 +32,15 @@ def _softmax(node: Node) -> str | None:
     return masking_behind(arguments(node)[0])
 
 
-@checks(aten.clamp.default, aten.leaky_relu.default)
+@checks(aten.clamp.default)
+def _clamp(node: Node) -> str | None:
+    low, high = arguments(node)[1:3]
+    if (low is not None and low > MAX_CHOSEN) or (high is not None and high < -MAX_CHOSEN):
+        return f"it makes every value {low if high is None else high}, for which there is no format"
+    return _numbers(node)
+
+
+@checks(aten.leaky_relu.default)
 def _numbers(node: Node) -> str | None:
     bad = [n for n in arguments(node)[1:] if n is not None and not isfinite(n)]
     return f"its bounds must be finite, got {bad[0]}" if bad else None
@@ -56,6 +64,11 @@ def _merge(node: Node) -> str | None:
 def _division(node: Node) -> str | None:
     divisor = arguments(node)[1]
     if isinstance(divisor, Node):
+        module = node.graph.owning_module
+        if is_constant(divisor) and module is not None:
+            inverse = 1 / constant(module, divisor.target).detach()
+            if not inverse.isfinite().all():
+                return f"{divisor.target} holds a divisor of zero, or too small to be divided by"
         return None  # by computed values in floating point, by constants exactly
     if not isfinite(divisor) or divisor == 0:
         return f"needs a finite divisor that is not zero, got {divisor}"

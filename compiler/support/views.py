@@ -7,7 +7,7 @@ from torch.fx.node import Node
 
 from fxloom.graph import arguments
 from fxloom.moves import GATHER
-from fxloom.support.core import checks, is_constant, is_image
+from fxloom.support.core import checks, is_constant, is_image, too_large
 
 aten = torch.ops.aten
 
@@ -28,6 +28,8 @@ def _pad(node: Node) -> str | None:
     x, widths, fill = arguments(node)
     if not isfinite(fill):
         return f"needs a finite number to pad with, got {fill}"
+    if reason := too_large(node, (2,)):
+        return reason
     sizes = x.meta["val"].shape[::-1]
     for size, before, after in zip(sizes, widths[::2], widths[1::2], strict=False):
         if -before >= size or -after >= size:

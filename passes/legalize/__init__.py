@@ -26,7 +26,7 @@ from fxloom.passes.legalize import images as images
 from fxloom.passes.legalize import norms as norms
 from fxloom.passes.legalize import pads as pads
 from fxloom.passes.legalize import transposed as transposed
-from fxloom.passes.legalize.core import REWRITES, NotLegal
+from fxloom.passes.legalize.core import REWRITES
 from fxloom.recipe import PassResult
 from fxloom.support import refusal
 
@@ -57,12 +57,8 @@ class Legalize:
                 problems.append(f"{describe(node)}: {reason}")
                 continue
             before = node.prev
-            try:
-                with result.graph.inserting_before(node):
-                    replacement = rewrite(result, node)
-            except NotLegal as problem:
-                problems.append(f"{describe(node)}: {problem}")
-                continue
+            with result.graph.inserting_before(node):
+                replacement = rewrite(result, node)
             if replacement is None:
                 continue
             replacement.meta |= {key: node.meta[key] for key in ("val", "batch_axis")}

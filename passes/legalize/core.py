@@ -16,10 +16,6 @@ the node is a primitive as it is. Its attributes are those that `support` lets t
 REWRITES: dict[Any, Rewrite] = {}
 
 
-class NotLegal(Exception):
-    """Why a node cannot be written in primitives: only what its tensors' values tell."""
-
-
 def legalizes(*targets: Any) -> Callable[[Rewrite], Rewrite]:
     """Register the rewrite of one or more ops."""
 

@@ -9,7 +9,7 @@ from torch.fx.node import Node
 from fxloom.composite_ops import QUOTIENT
 from fxloom.editing import tensor_node
 from fxloom.graph import arguments, constant
-from fxloom.passes.legalize.core import NotLegal, insert, legalizes
+from fxloom.passes.legalize.core import insert, legalizes
 from fxloom.support.core import is_constant
 
 aten = torch.ops.aten
@@ -44,8 +44,6 @@ def _division_by_tensor(module: GraphModule, node: Node, divisor: Node) -> Node 
     values = constant(module, divisor.target).detach()
     if not values.is_floating_point():
         values = values.to(node.meta["val"].dtype)
-    if (values == 0).any():
-        raise NotLegal(f"{divisor.target} holds a zero divisor")
     if ((values > 0) & (values < MAX_DIVISOR) & (values == values.round())).all():
         return None
     inverse = tensor_node(module, node, f"{divisor.target}.inverse", 1 / values)

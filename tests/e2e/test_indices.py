@@ -3,10 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import fxloom
+from fxloom.backends.simulator import simulate
+from fxloom.data import Data
+from fxloom.errors import DataError
+from fxloom.examples import examples_of
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.passes.quantize import Quantize
 
 
 class Tagger(nn.Module):
@@ -42,3 +50,33 @@ def test_whole_numbers_stay_floats_for_a_model_of_floats(tmp_path: Path) -> None
     images = np.random.default_rng(0).integers(0, 255, (50, 6))
     build = fxloom.compile(nn.Linear(6, 2), data=images, out=tmp_path / "build")
     assert build.program.inputs[0].value.type.width == 8
+
+
+def test_integers_that_calibration_has_not_seen_are_compared_right() -> None:
+    class Classes(nn.Module):
+        def forward(self, i: Tensor) -> tuple[Tensor, Tensor]:
+            return nn.functional.one_hot(i, 9), (i == -3).float()
+
+    seen, all_of_them = torch.arange(3)[:, None], torch.arange(-3, 9)[:, None]
+    graph = capture(Classes(), seen)
+    program = lower(Quantize()(graph, Data(x_train=seen)).graph)
+    hot, is_low = simulate(program, all_of_them.numpy())
+    np.testing.assert_array_equal(hot[3:], np.eye(9)[:, None])
+    np.testing.assert_array_equal(is_low[:, 0], [1] + [0] * 11)
+
+
+def test_data_of_zeros_and_ones_are_conditions_where_the_model_takes_those() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return torch.where(mask, x, 0.5)
+
+    x, mask = torch.randn(40, 3), torch.rand(40, 3) > 0.5
+    data = Data(x_train=(x.numpy(), mask.float().numpy()))
+    examples = examples_of(Masked(), data)
+    assert [each.dtype for each in examples] == [torch.float32, torch.bool]
+    graph = capture(Masked(), examples)
+    program = lower(Quantize(activations=16)(graph, data).graph)
+    got = simulate(program, [x.numpy(), mask.numpy()])
+    np.testing.assert_allclose(got, Masked()(x, mask).numpy(), atol=1e-3)
+    with pytest.raises(DataError, match=r"of torch.bool, .* of torch.float32 arrived"):
+        Quantize()(graph, Data(x_train=(x, 2 * mask.float())))

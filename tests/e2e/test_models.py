@@ -49,7 +49,7 @@ def test_model_is_exact_and_faithful(name: str) -> None:
     used = {arg for instr in program.instrs for arg in instr.args}
     used |= {port.value for port in program.outputs}
     assert {instr.result.name for instr in program.instrs} <= used, "hardware for nothing"
-    beyond = tuple(3 * t for t in x)
+    beyond = tuple((3 * t).to(t.dtype) for t in x)
     arrays = [t.numpy() for t in beyond]
     raw = outputs(simulate(program, arrays, raw=True))
     slow = reference(program, quantize_inputs(program, arrays))

@@ -161,7 +161,11 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "argmax over the batch": (lambda m, x: x.argmax(0), VECTOR, "argmax.*holds the batch"),
     "fractional power": (lambda m, x: x**1.5, VECTOR, r"pow.*no lowering"),
     "power of a number": (lambda m, x: 2**x, VECTOR, r"pow.*no lowering"),
-    "diagonal": (lambda m, x: torch.einsum("bii->bi", x), MATRIX, "einsum.*diagonal"),
+    "diagonal over the batch": (
+        lambda m, x: x.transpose(0, 1).diagonal(),
+        MATRIX,
+        "diagonal.*holds the batch",
+    ),
     "einsum over the batch": (lambda m, x: torch.einsum("bi,bj->ij", x, x), VECTOR, "einsum"),
     "product over the batch": (lambda m, x: x.T @ x, VECTOR, "matmul.*batch"),
     "some matrices": (

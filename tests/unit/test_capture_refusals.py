@@ -114,7 +114,7 @@ def test_all_refusals_are_listed() -> None:
         (torch.ones(2, 5), r"mat1 and mat2 shapes cannot be multiplied"),
         (torch.ones(0, 6), "it is empty"),
         (torch.tensor(1.0), "does not exist in shape"),
-        (torch.ones(2, 6, dtype=torch.int16), "required float32 or float64, or int64 or int32 for"),
+        (torch.ones(2, 6, dtype=torch.uint16), "float64, integers or truth values, torch.uint16"),
         (torch.ones(2, 6, dtype=torch.float16), r"torch.float16 arrived. Convert with .float"),
         (torch.ones(2, 6, dtype=torch.complex64), "torch.complex64"),
         (torch.ones(2, 6, device="meta"), r"it is on meta. Call .cpu\(\)"),
@@ -199,6 +199,12 @@ def test_one_batch_for_all_inputs_is_no_special_case() -> None:
             return x + y
 
     capture(Sum(), (X, X))
+
+
+def test_rounding_noise_is_not_taken_for_a_dependence_on_the_batch() -> None:
+    model = nn.Sequential(nn.Linear(40, 40), Function(lambda m, x: torch.sin(1e4 * x)))
+    with pytest.raises(CaptureError, match=r"rounding in torch.float32 alone changes it by"):
+        capture(model, torch.linspace(-2, 2, 80).reshape(2, 40))
 
 
 def test_empty_tensors_are_named() -> None:

@@ -10,7 +10,7 @@ from fxloom.frontend import capture
 from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
 from tests.capturing import capture_anything
-from tests.models import Fn
+from tests.models import Buffers, Fn
 
 
 def test_an_output_whose_batch_is_not_first_is_refused() -> None:
@@ -32,3 +32,9 @@ def test_an_unused_input_is_refused_before_calibration() -> None:
     graph = capture_anything(model, x)
     with pytest.raises(UnsupportedLayer, match="input inputs_1: nothing uses it"):
         Quantize()(graph, Data(x_train=(torch.randn(9, 3), torch.randn(9, 4))))
+
+
+def test_a_constant_divisor_with_a_zero_is_refused_at_capture() -> None:
+    model = Buffers(lambda m, x: x / m.scale, scale=torch.tensor([1.5, 0, 2]))
+    with pytest.raises(UnsupportedLayer, match="scale holds a divisor of zero"):
+        capture(model, torch.randn(2, 3))

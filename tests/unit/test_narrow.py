@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from fxloom import ops
@@ -27,6 +27,13 @@ FORMATS = [
 @st.composite
 def convolutions(draw: st.DrawFn) -> Program:
     """Convolutions with biases, ReLUs and roundings; sums of them; pools and outputs between."""
+    try:
+        return _convolutions(draw)
+    except VerifyError:  # binary points so far apart that 63 bits do not hold a sum
+        reject()
+
+
+def _convolutions(draw: st.DrawFn) -> Program:
     b = ProgramBuilder()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     channels = draw(st.sampled_from([1, 2, 3, 8, 16, 17, 64]))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxloom import ops
-from fxloom.backends.carriers import RULES
-from fxloom.backends.simulator import Simulator, reference, trace_all
+from fxloom.backends.carriers import RULES, Plan, carrier_for, largest
+from fxloom.backends.simulator import VIEWS, Simulator, reference, trace_all
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
 from fxloom.program import Program, ProgramBuilder, Value
@@ -71,6 +71,29 @@ def test_fast_path_never_overwrites_a_value_that_is_still_needed(
         np.testing.assert_array_equal(a, b)
     for array, copy in zip(inputs, before, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in VIEWS])
+def test_results_have_memory_of_their_own(name: str) -> None:
+    """Else a step that works in place would change a value that is still needed."""
+
+    @given(PROGRAMS[name](8), st.integers(0, 2**32 - 1))
+    def check(program: Program, seed: int) -> None:
+        values = trace_all(program, random_inputs(program, 3, seed))
+        for instr in program.instrs:
+            operands = tuple(program.operands(instr))
+            plan = Plan(instr.op, operands, instr.result, (False,) * len(operands))
+            arrays = [
+                values[name].astype(carrier_for(largest(value.lo, value.hi)))
+                for name, value in zip(instr.args, operands, strict=True)
+                if name not in program.constants
+            ]
+            result = RULES[instr.op.name](plan)(arrays)
+            assert instr.op.name in VIEWS or not any(
+                np.may_share_memory(result, array) for array in arrays
+            )
+
+    check()
 
 
 @st.composite

@@ -14,6 +14,7 @@ from torch import nn
 
 import fxloom
 from fxloom import CaptureError, capture, load_model
+from fxloom.graph import op_name
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 GRAPH = "models/model.json"
@@ -127,13 +128,38 @@ def test_weight_norm_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(capture(load_model(str(tmp_path / "net.pt2")), x)(x), net(x))
 
 
-def test_decomposed_batch_norm_says_how_to_export(tmp_path: Path) -> None:
-    x = torch.randn(8, 4)
-    net = nn.BatchNorm1d(4).eval()
+def test_decomposed_norms_are_norms_again(tmp_path: Path) -> None:
+    x = torch.randn(8, 4, 3)
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.LayerNorm(3), nn.GroupNorm(2, 4)).eval()
+    program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program.run_decompositions(), tmp_path / "net.pt2")
+    graph = capture(load_model(str(tmp_path / "net.pt2")), x)
+    found = [op_name(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert found == ["aten.batch_norm", "aten.layer_norm", "aten.group_norm"]
+
+
+def test_decomposed_instance_norm_says_how_to_export(tmp_path: Path) -> None:
+    x = torch.randn(8, 4, 3)
+    net = nn.InstanceNorm1d(4).eval()
     program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program.run_decompositions(), tmp_path / "net.pt2")
     with pytest.raises(CaptureError, match="without run_decompositions"):
         load_model(str(tmp_path / "net.pt2"))
+
+
+def test_inputs_given_by_name_are_refused(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+            return x * scale
+
+    x, batch = torch.randn(8, 4), {0: torch.export.Dim("batch")}
+    program = torch.export.export(
+        Scaled(), (x,), {"scale": x}, dynamic_shapes={"x": batch, "scale": batch}
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    for inputs in (x, (x, x)):
+        with pytest.raises(CaptureError, match="inputs scale are given by name"):
+            capture(load_model(str(tmp_path / "net.pt2")), inputs)
 
 
 def test_static_batch_says_how_to_export_with_a_dynamic_one(tmp_path: Path) -> None:

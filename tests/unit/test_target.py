@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from fxloom.errors import TargetError
+from fxloom.errors import RecipeError, TargetError
+from fxloom.passes.quantize import Quantize
 from fxloom.target import LayerSettings, Target
 
 # LUT, FF, DSP, BRAM18 (M20K), URAM, written a second time on purpose.
@@ -121,7 +122,16 @@ def test_layer_settings_come_from_the_last_matching_pattern() -> None:
     assert target.resolve("conv") == LayerSettings("latency", 2)
     assert target.resolve("fc1") == LayerSettings("latency", 4)
     assert target.resolve("fc2") == LayerSettings("resource", 4)
-    assert target.unmatched(["fc1", "conv"]) == ["fc2"]
+    with pytest.raises(TargetError, match=r"named fc2\. Did you mean fc1\? Layers: fc1, c"):
+        target.require_layers(["fc1", "conv"])
+    target.require_layers(["fc1", "conv"], ["fc2"])
+
+
+def test_unknown_keywords_are_errors_with_close_names() -> None:
+    with pytest.raises(TargetError, match=r"clock: unknown key. Did you mean clock_ns\?"):
+        Target(clock=5)  # type: ignore[call-arg]
+    with pytest.raises(RecipeError, match=r"wieghts: unknown key. Did you mean weights\?"):
+        Quantize(wieghts=3)  # type: ignore[call-arg]
 
 
 def test_caller_keeps_its_own_layers() -> None:
