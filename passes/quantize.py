@@ -94,10 +94,10 @@ class Quantize:
     activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
     spaced. weight_rounding: nearest, or second_order: every layer fitted to its float outputs
     on what the quantized layers before it give; auto means that for weights of at most 6 bits.
-    equalize: whether neurons are scaled to fill the range of their format, which the next layer undoes; None
-    means where activations have at most 6 bits. bias_correction: whether the mean of each output
-    is made what it was (a fitted layer always is). per_channel: whether each output channel's
-    weights get a binary point of their own.
+    equalize: whether neurons are scaled to fill the range of their format, which the next layer
+    undoes; None means where activations have at most 6 bits. bias_correction: whether the mean of
+    each output is made what it was (a fitted layer's always is). per_channel: whether each output
+    channel's weights get a binary point of their own.
     layers: other widths for the layers that match a pattern (fnmatch on names; the last
     match wins).
     """

@@ -39,7 +39,9 @@ def small_program() -> Program:
             parameter.copy_(steps.reshape(parameter.shape) / 16)
     x = (torch.arange(8 * 2 * 2 * 3) * 5 % 37 - 18).reshape(8, 2, 2, 3) / 16
     graph = capture(model, x)
-    step = Quantize(weights=6, activations=8, method="minmax", bias_correction=False)
+    step = Quantize(
+        weights=6, activations=8, method="minmax", weight_rounding="nearest", bias_correction=False
+    )
     return lower(step(graph, Data(x_train=x)).graph)
 
 

@@ -1,0 +1,177 @@
+"""Accuracy of quantized networks against their float models, on data that scikit-learn carries.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.quantization --json quantization.json
+
+For every seed: another stratified split (30% test), other weights, another order of training
+(AdamW 3e-3, weight decay 1e-2, cosine, 120 epochs). Differences are paired, float minus fixed on
+the same network and test samples; a bar holds where their mean + 2 standard errors reaches it.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+import fxloom
+from fxloom import Data
+from fxloom.passes import Quantize
+
+EPOCHS, BATCH = 120, 64
+
+
+def mlp(*sizes: int) -> nn.Module:
+    """Dense layers with ReLU between them."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def cnn() -> nn.Module:
+    """Two convolutions with pools, one dense layer, for images of 8 x 8."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64, 10)),
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, where its data come from, and the bars: (weights, activations) -> points."""
+
+    make: Callable[[], nn.Module]
+    load: Callable[..., Any]
+    bars: dict[tuple[int, int], float]
+
+
+DIGITS = [(8, 8), (6, 6), (5, 5), (4, 4), (3, 3), (2, 4)]
+TASKS = {
+    "digits mlp": Task(
+        lambda: mlp(64, 64, 32, 32, 10),
+        load_digits,
+        dict(zip(DIGITS, (0.2, 0.4, 0.5, 0.9, 2.3, 1.7), strict=True)),
+    ),
+    "digits cnn": Task(
+        cnn, load_digits, dict(zip(DIGITS, (0.2, 0.3, 0.6, 0.9, 3.0, 2.2), strict=True))
+    ),
+    "breast_cancer": Task(lambda: mlp(30, 16, 8, 2), load_breast_cancer, {(4, 4): 1.0}),
+    "wine": Task(lambda: mlp(13, 16, 8, 3), load_wine, {(8, 8): 1.0}),
+    "iris": Task(lambda: mlp(4, 16, 8, 3), load_iris, {(8, 8): 1.0}),
+}
+
+
+@cache
+def data_of(name: str, seed: int) -> Data:
+    """Digits as images from 0 to 1; tables with the training set's mean and deviation removed."""
+    task = TASKS[name]
+    x, y = task.load(return_X_y=True)
+    parts = train_test_split(x, y, test_size=0.3, random_state=seed, stratify=y)
+    x_train, x_test, y_train, y_test = parts
+    if task.load is load_digits:
+        x_train, x_test = (part.reshape(-1, 1, 8, 8) / 16 for part in (x_train, x_test))
+    else:
+        middle, scale = x_train.mean(0), x_train.std(0)
+        x_train, x_test = ((part - middle) / scale for part in (x_train, x_test))
+    return Data(x_train.astype(np.float32), y_train, x_test.astype(np.float32), y_test)
+
+
+@cache
+def trained(name: str, seed: int) -> nn.Module:
+    """The trained float network."""
+    data = data_of(name, seed)
+    x, y = torch.as_tensor(data.x_train), torch.as_tensor(data.y_train).long()
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = TASKS[name].make()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+    steps = EPOCHS * -(-len(x) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def lost(name: str, seed: int, step: Quantize) -> tuple[float, float]:
+    """Float accuracy in percent, and how many points the fixed-point program has less."""
+    model, data = trained(name, seed), data_of(name, seed)
+    x, y = np.asarray(data.x_test), np.asarray(data.y_test)
+    program = fxloom.lower(step(fxloom.capture(model, torch.from_numpy(x[:2])), data).graph)
+    with torch.no_grad():
+        exact = float((model(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
+    fixed = float((np.asarray(fxloom.simulate(program, x)).argmax(1) == y).mean())
+    return 100 * exact, 100 * (exact - fixed)
+
+
+def measure(seeds: int, names: list[str], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One record for every network and pair of widths."""
+    for name in names:
+        for (weights, activations), bar in TASKS[name].bars.items():
+            step = Quantize(weights=weights, activations=activations, **options)
+            for seed in range(seeds):
+                trained(name, seed)
+            began = time.perf_counter()
+            pairs = [lost(name, seed, step) for seed in range(seeds)]
+            points = [pair[1] for pair in pairs]
+            yield {
+                "network": name,
+                "weights": weights,
+                "activations": activations,
+                "float": mean(pair[0] for pair in pairs),
+                "lost": mean(points),
+                "two_errors": 2 * stdev(points) / len(points) ** 0.5,
+                "bar": bar,
+                "seconds": (time.perf_counter() - began) / seeds,
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", action="append", choices=list(TASKS), help="networks")
+    parser.add_argument("--nearest", action="store_true", help="by minima and maxima, no fitting")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    plain = {
+        "method": "minmax",
+        "weight_rounding": "nearest",
+        "equalize": False,
+        "bias_correction": False,
+    }
+    print("network        bits   float %  points lost, + 2 errors   bar    s each")
+    records = []
+    for record in measure(
+        options.seeds, options.only or list(TASKS), plain if options.nearest else {}
+    ):
+        records.append(record)
+        bound = record["lost"] + record["two_errors"]
+        print(
+            f"{record['network']:14} w{record['weights']}a{record['activations']} "
+            f"{record['float']:8.2f} {record['lost']:7.2f} + {record['two_errors']:.2f} = "
+            f"{bound:5.2f} {'<=' if bound <= record['bar'] else '> '} {record['bar']:4.1f} "
+            f"{record['seconds']:7.2f}",
+            flush=True,
+        )
+    if options.json is not None:
+        options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
