@@ -214,6 +214,8 @@ def main() -> int:
     failures = 0
     try:
         run()
+    except KeyboardInterrupt:
+        print("interrupted: what was drawn so far counts")
     except Exception:
         failures += 1
         source, steps, trace = failing[0]
