@@ -71,6 +71,7 @@ from fxloom.passes.fitting import (
     weight_label,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
+from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
@@ -89,7 +90,9 @@ NARROW = 6
 
 MOST_COMPARED = 2**31
 """What an integer input is compared with must fit its format, up to here."""
-LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format")
+CLIPPING = ("percentile", "kl")
+"""Methods that take the largest values for outliers."""
+LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format", "method")
 
 
 @known_keys(RecipeError)
@@ -99,18 +102,19 @@ class Quantize:
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
     activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
-    the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
-    activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
-    spaced. weight_format: of the weights of layers: fixed, or binary, ternary and power_of_two,
-    which need no multiplier (weights says the bits of the last, 2 to 5). weight_rounding: nearest,
-    or second_order: every layer fitted to its float outputs on what the quantized layers before it
-    give; auto means that for weights of at most 6 bits. equalize: whether neurons are scaled to
-    fill the range of their format, which the next layer undoes; None means where activations have
-    at most 6 bits. bias_correction: whether the mean of each output is made what it was (a fitted
-    layer's always is). per_channel: whether each output channel's weights get a binary point of
-    their own.
-    layers: other widths for the layers that match a pattern (fnmatch on names; the last
-    match wins).
+    the most that index a table. method: how binary points are chosen: by least squared error (mse),
+    to hold all values (minmax), to hold a share of the magnitudes that are not zero (percentile:
+    that share, in percent), or by least entropy lost (kl); where activations go by one of the last
+    two, weights go by mse. rounding, overflow: modes of activations; tables are rounded to nearest.
+    samples: how many training samples calibrate, evenly spaced. weight_format: of the weights of
+    layers: fixed, or binary, ternary and power_of_two, which need no multiplier (weights says the
+    bits of the last, 2 to 5). weight_rounding: nearest, or second_order: every layer fitted to its
+    float outputs on what the quantized layers before it give; auto means that for weights of at
+    most 6 bits. equalize: whether neurons are scaled to fill the range of their format, which the
+    next layer undoes; None means where activations have at most 6 bits. bias_correction: whether
+    the mean of each output is made what it was (a fitted layer's always is). per_channel: whether
+    each output channel's weights get a binary point of their own. layers: other widths, formats and
+    methods for the layers that match a pattern (fnmatch on names; the last match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -121,7 +125,8 @@ class Quantize:
     inputs: int | None = None
     outputs: int = 16
     table_bits: int = 10
-    method: Literal["mse", "minmax"] = "mse"
+    method: Literal["mse", "minmax", "percentile", "kl"] = "mse"
+    percentile: float = 99.9
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
     weight_format: Encoding = Encoding.FIXED
@@ -155,6 +160,9 @@ class Quantize:
                     raise RecipeError(f"{where}: unknown key; allowed: {', '.join(LAYER_KEYS)}")
                 if key == "weight_format":
                     encodings[where] = str(value)
+                elif key == "method":
+                    for problem in convert(Quantize, {key: value})[1]:
+                        raise RecipeError(f'layers."{pattern}".{problem}')
                 elif isinstance(value, int):
                     widths[where] = value
                 else:
@@ -166,10 +174,19 @@ class Quantize:
             most = MAX_TABLE_WIDTH if key.endswith("table_bits") else 32
             if not 1 <= width <= most:
                 raise RecipeError(f"{key}: required 1 to {most} bits, got {width}")
+        if not 50 <= self.percentile <= 100:
+            raise RecipeError(f"percentile: required 50 to 100 percent, got {self.percentile}")
         if self.samples < 1:
             raise RecipeError(f"samples: required at least 1, got {self.samples}")
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
+        return self.with_floats(graph, data)[0]
+
+    def with_floats(
+        self, graph: fx.GraphModule, data: Data | None = None
+    ) -> tuple[PassResult, fx.GraphModule]:
+        """What the pass returns, and the float graph in which it rounded values: folded, legalized
+        and equalized. meta["twin"] of a rounded value's node is the name of its node there."""
         if data is None:
             raise RecipeError("quantize: required data to calibrate with, got none")
         if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
@@ -178,7 +195,7 @@ class Quantize:
             raise UnsupportedLayer(problems)
         legal = Legalize()(FoldBatchnorm()(graph).graph).graph
         run = _Run(self, copy_graph(legal), data)
-        return PassResult(run.quantized(), True, run.summary)
+        return PassResult(run.quantized(), True, run.summary), run.floats
 
     def width(self, key: str, layers: tuple[str, ...], default: int | None = None) -> int:
         """Bits of weights or activations for layers known by any of these names.
@@ -191,6 +208,10 @@ class Quantize:
     def encoding(self, layers: tuple[str, ...]) -> Encoding:
         """Which mantissas the weights of a layer may have."""
         return Encoding(str(self._of_layers("weight_format", layers, self.weight_format)))
+
+    def method_of(self, layers: tuple[str, ...]) -> str:
+        """How the binary points of layers known by any of these names are chosen."""
+        return str(self._of_layers("method", layers, self.method))
 
     def _of_layers(self, key: str, layers: tuple[str, ...], value: int | str) -> int | str:
         for pattern, keys in self.layers.items():
@@ -251,7 +272,7 @@ class _Run:
         """The graph with a format for every number."""
         if self.options.equalize is not False:
             self._equalize()
-        floats = copy_graph(self.module)
+        self.floats = copy_graph(self.module)
         shared: dict[Hashable, Range] = {}
         ranges = {chain: shared.setdefault(chain.group, Range()) for chain in self.chains}
         means = {
@@ -260,11 +281,25 @@ class _Run:
             # Steps share their bias: it cannot be right for each of them.
             if node.target in LAYERS and self.options.bias_correction and not node.meta.get("tied")
         }
+        counted: dict[Hashable, Histogram] = {
+            chain.group: Histogram()
+            for chain in self.chains
+            if self._method(chain) in CLIPPING and is_real(chain.end)
+        }
         watched: dict[Node, list[Any]] = {chain.end: [ranges[chain]] for chain in self.chains}
-        for node, mean in means.items():
-            watched.setdefault(node, []).append(mean)
+        for chain in self.chains:
+            if chain.group in counted:
+                watched[chain.end].append(counted[chain.group])
+        if not counted:
+            for node, mean in means.items():
+                watched.setdefault(node, []).append(mean)
         observe(self.module, self._batches(), watched)
-        chosen = self._choose(ranges)
+        chosen = self._choose(ranges, counted)
+        wanted = self.floats
+        if counted:
+            wanted = self._clipped({c: to for c, to in chosen.items() if c.group in counted})
+            names = {node.name: node for node in wanted.graph.nodes}
+            observe(wanted, self._batches(), {names[n.name]: [m] for n, m in means.items()})
         self._quantize_constants()
         for chain, to in chosen.items():
             self._insert(chain, to)
@@ -272,8 +307,26 @@ class _Run:
         self._quantize_biases()
         finish(self.module)
         refresh_shapes(self.module)
-        self._fit(floats, means)
+        self._fit(wanted, means)
         return self.module
+
+    def _clipped(self, chosen: Mapping[Chain, FixedPoint]) -> fx.GraphModule:
+        """The float graph with values clipped to their formats.
+
+        What a percentile gives up as an outlier must not come back as a bias that makes good for
+        its share of the mean.
+        """
+        floats = copy_graph(self.floats)
+        nodes = {node.name: node for node in floats.graph.nodes}
+        for chain, to in chosen.items():
+            end = nodes[chain.end.name]
+            bounds = (to.lo * to.step, to.hi * to.step)
+            with floats.graph.inserting_after(end):
+                node = floats.graph.call_function(aten.clamp.default, (end, *bounds))
+            node.meta = dict(end.meta) | {"origin": origin(end)}
+            end.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user is not node)
+        floats.recompile()
+        return floats
 
     def _equalize(self) -> None:
         """Scale neurons where activations are narrow, or wherever it is wanted."""
@@ -315,7 +368,12 @@ class _Run:
 
     # Activations
 
-    def _choose(self, ranges: Mapping[Chain, Range]) -> dict[Chain, FixedPoint]:
+    def _method(self, chain: Chain) -> str:
+        return self.options.method_of(chain.layers)
+
+    def _choose(
+        self, ranges: Mapping[Chain, Range], counted: Mapping[Hashable, Histogram]
+    ) -> dict[Chain, FixedPoint]:
         options = self.options
         groups: dict[Hashable, list[Chain]] = {}
         for chain in self.chains:
@@ -332,13 +390,20 @@ class _Run:
             # A state that is also an output is as narrow as the other steps' states.
             width = min(self._activation_width(chain) for chain in chains)
             low = span.low if signed else 0.0
-            if options.method == "minmax":
-                shortlist = [covering(low, span.high, width, signed)]
-            else:
-                shortlist = candidates(low, span.high, width, signed)
+            kind = (low, span.high, width, signed)
+            match self._method(chains[0]):
+                case "minmax":
+                    shortlist = [covering(*kind)]
+                case "percentile":
+                    shortlist = [percentile_format(counted[group], options.percentile, *kind)]
+                case "kl":
+                    shortlist = [entropy_format(counted[group], *kind)]
+                case _:
+                    shortlist = candidates(*kind)
             errors[group] = Errors(shortlist)
-        if options.method == "mse":
-            watched = {chain.end: [errors[chain.group]] for chain in self.chains}
+        open_ends = [chain for chain in self.chains if len(errors[chain.group].candidates) > 1]
+        if open_ends:
+            watched = {chain.end: [errors[chain.group]] for chain in open_ends}
             observe(self.module, self._batches(), watched)
         return {chain: errors[chain.group].best for chain in self.chains}
 
@@ -406,7 +471,9 @@ class _Run:
         """Round the end of a chain; a division rounds by itself."""
         options, end = self.options, chain.end
         if end.target in INSERTS:
-            end.replace_all_uses_with(self._tabulate(chain, to))
+            node = self._tabulate(chain, to)
+            node.meta["twin"] = end.name
+            end.replace_all_uses_with(node)
             return
         if end.target is NARROWING:
             source = arguments(end)[0]
@@ -434,7 +501,7 @@ class _Run:
             else:
                 rounded = arguments(end)[0] if end.target is NARROWING else end
                 node = insert_like(graph, end, REQUANTIZE, (rounded, *modes))
-        node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")}
+        node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")} | {"twin": end.name}
         end.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
 
     # Weights
@@ -469,13 +536,14 @@ class _Run:
         encoding = self._encoding(layer, bits) if is_layer else Encoding.FIXED
         by_channel = self.options.per_channel and is_layer
         # One weight of several layers is rounded once.
-        key = (source, bits, by_channel, encoding)
+        method = self.options.method_of((origin(layer),))
+        key = (source, bits, by_channel, encoding, method)
         if key not in self.typed:
             shifts: list[int] = []
             if by_channel:
-                to, shifts = self._by_channel(values, encoding, bits)
+                to, shifts = self._by_channel(values, encoding, bits, method)
             else:
-                to = self._weight_format(values, encoding, bits)
+                to = self._weight_format(values, encoding, bits, method)
             self.formats[str(source.target)] = weight_label(to, shifts, encoding)
             self.typed[key] = self._typed(source, layer, to)
             set_weight(self.typed[key], source, to, shifts, encoding)
@@ -491,11 +559,11 @@ class _Run:
         return encoding
 
     def _by_channel(
-        self, values: Tensor, encoding: Encoding, bits: int
+        self, values: Tensor, encoding: Encoding, bits: int, method: str
     ) -> tuple[FixedPoint, list[int]]:
         """The coarsest channel's format, and how much finer each is (channels: first axis)."""
         signed = float(values.min()) < 0 or bits > 1
-        found = [self._weight_format(channel, encoding, bits, signed) for channel in values]
+        found = [self._weight_format(channel, encoding, bits, method, signed) for channel in values]
         dead = [float(channel.abs().max()) < NEGLIGIBLE for channel in values]
         alive = [to.integer for to, is_dead in zip(found, dead, strict=True) if not is_dead]
         to = replace(found[0], integer=max(alive, default=1))
@@ -506,7 +574,12 @@ class _Run:
         return to, shifts
 
     def _weight_format(
-        self, values: Tensor, encoding: Encoding, bits: int, signed: bool | None = None
+        self,
+        values: Tensor,
+        encoding: Encoding,
+        bits: int,
+        method: str,
+        signed: bool | None = None,
     ) -> FixedPoint:
         low, high = (float(x) for x in torch.aminmax(values))
         width = encoding.width(bits)
@@ -514,7 +587,7 @@ class _Run:
             signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
         if encoding is not Encoding.FIXED:
             return best_encoded(values, encoding, width)
-        if self.options.method == "minmax":
+        if method == "minmax":
             return covering(low, high, width, signed)
         errors = Errors(candidates(low, high, width, signed))
         errors.see(values)

@@ -64,7 +64,7 @@ def quantizations(draw: DrawFn) -> Quantize:
         inputs=draw(st.one_of(st.none(), st.integers(1, 14))),
         outputs=draw(st.integers(2, 18)),
         table_bits=draw(st.integers(2, 9)),
-        method=draw(st.sampled_from(["mse", "minmax"])),
+        method=draw(st.sampled_from(["mse", "minmax", "percentile", "kl"])),
         rounding=draw(roundings),
         overflow=draw(overflows),
         bias_correction=draw(st.booleans()),

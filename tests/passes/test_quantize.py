@@ -326,7 +326,10 @@ def test_samples_are_the_first_axis_of_data_wherever_the_model_has_its_batch() -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "kl"}, "method: required 'mse' or 'minmax'"),
+        ({"method": "best"}, "method: required 'mse', 'minmax', 'percentile' or 'kl'"),
+        ({"percentile": 101.0}, "percentile: required 50 to 100 percent, got 101"),
+        ({"percentile": float("nan")}, "percentile: required 50 to 100 percent, got nan"),
+        ({"layers": {"a": {"method": "best"}}}, "layers.\"a\".method: required 'mse', 'minmax'"),
         ({"weights": "8"}, "weights: required an integer"),
         ({"activations": 8.0}, "activations: required an integer"),
         ({"rounding": "UP"}, "rounding: required"),
