@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fxloom.recipe import Recipe
     from fxloom.report import Report
     from fxloom.target import Target
+    from fxloom.trace_report import Trace
+    from fxloom.tracing import trace
 
     __version__: str
 
@@ -57,6 +59,7 @@ __all__ = [
     "Target",
     "TargetError",
     "ToolError",
+    "Trace",
     "UnsupportedLayer",
     "VerifyError",
     "__version__",
@@ -73,6 +76,7 @@ __all__ = [
     "passes",
     "save_program",
     "simulate",
+    "trace",
 ]
 
 _HOME = MappingProxyType(
@@ -92,6 +96,7 @@ _HOME = MappingProxyType(
         "Target": "target",
         "TargetError": "errors",
         "ToolError": "errors",
+        "Trace": "trace_report",
         "UnsupportedLayer": "errors",
         "VerifyError": "errors",
         "capture": "frontend",
@@ -105,6 +110,7 @@ _HOME = MappingProxyType(
         "open_build": "compilation",
         "save_program": "program_file",
         "simulate": "backends.simulator",
+        "trace": "tracing",
     }
 )
 

@@ -1,6 +1,6 @@
 """How far a program is from the float model, on the user's own samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def measure(program: Program, graph: fx.GraphModule, data: Data) -> Accuracy:
             total_error += float(difference.sum())
             elements += difference.size
         samples += len(expected[0])
-        labelled = labelled and _is_classification(expected, labels)
+        labelled = labelled and is_classification(expected, labels)
         if labelled:
             assert labels is not None
             truth = labels.reshape(-1).numpy()
@@ -150,7 +150,8 @@ def _flat(result: Any) -> Iterator[Values]:
         yield result.numpy() if isinstance(result, Tensor) else result
 
 
-def _is_classification(outputs: list[Values], labels: Tensor | None) -> bool:
+def is_classification(outputs: Sequence[Values | Tensor], labels: Tensor | None) -> bool:
+    """Whether labels are classes, and the only output has a number for each class."""
     return (
         labels is not None
         and labels.dtype == torch.int64

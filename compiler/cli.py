@@ -319,14 +319,87 @@ def report_(
     read_manifest(build, verify_files=True)
     report = Report.load(Path(build) / "report.json")
     if html is not None:
-        try:
-            html.write_text(report.to_html(), encoding="utf-8")
-        except OSError as fault:
-            raise FxloomError(f"{html}: cannot be written: {fault.strerror}") from None
+        _write(html, report.to_html())
     if json:
         typer.echo(report.to_json(), nl=False)
     elif html is None:
         typer.echo(report.to_text(), nl=False)
+
+
+TRACE_EXAMPLES = """
+Examples:
+
+  fxloom trace net.py:make --data net.py:data
+
+  fxloom trace net.py:make --data net.py:data --recipe recipe.toml --png trace.png
+
+How to read it: `inherited` came in with a layer's inputs, all other causes enter in that layer.
+So look for the first large figure that is not inherited: weights and rounding need more bits
+there, saturation a wider range, tables more table_bits:
+
+  layers = { "fc1" = { activations = 10 } }
+"""
+
+
+@app.command("trace", epilog=TRACE_EXAMPLES)
+def trace_(
+    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a .pt2 file.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for compile. Its training samples calibrate, its test samples are traced (the "
+            "training samples without those); with labels accuracy is followed too."
+        ),
+    ],
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file of passes. Default: quantize to 8 bits.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="How many samples are traced, spread over the data.")
+    ] = 256,
+    json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with table and plot (needs matplotlib).")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write the plot to this file (needs matplotlib).")
+    ] = None,
+) -> None:
+    """Show, layer by layer, where the error of the quantized model comes from.
+
+    Every rounded value is compared with the float model: the range of its format against the range
+    used, the share of values beyond it, and the error, split by cause.
+    """
+    if samples < 1:
+        raise FxloomError(f"--samples {samples}: required 1 or more")
+    if html is not None or png is not None:
+        from fxloom.plots import require_matplotlib
+
+        require_matplotlib()  # before the work, not after it
+    with _progress() as tell:
+        tell("load")
+        from fxloom.data import Data
+        from fxloom.model_file import load_model
+        from fxloom.recipe import Recipe
+        from fxloom.tracing import trace
+
+        passes = None if recipe is None else Recipe.load(recipe)
+        loaded = load_model(model)
+        found = trace(loaded, Data.load(data), passes, samples=samples, progress=tell)
+        if json is not None:
+            _write(json, found.to_json())
+        if html is not None:
+            _write(html, found.to_html())
+        if png is not None:
+            found.save_png(png)
+    typer.echo(found.to_text(), nl=False)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as fault:
+        raise FxloomError(f"{path}: cannot be written: {fault.strerror}") from None
 
 
 class What(StrEnum):

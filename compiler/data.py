@@ -95,6 +95,13 @@ class Data:
         for inputs, _ in self._split("train").spread(count).batches(size):
             yield inputs[0] if len(inputs) == 1 else inputs
 
+    def sampled(
+        self, split: SplitName, count: int, size: int = 256
+    ) -> Iterator[tuple[Inputs, Tensor | None]]:
+        """Batches of at most count samples of a split with their labels, chosen like `spread`'s."""
+        for inputs, labels in self._split(split).spread(count).batches(size):
+            yield (inputs[0] if len(inputs) == 1 else inputs), labels
+
     def pairs(
         self, split: SplitName = "train", size: int = 256
     ) -> Iterator[tuple[Inputs, Tensor | None]]:

@@ -59,6 +59,11 @@ def _round(scaled: Tensor, rounding: Rounding) -> Tensor:
     return whole.add_(up).sub_(down.to(whole.dtype))
 
 
+def rounded_steps(x: Tensor, fraction: int, rounding: Rounding) -> Tensor:
+    """x in steps of 2**-fraction, rounded to integers of any size."""
+    return _round(times_power(x, fraction), rounding)
+
+
 def _fit(rounded: Tensor, to: FixedPoint, overflow: Overflow) -> Tensor:
     """Bring integers into a format's range; overwrites its argument."""
     match overflow:

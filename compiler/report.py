@@ -161,7 +161,7 @@ class Report:
     def to_text(self) -> str:
         """A table for people, and below it where each kind of figure comes from."""
         rows = [HEADER, *(_cells(layer) for layer in self.layers), self._total_cells()]
-        lines = _aligned(rows)
+        lines = aligned(rows)
         lines.insert(-1, "-" * max(len(line) for line in lines))
         return "\n".join([self.title, "", *lines, "", *self._remarks(), ""])
 
@@ -176,7 +176,7 @@ class Report:
         remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self._remarks())
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{escape(self.title)}</title>\n<style>{_CSS}</style></head>\n"
+            f"<title>{escape(self.title)}</title>\n<style>{CSS}</style></head>\n"
             f"<body><h1>{escape(self.title)}</h1>\n<table><thead><tr>{head}</tr></thead>\n"
             f"<tbody>{body}</tbody>\n<tfoot><tr>{foot}</tr></tfoot></table>\n"
             f"{remarks}</body></html>\n"
@@ -248,7 +248,7 @@ HEADER = [
     "cycles",
     "float error",
 ]
-_CSS = (
+CSS = (
     "body{font:15px/1.5 sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
     "th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}tfoot td{font-weight:bold}"
@@ -284,7 +284,7 @@ def _html_cells(cells: Sequence[str]) -> str:
     return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines: the first column to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

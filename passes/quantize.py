@@ -259,7 +259,7 @@ class _Run:
         for batch in self.data.spread(self.options.samples, self.batch):
             inputs = as_indices(self.module, batch)
             inputs = (
-                tuple(_as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
+                tuple(as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
                 + inputs[len(specs) :]
             )
             try:
@@ -646,7 +646,7 @@ class _Run:
             node.update_arg(2, self.typed[bias, to])
 
 
-def _as_declared(x: Tensor, spec: InputSpec) -> Tensor:
+def as_declared(x: Tensor, spec: InputSpec) -> Tensor:
     """A batch with its axis where the model has it, in the model's precision."""
     precision = spec.dtype if spec.dtype.is_floating_point else x.dtype
     return x.movedim(0, spec.batch_axis).to(precision) if x.dim() > spec.batch_axis else x
