@@ -74,8 +74,11 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
 
-    # The same rewrites that quantize begins with, so that a name means the same value in both.
-    reference = Legalize()(FoldBatchnorm()(graph).graph).graph
+    # With the same rewrites that quantize begins with, so that a name means the same value in both,
+    # and with neurons scaled as it scaled them.
+    reference = quantized.meta.get("floats")
+    if reference is None:
+        reference = Legalize()(FoldBatchnorm()(graph).graph).graph
     inputs = as_indices(graph, data.example(LAYER_SAMPLES))
     last = {origin(node): node for node in reference.graph.nodes if node.op == "call_function"}
     rounding = {

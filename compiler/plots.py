@@ -55,11 +55,12 @@ def _saved(trace: Trace, form: str) -> bytes:
     buffer = BytesIO()
     metadata = {"Date": None} if form == "svg" else None
     with rc_context({"svg.hashsalt": "fxloom", "font.size": 9}):
-        _figure(trace).savefig(buffer, format=form, dpi=150, metadata=metadata)
+        trace_figure(trace).savefig(buffer, format=form, dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 
-def _figure(trace: Trace) -> Figure:
+def trace_figure(trace: Trace) -> Figure:
+    """One row a value: ranges, ratios, causes and, where it is known, accuracy."""
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and wants a display
 
     values = list(trace.values)

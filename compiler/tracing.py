@@ -104,7 +104,12 @@ def trace(
         tell("capture")
         graph = capture(model, examples_of(model, found) if example_inputs is None
                         else example_inputs)  # fmt: skip
-        fixed, floats = _quantized(graph, steps or Recipe([Quantize()]), found, tell)
+        passes = steps or Recipe([Quantize()])
+        fixed = passes.run(graph, found, lambda text: tell(f"pass {text}")).graph
+        floats = fixed.meta.get("floats")
+        if floats is None:
+            names = ", ".join(step.name for step in passes.passes)
+            raise RecipeError(f"trace: required a recipe that quantizes, got the passes {names}")
         run = _Tracing(fixed, floats)
         split: SplitName = "test" if found.has("test") else "train"
         size = max(batch_size(floats) // HELD, 1)
@@ -115,28 +120,6 @@ def trace(
             run.see(inputs, labels)
             done += len(x[0] if isinstance(x, tuple) else x)
     return run.result(split, done)
-
-
-def _quantized(
-    graph: fx.GraphModule, recipe: Recipe, data: Data, tell: Callable[[str], None]
-) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The graph after all passes, and the float graph that quantize rounded."""
-    steps = list(recipe.passes)
-    places = [place for place, step in enumerate(steps) if isinstance(step, Quantize)]
-    if not places:
-        names = ", ".join(step.name for step in steps)
-        raise RecipeError(f"trace: required a recipe that quantizes, got the passes {names}")
-    before, after = steps[: places[0]], steps[places[0] + 1 :]
-    if before:
-        graph = Recipe(before).run(graph, data, tell).graph
-    tell("quantize")
-    quantize = steps[places[0]]
-    assert isinstance(quantize, Quantize)
-    result, floats = quantize.with_floats(graph, data)
-    fixed = result.graph
-    if after:
-        fixed = Recipe(after).run(fixed, data, tell).graph
-    return fixed, floats
 
 
 def _inputs(graph: fx.GraphModule, x: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -180,13 +180,6 @@ class Quantize:
             raise RecipeError(f"samples: required at least 1, got {self.samples}")
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
-        return self.with_floats(graph, data)[0]
-
-    def with_floats(
-        self, graph: fx.GraphModule, data: Data | None = None
-    ) -> tuple[PassResult, fx.GraphModule]:
-        """What the pass returns, and the float graph in which it rounded values: folded, legalized
-        and equalized. meta["twin"] of a rounded value's node is the name of its node there."""
         if data is None:
             raise RecipeError("quantize: required data to calibrate with, got none")
         if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
@@ -195,7 +188,7 @@ class Quantize:
             raise UnsupportedLayer(problems)
         legal = Legalize()(FoldBatchnorm()(graph).graph).graph
         run = _Run(self, copy_graph(legal), data)
-        return PassResult(run.quantized(), True, run.summary), run.floats
+        return PassResult(run.quantized(), True, run.summary)
 
     def width(self, key: str, layers: tuple[str, ...], default: int | None = None) -> int:
         """Bits of weights or activations for layers known by any of these names.
@@ -269,10 +262,14 @@ class _Run:
             yield inputs
 
     def quantized(self) -> fx.GraphModule:
-        """The graph with a format for every number."""
+        """The graph with a format for every number.
+
+        Its meta["floats"] is the float graph with the same values, folded, legalized and
+        equalized; meta["twin"] of a node that rounds is the name of what it rounds there.
+        """
         if self.options.equalize is not False:
             self._equalize()
-        self.floats = copy_graph(self.module)
+        floats = copy_graph(self.module)
         shared: dict[Hashable, Range] = {}
         ranges = {chain: shared.setdefault(chain.group, Range()) for chain in self.chains}
         means = {
@@ -295,9 +292,11 @@ class _Run:
                 watched.setdefault(node, []).append(mean)
         observe(self.module, self._batches(), watched)
         chosen = self._choose(ranges, counted)
-        wanted = self.floats
+        wanted = floats
         if counted:
-            wanted = self._clipped({c: to for c, to in chosen.items() if c.group in counted})
+            wanted = self._clipped(
+                floats, {c: to for c, to in chosen.items() if c.group in counted}
+            )
             names = {node.name: node for node in wanted.graph.nodes}
             observe(wanted, self._batches(), {names[n.name]: [m] for n, m in means.items()})
         self._quantize_constants()
@@ -308,15 +307,17 @@ class _Run:
         finish(self.module)
         refresh_shapes(self.module)
         self._fit(wanted, means)
+        self.module.meta["floats"] = floats
         return self.module
 
-    def _clipped(self, chosen: Mapping[Chain, FixedPoint]) -> fx.GraphModule:
+    @staticmethod
+    def _clipped(module: fx.GraphModule, chosen: Mapping[Chain, FixedPoint]) -> fx.GraphModule:
         """The float graph with values clipped to their formats.
 
         What a percentile gives up as an outlier must not come back as a bias that makes good for
         its share of the mean.
         """
-        floats = copy_graph(self.floats)
+        floats = copy_graph(module)
         nodes = {node.name: node for node in floats.graph.nodes}
         for chain, to in chosen.items():
             end = nodes[chain.end.name]

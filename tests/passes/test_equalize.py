@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from fxloom.accuracy import layer_errors
+from fxloom.data import Data
 from fxloom.editing import copy_graph
 from fxloom.frontend import capture
 from fxloom.passes import FoldBatchnorm, Legalize
 from fxloom.passes.chains import find_chains
 from fxloom.passes.equalize import equalize, find_links
+from fxloom.passes.quantize import Quantize
 from tests.models import CASES, Fn, make
 
 
@@ -121,3 +124,15 @@ def test_neurons_get_one_range_and_dead_ones_bounded_weights() -> None:
     weights = dict(graph.named_parameters())
     rows = next(w for w in weights.values() if w.shape == (5, 6)).abs().amax(1)
     assert rows.max() <= 2.1 * rows.median()
+
+
+def test_errors_of_a_report_are_those_of_scaled_neurons() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[0].weight[::2] *= 8
+    data = Data(x_train=torch.rand(300, 8))
+    graph = capture(model.eval(), torch.rand(2, 8))
+    found = layer_errors(Quantize(weights=6, activations=6)(graph, data).graph, graph, data)
+    assert set(found) == {"1", "2"}
+    assert all(figure.value is not None and figure.value < 0.1 for figure in found.values())
