@@ -493,6 +493,18 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         ((2, 2, 4), (2, 3, 4)),
     ),
+    "constant matrices spread over the batch": (
+        lambda: Buffers(
+            lambda m, x: (
+                *(m.a.expand(len(x), -1, -1).bmm(x), m.a[None] @ x, m.a.repeat(len(x), 1, 1) @ x),
+                *(torch.ones(len(x), 4, 4).tril() @ x, x.mT @ torch.eye(4).expand(len(x), -1, -1)),
+                torch.einsum("bij,bjk->bik", m.a.expand(len(x), -1, -1), x),
+                torch.baddbmm(m.a[:, :3].expand(len(x), -1, -1), m.a.expand(len(x), -1, -1), x),
+            ),
+            a=torch.linspace(-1, 1.5, 16).reshape(4, 4),
+        ),
+        (4, 3),
+    ),
     "padded tokens": (
         fn(lambda m, t: m.layer(m.rows(t), src_key_padding_mask=t == 0),
            rows=lambda: nn.Embedding(9, 4),
