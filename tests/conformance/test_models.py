@@ -103,6 +103,9 @@ def test_weights_without_multipliers_give_the_simulators_integers(
     packed = pack(programs)
     goal = replace(target, strategy="resource", reuse=4)
     build = get("hls4ml").emit(packed, goal, tmp_path / "project", cache=tmp_path / "cache")
+    text = (tmp_path / "project" / "firmware" / "parameters.h").read_text()
+    assert "fxloom::power_product<" in text
+    assert "nnet::product::mult<" not in text
     for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
