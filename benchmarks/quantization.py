@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", action="append", choices=list(TASKS), help="networks")
     parser.add_argument("--nearest", action="store_true", help="by minima and maxima, no fitting")
+    parser.add_argument("--method", choices=["mse", "minmax", "percentile", "kl"], default="mse")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,7 +159,9 @@ def main() -> None:
     print("network        bits   float %  points lost, + 2 errors   bar    s each")
     records = []
     for record in measure(
-        options.seeds, options.only or list(TASKS), plain if options.nearest else {}
+        options.seeds,
+        options.only or list(TASKS),
+        plain if options.nearest else {"method": options.method},
     ):
         records.append(record)
         bound = record["lost"] + record["two_errors"]
