@@ -188,11 +188,10 @@ def _legend(axes: Axes, handles: list[Any]) -> None:
                 handletextpad=0.4, borderaxespad=0.2)  # fmt: skip
 
 
-def _patch(colour: str, label: str, **style: Any) -> Any:
+def _patch(colour: str, label: str, hatch: str | None = None) -> Any:
     from matplotlib.patches import Patch
 
-    edge = {"edgecolor": "white"} if style else {}
-    return Patch(facecolor=colour, label=label, linewidth=0, **edge, **style)
+    return Patch(facecolor=colour, edgecolor="white", linewidth=0, label=label, hatch=hatch)
 
 
 def _line(colour: str, label: str, **style: Any) -> Any:
