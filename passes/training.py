@@ -1,0 +1,279 @@
+"""A small training loop for captured graphs, float or quantized.
+
+AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a cosine schedule over all steps. Only the
+order of the samples is random (captured graphs have no dropout), and that of an epoch comes from
+the seed and its number alone: a training that was resumed goes on as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil, cos, isfinite, pi
+from typing import Literal
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from fxloom.errors import DataError, RecipeError
+from fxloom.graph import input_specs, output_nodes
+from fxloom.passes.checkpoints import Checkpoint, Epochs
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LossName = Literal["auto", "cross_entropy", "nll", "mse"]
+
+PROBABILITY_FLOOR = 2.0**-12
+"""Added to probabilities before their logarithm: fixed-point ones may be zero."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """inputs: one tensor an input of the graph, samples first. labels: int64 or float32."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, chosen: Tensor) -> Samples:
+        """Some of the samples."""
+        return Samples(tuple(x[chosen] for x in self.inputs), self.labels[chosen])
+
+
+@dataclass
+class Training:
+    """One training of a graph whose tensors are its own; it changes them in place.
+
+    parameters: by name, those that train. bounds: least and largest values of some of them.
+    set_training: tells the graph that it trains, or that it does not.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, Tensor]
+    bounds: Mapping[str, tuple[Tensor, Tensor]]
+    set_training: Callable[[bool], None]
+    loss: Loss
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    batch: int
+    patience: int
+    seed: int
+    checkpoint: Checkpoint | None
+    progress: Callable[[int, float], None]
+    history: Epochs = field(default_factory=list)
+
+    def run(self, samples: Samples, held_out: Samples | None) -> None:
+        """Train; with held-out samples, keep the state that has the least loss on them."""
+        self._optimizer = self._adamw()
+        best: dict[str, Tensor] = self._resume()
+        for epoch in range(len(self.history), self.epochs):
+            if self._is_stuck():
+                break
+            record = {"loss": self._epoch(epoch, samples)}
+            if held_out is not None:
+                record["validation"] = self._validate(held_out)
+            self.history.append(record)
+            if held_out is not None and self.best_epoch == epoch:
+                best = {name: t.detach().clone() for name, t in self._state().items()}
+            if self.checkpoint is not None:
+                self.checkpoint.save(self._saved(best), self.history)
+            self.progress(epoch + 1, record["loss"])
+        with torch.no_grad():
+            for name, tensor in best.items():
+                self._state()[name].copy_(tensor)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose state is kept: the first with the least validation loss, or the last."""
+        losses = [record["validation"] for record in self.history if "validation" in record]
+        return losses.index(min(losses)) if losses else len(self.history) - 1
+
+    def _is_stuck(self) -> bool:
+        """Whether the validation loss has not fallen for too many epochs."""
+        return 0 < self.patience < len(self.history) - self.best_epoch
+
+    def _epoch(self, epoch: int, samples: Samples) -> float:
+        """Train once on all samples; returns the mean loss."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
+        order = torch.randperm(len(samples), generator=generator)
+        # Batches of nearly one size: a single sample left over has no batch statistics.
+        batches = torch.tensor_split(order, ceil(len(order) / self.batch))
+        total = 0.0
+        self.set_training(True)
+        for index, rows in enumerate(batches):
+            progress = (epoch + index / len(batches)) / self.epochs
+            rate = self.learning_rate * (1 + cos(pi * progress)) / 2
+            total += self._step(samples.rows(rows.to(samples.labels.device)), rate, epoch)
+        self.set_training(False)
+        return total / len(samples)
+
+    def _step(self, samples: Samples, rate: float, epoch: int) -> float:
+        """One step of the optimizer; returns the sum of the losses."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        loss = self.loss(forward(self.module, samples.inputs), samples.labels)
+        if not loss.requires_grad:
+            raise RecipeError(
+                "no gradient reaches a parameter that trains: the output does not depend on one, "
+                "or only by comparisons or indices"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        slopes = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not isfinite(value) or not isfinite(float(torch.nn.utils.get_total_norm(slopes))):
+            raise RecipeError(
+                f"the loss or its gradient is not finite in epoch {epoch + 1} (loss {value:g}). "
+                f"Try a learning_rate below {self.learning_rate:g}, and look at the labels"
+            )
+        self._optimizer.step()
+        with torch.no_grad():
+            for name, (low, high) in self.bounds.items():
+                self.parameters[name].clamp_(low, high)
+        return value * len(samples)
+
+    def _validate(self, samples: Samples) -> float:
+        """The mean loss."""
+        total = 0.0
+        with torch.no_grad():
+            for rows in torch.split(torch.arange(len(samples)), self.batch):
+                part = samples.rows(rows.to(samples.labels.device))
+                loss = self.loss(forward(self.module, part.inputs), part.labels)
+                total += float(loss) * len(part)
+        if not isfinite(total):
+            raise RecipeError(
+                f"the loss on held-out samples is not finite ({total:g}). "
+                f"Try a learning_rate below {self.learning_rate:g}"
+            )
+        return total / len(samples)
+
+    def _adamw(self) -> torch.optim.AdamW:
+        # Biases and scales are not pulled to zero: that saves no bits and costs accuracy.
+        matrices = [p for p in self.parameters.values() if p.dim() > 1]
+        vectors = [p for p in self.parameters.values() if p.dim() <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]])
+
+    def _state(self) -> dict[str, Tensor]:
+        """What training changes in the graph: parameters, and statistics of batch norms."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    def _saved(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        slots = {
+            f"optimizer.{slot}.{name}": tensor
+            for name, p in self.parameters.items()
+            for slot, tensor in self._optimizer.state.get(p, {}).items()
+        }
+        state = {f"state.{name}": tensor for name, tensor in self._state().items()}
+        return {**state, **slots, **{f"best.{name}": tensor for name, tensor in best.items()}}
+
+    def _resume(self) -> dict[str, Tensor]:
+        """Take up the state of the checkpoint, if there is one; returns the best state so far."""
+        found = None if self.checkpoint is None else self.checkpoint.load()
+        if found is None:
+            return {}
+        tensors, self.history = found
+        with torch.no_grad():
+            for name, tensor in self._state().items():
+                tensor.copy_(tensors[f"state.{name}"])
+        for name, p in self.parameters.items():
+            for slot in ("step", "exp_avg", "exp_avg_sq"):
+                key = f"optimizer.{slot}.{name}"
+                if key in tensors:
+                    place = "cpu" if slot == "step" else p.device
+                    self._optimizer.state[p][slot] = tensors[key].to(place)
+        return {
+            name.removeprefix("best."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("best.")
+        }
+
+
+def forward(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The output of a graph that has one, samples first. inputs: samples first."""
+    moved = (
+        x.movedim(0, spec.batch_axis) if spec.batch_axis else x
+        for x, spec in zip(inputs, input_specs(module), strict=True)
+    )
+    result = module(*moved)
+    output = result[0] if isinstance(result, tuple | list) else result
+    assert isinstance(output, Tensor)
+    axis = output_nodes(module)[0].meta.get("batch_axis") or 0
+    return output.movedim(axis, 0)
+
+
+def loss_of(name: LossName, output: Tensor, samples: Samples) -> tuple[str, Loss]:
+    """The loss that fits labels and outputs, by name. output: that of the first samples.
+
+    Raises DataError for labels outside the classes or of another shape, RecipeError for outputs
+    that no gradient reaches.
+    """
+    if not output.is_floating_point():
+        raise RecipeError(f"finetune: required a model whose output is real, got {output.dtype}")
+    labels, classes = samples.labels, output.shape[1] if output.dim() > 1 else 1
+    whole = not labels.is_floating_point()
+    if name == "auto" and whole and classes == 1:
+        raise DataError(
+            "y_train: whole numbers, but the model has one output: required class numbers and an "
+            'output for each class, or loss = "mse"'
+        )
+    if name == "auto":
+        name = "mse" if not whole else "nll" if _are_probabilities(output) else "cross_entropy"
+    if name == "mse":
+        _require_shape(labels[:1].numel(), output[:1].numel(), labels, output)
+        return name, lambda y, t: functional.mse_loss(y, t.to(y.dtype).reshape(y.shape))
+    if not whole:
+        raise DataError(f'y_train: loss = "{name}" required class numbers, got {labels.dtype}')
+    places = output[:1, :1].numel()
+    _require_shape(labels[:1].numel(), places, labels, output)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"y_train: required class numbers 0 to {classes - 1}, for the model has {classes} "
+            f"outputs; got {low} to {high}"
+        )
+
+    def entropy(y: Tensor, t: Tensor) -> Tensor:
+        return functional.cross_entropy(y, t.reshape(len(y), *y.shape[2:]))
+
+    def likelihood(y: Tensor, t: Tensor) -> Tensor:
+        logarithms = torch.log(y.clamp(min=0) + PROBABILITY_FLOOR)
+        return functional.nll_loss(logarithms, t.reshape(len(y), *y.shape[2:]))
+
+    return name, entropy if name == "cross_entropy" else likelihood
+
+
+def _are_probabilities(output: Tensor) -> bool:
+    """Whether all outputs of a sample add up to one, rounding aside: a softmax came last."""
+    sums = output.sum(1)
+    return bool((output >= 0).all()) and bool(((sums - 1).abs() < 0.05).all())
+
+
+def _require_shape(got: int, wanted: int, labels: Tensor, output: Tensor) -> None:
+    if got != wanted:
+        raise DataError(
+            f"y_train: required {wanted} labels a sample, for the model's output is "
+            f"{list(output.shape[1:])}; got {got}, shape {list(labels.shape[1:])}"
+        )
+
+
+def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples | None]:
+    """The samples to train on and those held out, drawn by the seed; None where share is 0."""
+    if not share:
+        return samples, None
+    count = max(round(share * len(samples)), 1)
+    if count >= len(samples):
+        raise DataError(f"x_train: {len(samples)} samples leave none to train on and to hold out")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(_seed(seed, -1)))
+    return samples.rows(order[count:].sort()[0]), samples.rows(order[:count].sort()[0])
+
+
+def _seed(seed: int, epoch: int) -> int:
+    """A seed for every epoch; -1: for what comes before them."""
+    return (seed * 1_000_003 + epoch + 1) % 2**63
