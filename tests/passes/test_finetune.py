@@ -150,6 +150,30 @@ def test_the_result_lowers_and_simulates_exactly(name: str, options: dict[str, A
     assert np.array_equal(np.asarray(got).reshape(want.shape), want.numpy())
 
 
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+    def forward(self, rows: Tensor, x: Tensor) -> Tensor:
+        return self.fc(self.embedding(rows) + x)
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_several_inputs_and_a_batch_in_the_middle(is_quantized: bool) -> None:
+    torch.manual_seed(0)
+    rows, x = torch.randint(7, (5, 60)), 0.1 * torch.randn(5, 60, 4)
+    y = (rows.T[:, :, None] == torch.tensor([1, 2, 3])).float()  # [samples, steps, 3]
+    model, given = Sequences(), Data((rows.T, x.transpose(0, 1).contiguous()), y)
+    graph = capture(model, (rows[:, :2], x[:, :2]), batch_axes=1)
+    if is_quantized:
+        graph = quantized(graph, given, weights=8, activations=8)
+    result = Finetune(epochs=30, learning_rate=0.02, batch=10)(graph, given).graph
+    want = y.transpose(0, 1)
+    assert (result(rows, x) - want).square().mean() < 0.3 * want.var()
+    assert (graph(rows, x) - want).square().mean() > want.var()
+
+
 def test_biases_that_outgrew_their_formats_have_new_ones(data: Data) -> None:
     x, y = circles()
     far = Data(x, (1000 * y + 3000).float()[:, None].expand(-1, 2).contiguous())
