@@ -80,6 +80,9 @@ RULED_BACKENDS = ("Vitis", "Vivado")
 KERNEL = "FxloomKernel"
 """The class of layers that are not hls4ml's own."""
 
+MOST_SHIFTS = 16
+"""Bits of a mantissa up to which choosing one of its shifts is taken for less than a product."""
+
 _WIRING = ("reshape", "transpose", "concat", "shift", "pad", "gather")
 _ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul", "compare", "select")
 _WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat, Embedding)
@@ -97,6 +100,18 @@ def csd_digits(weights: IntArray) -> IntArray:
     octets = np.ascontiguousarray(differing)[..., None].view(np.uint8)
     counts: IntArray = np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)
     return counts
+
+
+def are_powers(mantissas: IntArray, width: int) -> bool:
+    """Whether no multiplier is needed: all mantissas are zero or a power of two, with a sign."""
+    if width > MOST_SHIFTS:
+        return False
+    flat = mantissas.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):
+        magnitude = np.abs(flat[start : start + (1 << 20)].astype(np.int32))
+        if np.any(magnitude & (magnitude - 1)):
+            return False
+    return True
 
 
 def hard_multiplications(matrix: IntArray) -> int:
@@ -415,7 +430,9 @@ def _latency(matrix: _Matrix, reuse: int) -> _Cost:
 
 def _resource(matrix: _Matrix, width: int, reuse: int) -> _Cost:
     most = matrix.weights.size // reuse
-    if width >= 8:
+    if are_powers(matrix.weights, width):
+        dsp = _none("DSP")
+    elif width >= 8:
         dsp = Figure(most, "DSP", "rule", RULE_2)
     elif width <= 4:
         dsp = Figure(0, "DSP", "rule", RULE_2)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fxloom.encodings import Encoding
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 
 BLOCK = 2**16
@@ -97,40 +98,50 @@ def _requantized(x: Tensor, to: FixedPoint, rounding: Rounding, overflow: Overfl
     return times_power(fitted, -to.fraction)
 
 
-@torch.library.custom_op("fxloom::requantize_channels", mutates_args=())
-def requantize_channels(
+@torch.library.custom_op("fxloom::requantize_weights", mutates_args=())
+def requantize_weights(
     x: Tensor,
     shifts: Sequence[int],
+    encoding: str,
     width: int,
     integer: int,
     signed: bool,
     rounding: str,
     overflow: str,
 ) -> Tensor:
-    """Weights whose channel c (first axis) is rounded into the format with its binary point
-    shifts[c] bits further left: steps of 2**-(fraction + shifts[c])."""
+    """Weights rounded into a format, or to those of its mantissas that an encoding has.
+
+    The binary point of channel c (first axis) is shifts[c] bits further left: steps of
+    2**-(fraction + shifts[c]). No shifts mean none.
+    """
     to = FixedPoint(width, integer, signed)
     factors = _channel_factors(x, shifts)
-    fitted = _fit(
-        _round(x * factors * 2.0**to.fraction, Rounding(rounding)), to, Overflow(overflow)
-    )
-    return fitted * to.step / factors
+    scaled = times_power(x * factors, to.fraction)
+    if encoding == Encoding.FIXED:
+        fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
+    else:
+        fitted = Encoding(encoding).nearest(scaled, to)
+    return times_power(fitted, -to.fraction) / factors
 
 
 def _channel_factors(x: Tensor, shifts: Sequence[int]) -> Tensor:
-    factors = torch.tensor([2.0**shift for shift in shifts], dtype=x.dtype, device=x.device)
+    factors = torch.tensor([2.0**shift for shift in shifts or [0]], dtype=x.dtype, device=x.device)
     return factors.reshape(-1, *(1,) * (x.dim() - 1))
 
 
 def _keep_channels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, shifts, width, integer, signed, _rounding, _overflow = inputs
+    x, shifts, encoding, width, integer, signed, _rounding, _overflow = inputs
     to = FixedPoint(width, integer, signed)
-    ctx.save_for_backward(_inside(x * _channel_factors(x, shifts), to))
+    scaled = x * _channel_factors(x, shifts)
+    levels = Encoding(encoding).levels(width)
+    # Beyond the last level by more than a step nothing is learned from what is never seen.
+    inside = _inside(scaled, to) if levels is None else scaled.abs() <= (levels[-1] + 1) * to.step
+    ctx.save_for_backward(inside)
 
 
 def _through_channels(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     (passes,) = ctx.saved_tensors
-    return (gradient * passes, *(None,) * 6)
+    return (gradient * passes, *(None,) * 7)
 
 
 @torch.library.custom_op("fxloom::divide", mutates_args=())
@@ -307,8 +318,8 @@ def _into_rows(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 embedding.register_fake(_embedded)
 embedding.register_autograd(_into_rows, setup_context=_keep_rows)
-requantize_channels.register_fake(_shape_of_first)
-requantize_channels.register_autograd(_through_channels, setup_context=_keep_channels)
+requantize_weights.register_fake(_shape_of_first)
+requantize_weights.register_autograd(_through_channels, setup_context=_keep_channels)
 lookup.register_fake(_shape_of_first)
 lookup.register_autograd(_along_slope, setup_context=_keep_slope)
 normalise.register_fake(_shape_of_first)
@@ -317,7 +328,7 @@ shift_like.register_fake(_broadcast)
 shift_like.register_autograd(_along_shift, setup_context=_keep_shift)
 
 REQUANTIZE = torch.ops.fxloom.requantize.default
-REQUANTIZE_CHANNELS = torch.ops.fxloom.requantize_channels.default
+REQUANTIZE_WEIGHTS = torch.ops.fxloom.requantize_weights.default
 DIVIDE = torch.ops.fxloom.divide.default
 LOOKUP = torch.ops.fxloom.lookup.default
 NORMALISE = torch.ops.fxloom.normalise.default

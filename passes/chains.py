@@ -20,7 +20,7 @@ from fxloom.fixed_point import FixedPoint
 from fxloom.functions import FUNCTIONS, function_of
 from fxloom.graph import arguments, origin
 from fxloom.moves import GATHER
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, LOOKUP, REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
 
 aten = torch.ops.aten
 
@@ -302,7 +302,7 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
 def fraction_of(node: Any) -> int:
     """Fraction bits of a value of a graph in which every chain is rounded."""
     moved = 0
-    while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, EMBEDDING, REQUANTIZE_CHANNELS):
+    while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, EMBEDDING, REQUANTIZE_WEIGHTS):
         if not is_real(node) or node.target is aten.sign.default:
             return -moved
         if len(node.all_input_nodes) > 1:
@@ -313,7 +313,8 @@ def fraction_of(node: Any) -> int:
     if node.target in (LOOKUP, EMBEDDING):
         return fraction_of(arguments(node)[1]) - moved
     width, integer = arguments(node)[-5:-3]
-    channels = max(arguments(node)[1]) if node.target is REQUANTIZE_CHANNELS else 0
+    is_weight = node.target is REQUANTIZE_WEIGHTS
+    channels = max(arguments(node)[1], default=0) if is_weight else 0
     return int(width - integer + channels) - moved
 
 

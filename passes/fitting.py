@@ -7,7 +7,7 @@ instead of adding up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -16,6 +16,7 @@ from torch.fx.node import Node
 from torch.nn import functional
 
 from fxloom.editing import release_tensor, tensor_node
+from fxloom.encodings import Encoding
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, describe, origin
@@ -23,7 +24,7 @@ from fxloom.passes.calibration import NEGLIGIBLE, Batch, Means, covering
 from fxloom.passes.chains import find_chains, fraction_of
 from fxloom.passes.replay import Replay, is_rounded
 from fxloom.passes.second_order import Moments, Problem, best_steps, refit
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, times_power
 
 aten = torch.ops.aten
 
@@ -103,58 +104,49 @@ class Fitting:
 
     def _fit(self, node: Node, weights: Tensor, moments: Moments) -> None:
         typed = arguments(node)[1]
-        width, signed = self._width(typed)
+        width, _, signed = arguments(typed)[-5:-2]
+        encoding = encoding_of(typed)
         groups = moments.sums["x"].shape[0]
         problem = refit(weights.reshape(groups, len(weights) // groups, -1), moments)
-        to, candidates = self._candidates(problem, width, signed)
-        mantissas, steps = best_steps(problem, candidates, to, by_output=self.per_channel)
+        to = FixedPoint(width, width, signed)
+        candidates = self._candidates(problem, to, encoding)
+        mantissas, steps = best_steps(
+            problem, candidates, lambda x: encoding.nearest(x, to), by_output=self.per_channel
+        )
         fitted = mantissas * steps
-        self._write(node, typed, fitted.reshape(weights.shape).to(weights.dtype), steps, to)
+        self._write(typed, fitted.reshape(weights.shape).to(weights.dtype), steps, to)
         bias = moments.mean("y") - (fitted @ moments.mean("x")[:, :, None])[:, :, 0]
         old = constant(self.module, arguments(arguments(node)[2])[0].target).detach()
         self._add_to_bias(node, bias.flatten() - old.to(torch.float64))
 
-    @staticmethod
-    def _width(typed: Node) -> tuple[int, bool]:
-        width, _, signed = arguments(typed)[-5:-2]
-        return width, signed
-
-    def _candidates(
-        self, problem: Problem, width: int, signed: bool
-    ) -> tuple[FixedPoint, list[Tensor]]:
-        """A format of that width, and steps [groups, outputs, 1] to try."""
+    def _candidates(self, problem: Problem, to: FixedPoint, encoding: Encoding) -> list[Tensor]:
+        """Steps [groups, outputs, 1] to try."""
         low, high = problem.target.amin(2), problem.target.amax(2)
         if not self.per_channel:
             low, high = low.amin().expand_as(low), high.amax().expand_as(high)
         fractions = torch.tensor(
             [
-                [covering(a, b, width, signed).fraction for a, b in zip(*pair, strict=True)]
+                [covering(a, b, to.width, to.signed).fraction for a, b in zip(*pair, strict=True)]
                 for pair in zip(low.tolist(), high.tolist(), strict=True)
             ]
         )
         alive = torch.maximum(low.abs(), high.abs()) >= NEGLIGIBLE
         least = int(fractions[alive].min()) if bool(alive.any()) else 0
         fractions = torch.where(alive, fractions, least).clamp(max=least + MOST_SHIFTED - FINER)
-        steps = [torch.exp2(-(fractions + finer).double())[:, :, None] for finer in range(FINER)]
-        return FixedPoint(width, width, signed), steps
+        # The largest power of two is half of what a format holds.
+        first = 0 if encoding is Encoding.FIXED else -1
+        return [torch.exp2(-(fractions + n).double())[:, :, None] for n in range(first, FINER)]
 
-    def _write(
-        self, node: Node, typed: Node, values: Tensor, steps: Tensor, to: FixedPoint
-    ) -> None:
+    def _write(self, typed: Node, values: Tensor, steps: Tensor, to: FixedPoint) -> None:
         """The fitted weights, and their format."""
         fractions = -torch.log2(steps).flatten().to(torch.int64)
         least = int(fractions.min())
         kind = FixedPoint(to.width, to.width - least, to.signed)
         source = arguments(typed)[0]
         fresh = tensor_node(self.module, typed, release_tensor(self.module, source), values)
-        modes = (kind.width, kind.integer, kind.signed, "RND_CONV", "SAT")
-        shifts = (fractions - least).tolist()
-        if any(shifts):
-            typed.target, typed.args = REQUANTIZE_CHANNELS, (fresh, shifts, *modes)
-        else:
-            typed.target, typed.args = REQUANTIZE, (fresh, *modes)
-        spread = f" shifted by 0 to {max(shifts)}" if any(shifts) else ""
-        self.formats[str(fresh.target)] = f"{kind}{spread}"
+        shifts, encoding = (fractions - least).tolist(), encoding_of(typed)
+        set_weight(typed, fresh, kind, shifts, encoding)
+        self.formats[str(fresh.target)] = weight_label(kind, shifts, encoding)
 
     def _add_to_bias(self, node: Node, shift: Tensor) -> None:
         typed = arguments(node)[2]
@@ -166,6 +158,45 @@ class Fitting:
         to = bias_format(node, corrected)
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())
+
+
+def set_weight(
+    typed: Node, source: Node, to: FixedPoint, shifts: Sequence[int], encoding: Encoding
+) -> None:
+    """Make a node round a weight into a format; shifts: of each channel's binary point."""
+    modes = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
+    if any(shifts) or encoding is not Encoding.FIXED:
+        moved = list(shifts) if any(shifts) else []
+        typed.target, typed.args = REQUANTIZE_WEIGHTS, (source, moved, str(encoding), *modes)
+    else:
+        typed.target, typed.args = REQUANTIZE, (source, *modes)
+
+
+def encoding_of(typed: Node) -> Encoding:
+    """Which mantissas a rounded weight has."""
+    is_encoded = typed.target is REQUANTIZE_WEIGHTS
+    return Encoding(arguments(typed)[2]) if is_encoded else Encoding.FIXED
+
+
+def weight_label(to: FixedPoint, shifts: Sequence[int], encoding: Encoding) -> str:
+    """ "ternary fixed<2,1> shifted by 0 to 3"."""
+    name = "" if encoding is Encoding.FIXED else f"{encoding} "
+    spread = f" shifted by 0 to {max(shifts)}" if any(shifts) else ""
+    return f"{name}{to}{spread}"
+
+
+def best_encoded(values: Tensor, encoding: Encoding, width: int) -> FixedPoint:
+    """The binary point with the least squared error for weights of an encoding."""
+    low, high = (float(x) for x in torch.aminmax(values))
+    widest = covering(low, high, width, True)
+    tried = [replace(widest, integer=widest.integer - finer) for finer in range(-1, FINER)]
+
+    def error(to: FixedPoint) -> float:
+        scaled = times_power(values, to.fraction)
+        off = times_power(encoding.nearest(scaled, to) - scaled, -to.fraction)
+        return float(off.square().sum(dtype=torch.float64))
+
+    return min(tried, key=error)
 
 
 def can_fit(node: Node) -> bool:

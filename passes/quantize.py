@@ -9,7 +9,7 @@ that rounding weights causes is corrected in the bias (Nagel et al. 2019, sectio
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
+from fxloom.encodings import MOST_POWER_BITS, Encoding
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
@@ -60,12 +61,20 @@ from fxloom.passes.chains import (
     nonnegative,
 )
 from fxloom.passes.equalize import equalize
-from fxloom.passes.fitting import MOST_SHIFTED, Fitting, bias_format, can_fit
+from fxloom.passes.fitting import (
+    MOST_SHIFTED,
+    Fitting,
+    best_encoded,
+    bias_format,
+    can_fit,
+    set_weight,
+    weight_label,
+)
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, known_keys
 from fxloom.support import refused_ports
@@ -80,7 +89,7 @@ NARROW = 6
 
 MOST_COMPARED = 2**31
 """What an integer input is compared with must fit its format, up to here."""
-LAYER_KEYS = ("weights", "activations", "table_bits")
+LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format")
 
 
 @known_keys(RecipeError)
@@ -92,12 +101,14 @@ class Quantize:
     activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
     the most that index a table. method: how binary points are chosen. rounding, overflow: modes of
     activations; tables are rounded to nearest. samples: how many training samples calibrate, evenly
-    spaced. weight_rounding: nearest, or second_order: every layer fitted to its float outputs
-    on what the quantized layers before it give; auto means that for weights of at most 6 bits.
-    equalize: whether neurons are scaled to fill the range of their format, which the next layer
-    undoes; None means where activations have at most 6 bits. bias_correction: whether the mean of
-    each output is made what it was (a fitted layer's always is). per_channel: whether each output
-    channel's weights get a binary point of their own.
+    spaced. weight_format: of the weights of layers: fixed, or binary, ternary and power_of_two,
+    which need no multiplier (weights says the bits of the last, 2 to 5). weight_rounding: nearest,
+    or second_order: every layer fitted to its float outputs on what the quantized layers before it
+    give; auto means that for weights of at most 6 bits. equalize: whether neurons are scaled to
+    fill the range of their format, which the next layer undoes; None means where activations have
+    at most 6 bits. bias_correction: whether the mean of each output is made what it was (a fitted
+    layer's always is). per_channel: whether each output channel's weights get a binary point of
+    their own.
     layers: other widths for the layers that match a pattern (fnmatch on names; the last
     match wins).
     """
@@ -113,12 +124,13 @@ class Quantize:
     method: Literal["mse", "minmax"] = "mse"
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
+    weight_format: Encoding = Encoding.FIXED
     weight_rounding: Literal["auto", "nearest", "second_order"] = "auto"
     equalize: bool | None = None
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
-    layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -135,13 +147,21 @@ class Quantize:
         }
         if self.inputs is not None:
             widths["inputs"] = self.inputs
+        encodings = {"weight_format": str(self.weight_format)}
         for pattern, keys in self.layers.items():
-            for key, width in keys.items():
+            for key, value in keys.items():
+                where = f'layers."{pattern}".{key}'
                 if key not in LAYER_KEYS:
-                    raise RecipeError(
-                        f'layers."{pattern}".{key}: unknown key; allowed: {", ".join(LAYER_KEYS)}'
-                    )
-                widths[f'layers."{pattern}".{key}'] = width
+                    raise RecipeError(f"{where}: unknown key; allowed: {', '.join(LAYER_KEYS)}")
+                if key == "weight_format":
+                    encodings[where] = str(value)
+                elif isinstance(value, int):
+                    widths[where] = value
+                else:
+                    raise RecipeError(f"{where}: required a number of bits, got {value!r}")
+        for key, encoding in encodings.items():
+            if encoding not in list(Encoding):
+                raise RecipeError(f"{key}: required one of {', '.join(Encoding)}, got {encoding}")
         for key, width in widths.items():
             most = MAX_TABLE_WIDTH if key.endswith("table_bits") else 32
             if not 1 <= width <= most:
@@ -166,10 +186,17 @@ class Quantize:
         default: where no pattern matches; None means the width for all layers.
         """
         width: int = getattr(self, key) if default is None else default
+        return int(self._of_layers(key, layers, width))
+
+    def encoding(self, layers: tuple[str, ...]) -> Encoding:
+        """Which mantissas the weights of a layer may have."""
+        return Encoding(str(self._of_layers("weight_format", layers, self.weight_format)))
+
+    def _of_layers(self, key: str, layers: tuple[str, ...], value: int | str) -> int | str:
         for pattern, keys in self.layers.items():
             if key in keys and any(fnmatchcase(layer, pattern) for layer in layers):
-                width = keys[key]
-        return width
+                value = keys[key]
+        return value
 
 
 class _Run:
@@ -282,7 +309,8 @@ class _Run:
         if node.target not in LAYERS or not can_fit(node):
             return False
         if self.options.weight_rounding == "auto":
-            return self.options.width("weights", (origin(node),)) <= NARROW
+            bits = self.options.width("weights", (origin(node),))
+            return bits <= NARROW or self.options.encoding((origin(node),)) is not Encoding.FIXED
         return self.options.weight_rounding == "second_order"
 
     # Activations
@@ -431,48 +459,61 @@ class _Run:
         node.update_arg(position, self._constant(source, node))
 
     def _constant(self, source: Node, layer: Node) -> Node:
-        width = self.options.width("weights", (origin(layer),))
+        bits = self.options.width("weights", (origin(layer),))
         values = constant(self.module, source.target).detach()
         if not values.is_floating_point():  # torch converts it to the type of the result
             values = values.to(layer.meta["val"].dtype)
             name = release_tensor(self.module, source)
             source = tensor_node(self.module, layer, name, values)
-        by_channel = self.options.per_channel and layer.target in LAYERS
-        key = (source, width, by_channel)  # one weight of several layers is rounded once
+        is_layer = layer.target in LAYERS
+        encoding = self._encoding(layer, bits) if is_layer else Encoding.FIXED
+        by_channel = self.options.per_channel and is_layer
+        # One weight of several layers is rounded once.
+        key = (source, bits, by_channel, encoding)
         if key not in self.typed:
+            shifts: list[int] = []
             if by_channel:
-                self.typed[key] = self._by_channel(source, layer, values, width)
+                to, shifts = self._by_channel(values, encoding, bits)
             else:
-                to = self._weight_format(values, width)
-                self.formats[str(source.target)] = str(to)
-                self.typed[key] = self._typed(source, layer, to)
+                to = self._weight_format(values, encoding, bits)
+            self.formats[str(source.target)] = weight_label(to, shifts, encoding)
+            self.typed[key] = self._typed(source, layer, to)
+            set_weight(self.typed[key], source, to, shifts, encoding)
         return self.typed[key]
 
-    def _by_channel(self, source: Node, layer: Node, values: Tensor, width: int) -> Node:
-        """Weights with a binary point for every output channel, the first axis."""
-        signed = float(values.min()) < 0 or width > 1
-        found = [self._weight_format(channel, width, signed) for channel in values]
+    def _encoding(self, layer: Node, bits: int) -> Encoding:
+        encoding = self.options.encoding((origin(layer),))
+        if encoding is Encoding.POWER_OF_TWO and not 2 <= bits <= MOST_POWER_BITS:
+            raise RecipeError(
+                f"quantize: {describe(layer)}: weights that are powers of two need 2 to "
+                f"{MOST_POWER_BITS} bits, got {bits}"
+            )
+        return encoding
+
+    def _by_channel(
+        self, values: Tensor, encoding: Encoding, bits: int
+    ) -> tuple[FixedPoint, list[int]]:
+        """The coarsest channel's format, and how much finer each is (channels: first axis)."""
+        signed = float(values.min()) < 0 or bits > 1
+        found = [self._weight_format(channel, encoding, bits, signed) for channel in values]
         dead = [float(channel.abs().max()) < NEGLIGIBLE for channel in values]
         alive = [to.integer for to, is_dead in zip(found, dead, strict=True) if not is_dead]
-        to = FixedPoint(width, max(alive, default=1), signed)
+        to = replace(found[0], integer=max(alive, default=1))
         shifts = [
             0 if is_dead else min(to.integer - own.integer, MOST_SHIFTED)
             for own, is_dead in zip(found, dead, strict=True)
         ]
-        self.formats[str(source.target)] = f"{to} shifted by 0 to {max(shifts)}"
-        if not any(shifts):
-            return self._typed(source, layer, to)
-        modes = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
-        graph = self.module.graph
-        with graph.inserting_before(layer):
-            node = insert_like(graph, layer, REQUANTIZE_CHANNELS, (source, shifts, *modes))
-        node.meta |= {"val": source.meta["val"], "batch_axis": None}
-        return node
+        return to, shifts
 
-    def _weight_format(self, values: Tensor, width: int, signed: bool | None = None) -> FixedPoint:
+    def _weight_format(
+        self, values: Tensor, encoding: Encoding, bits: int, signed: bool | None = None
+    ) -> FixedPoint:
         low, high = (float(x) for x in torch.aminmax(values))
+        width = encoding.width(bits)
         if signed is None:
             signed = low < 0 or width > 1  # one bit must be able to hold the sign of a weight
+        if encoding is not Encoding.FIXED:
+            return best_encoded(values, encoding, width)
         if self.options.method == "minmax":
             return covering(low, high, width, signed)
         errors = Errors(candidates(low, high, width, signed))

@@ -10,13 +10,11 @@ error falls (coordinate descent). The bias is the mean of what is left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-
-from fxloom.fixed_point import FixedPoint
 
 RIDGE = 0.01
 """Of the mean variance of an input, added to each: the float weights pull where data are few."""
@@ -90,13 +88,17 @@ def refit(weights: Tensor, moments: Moments) -> Problem:
     return Problem(target, matrix)
 
 
-def round_weights(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
+Nearest = Callable[[Tensor], Tensor]
+"""Real-valued mantissas to the nearest that weights may have."""
+
+
+def round_weights(problem: Problem, step: Tensor, nearest: Nearest) -> Tensor:
     """Mantissas [groups, outputs, inputs] with a small error. step: [groups, outputs, 1]."""
-    mantissas = _surgeon(problem, step, to)
-    return _descend(problem, mantissas, step, to)
+    mantissas = _surgeon(problem, step, nearest)
+    return _descend(problem, mantissas, step, nearest)
 
 
-def _surgeon(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
+def _surgeon(problem: Problem, step: Tensor, nearest: Nearest) -> Tensor:
     groups, _, inputs = problem.target.shape
     # Inputs that matter most are rounded first, while others can still make good for them.
     order = problem.matrix.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
@@ -112,7 +114,7 @@ def _surgeon(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
         errors = torch.empty_like(block)
         for place in range(last - first):
             column = block[:, :, place : place + 1]
-            rounded = torch.round(column / step).clamp_(to.lo, to.hi)
+            rounded = nearest(column / step)
             mantissas[:, :, first + place] = rounded[:, :, 0]
             row = upper[:, first + place, first + place : last]
             error = (column - rounded * step) / row[:, None, :1]
@@ -123,7 +125,7 @@ def _surgeon(problem: Problem, step: Tensor, to: FixedPoint) -> Tensor:
     return result.scatter_(2, order[:, None].expand_as(result), mantissas)
 
 
-def _descend(problem: Problem, mantissas: Tensor, step: Tensor, to: FixedPoint) -> Tensor:
+def _descend(problem: Problem, mantissas: Tensor, step: Tensor, nearest: Nearest) -> Tensor:
     matrix, inputs = problem.matrix, mantissas.shape[2]
     mantissas = mantissas.clone()
     slopes = (mantissas * step - problem.target) @ matrix
@@ -139,7 +141,7 @@ def _descend(problem: Problem, mantissas: Tensor, step: Tensor, to: FixedPoint) 
                 wanted = current - slopes[:, :, place : place + 1] / (
                     curvature[:, None, place : place + 1] * step
                 )
-                best = torch.round(wanted).clamp_(to.lo, to.hi)
+                best = nearest(wanted)
                 moved = (best - current) * step
                 local += moved * matrix[:, place : place + 1, first:last]
                 mantissas[:, :, place : place + 1] = best
@@ -154,7 +156,7 @@ def _descend(problem: Problem, mantissas: Tensor, step: Tensor, to: FixedPoint) 
 
 
 def best_steps(
-    problem: Problem, candidates: Sequence[Tensor], to: FixedPoint, *, by_output: bool
+    problem: Problem, candidates: Sequence[Tensor], nearest: Nearest, *, by_output: bool
 ) -> tuple[Tensor, Tensor]:
     """Mantissas and steps [groups, outputs, 1], those of the candidates with the least error.
 
@@ -162,7 +164,7 @@ def best_steps(
     """
     found, errors = [], []
     for steps in candidates:
-        mantissas = round_weights(problem, steps, to)
+        mantissas = round_weights(problem, steps, nearest)
         found.append((mantissas, steps))
         errors.append(problem.errors(mantissas * steps))
     stacked = torch.stack(errors)

@@ -31,6 +31,7 @@ from fxloom.backends import get
 from fxloom.backends.hls4ml import csim
 from fxloom.backends.simulator import quantize_inputs, reference, simulate
 from fxloom.data import Data
+from fxloom.encodings import Encoding
 from fxloom.errors import FxloomError, UnsupportedLayer
 from fxloom.exact import exact_forward
 from fxloom.frontend import capture
@@ -53,8 +54,12 @@ PACK = 25
 @st.composite
 def quantizations(draw: DrawFn) -> Quantize:
     """Any widths, modes and methods."""
+    encoding = draw(st.sampled_from([Encoding.FIXED, Encoding.FIXED, *Encoding]))
     return Quantize(
-        weights=draw(st.integers(1, 12)),
+        weights=draw(st.integers(2, 5) if encoding != "fixed" else st.integers(1, 12)),
+        weight_format=encoding,
+        weight_rounding=draw(st.sampled_from(["auto", "nearest"])),
+        equalize=draw(st.sampled_from([None, True, False])),
         activations=draw(st.integers(1, 14)),
         inputs=draw(st.one_of(st.none(), st.integers(1, 14))),
         outputs=draw(st.integers(2, 18)),

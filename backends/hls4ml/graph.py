@@ -8,6 +8,7 @@ This module imports hls4ml; import it where it is needed only.
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fxloom.backends.hls4ml.dialect import DIALECTS, Dialect, ValueType
-from fxloom.backends.hls4ml.plan import Layer, Plan
+from fxloom.backends.hls4ml.plan import POWER_PRODUCT, PRODUCT, Layer, Plan
 from fxloom.errors import FxloomError
 from fxloom.target import Target
 
@@ -44,6 +45,7 @@ with silenced():
     from hls4ml.utils.string_utils import convert_to_pascal_case
 
 HEADER = "nnet_utils/fxloom_kernels.h"
+PRODUCTS = "nnet_utils/fxloom_products.h"
 
 
 class FxloomKernel(Hls4mlLayer):  # type: ignore[misc]
@@ -201,6 +203,9 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
         raise FxloomError(
             f"hls4ml refused the project ({type(error).__name__}: {error}). {_blame(plan, error)}"
         ) from error
+    for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
+        if layer.product == POWER_PRODUCT:
+            _without_multipliers(node)
     check_graph(graph, plan)
     for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
         if layer.kind == "InputLayer":
@@ -273,7 +278,7 @@ def _facts(layer: Layer, plan: Plan) -> dict[str, Any]:
         "weights": {
             key: (held.name, held.cpp(plan.dialect)) for key, held in layer.weights.items()
         },
-        "product": None if layer.accum is None else True,
+        "product": layer.product,
     }
     if layer.accum is not None and layer.allotment is not None:
         facts["strategy"] = layer.allotment.strategy
@@ -314,6 +319,18 @@ def _array(variable: Any) -> str:
     return str(getattr(variable, "member_name", variable.name))
 
 
+def _product(config: str) -> str:
+    """The class that a layer's configuration multiplies with; empty where there is not just one."""
+    found = set(re.findall(r"using product = ([\w:]+)<", config))
+    return found.pop() if len(found) == 1 else ""
+
+
+def _without_multipliers(node: Any) -> None:
+    """Make an hls4ml layer multiply by shifts."""
+    node.set_attr("config_cpp", node.get_attr("config_cpp").replace(PRODUCT, POWER_PRODUCT))
+    node.set_attr("include_header", [*node.get_attr("include_header"), PRODUCTS])
+
+
 def _node_facts(node: Any) -> dict[str, Any]:
     result = node.get_output_variable()
     accum = node.get_attr("accum_t") if node.class_name != "FxloomKernel" else None
@@ -331,7 +348,7 @@ def _node_facts(node: Any) -> dict[str, Any]:
             for key, held in node.weights.items()
         },
         # hls4ml picks another product class for 1- and 2-bit integer types, with other arithmetic.
-        "product": None if accum is None else "nnet::product::mult<" in config,
+        "product": None if accum is None else _product(config),
         "inputs": list(node.inputs),
         "call": node.get_attr("function_cpp"),
         "declarations": config,

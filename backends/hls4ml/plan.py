@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fxloom.backends.hls4ml.dialect import DIALECTS, VITIS, Dialect, ValueType
 from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, render
-from fxloom.estimation import Allotment, allot
+from fxloom.estimation import Allotment, allot, are_powers
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
@@ -30,6 +30,9 @@ EXACT_DOUBLE = 53
 MAX_WINDOW_LINES = 16384
 """hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
 kernel, which has loops instead, keeps compilers alive."""
+
+PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
+"""hls4ml's own, and ours for weights that need no multiplier."""
 
 UNROLLED = (Allotment("latency", 1),)
 
@@ -93,6 +96,15 @@ class Layer:
         """Whether it is a convolution with a 1 x 1 kernel."""
         kernel = [self.attributes.get(f"filt_{side}") for side in ("height", "width")]
         return self.kind == "Conv2D" and kernel == [1, 1]
+
+    @property
+    def product(self) -> str | None:
+        """The class that multiplies in hls4ml's layers; None for our kernels and what has none."""
+        if self.accum is None:
+            return None
+        weight = self.weights["weight"]
+        shifts = are_powers(weight.mantissas, weight.kind.width)
+        return POWER_PRODUCT if shifts else PRODUCT
 
     @property
     def packs(self) -> int:

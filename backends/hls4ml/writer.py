@@ -297,7 +297,7 @@ def write_project(graph: Any, plan: Plan, target: Target, out: Path) -> None:
     headers = {name: name for name in (KERNELS, *INCLUDED)}
     headers["fxloom_types.h"] = plan.dialect.types
     if not plan.dialect.algorithmic_c:
-        headers["fxloom_streams.h"] = "fxloom_streams.h"
+        headers |= {name: name for name in ("fxloom_streams.h", "fxloom_products.h")}
     folder = out / plan.dialect.source / "firmware" / "nnet_utils"
     for name, source in headers.items():
         (folder / name).write_text(template(source), encoding="ascii")

@@ -12,6 +12,7 @@ from torch.fx.node import Node
 
 from fxloom import ops
 from fxloom.batch_axis import sample_shape
+from fxloom.encodings import Encoding
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
 from fxloom.graph import arguments, constant, describe, origin
@@ -20,7 +21,8 @@ from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
 from fxloom.quantized_ops import (
     REQUANTIZE,
-    REQUANTIZE_CHANNELS,
+    REQUANTIZE_WEIGHTS,
+    times_power,
 )
 from fxloom.support import refused_ports
 
@@ -148,7 +150,7 @@ class Lowering:
         if node in self.known:  # the requantize of an input
             return self.known[node]
         is_constant = node.all_input_nodes and node.all_input_nodes[0].op == "get_attr"
-        if node.target in (REQUANTIZE, REQUANTIZE_CHANNELS) and is_constant:
+        if node.target in (REQUANTIZE, REQUANTIZE_WEIGHTS) and is_constant:
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
         if rule is None:
@@ -161,9 +163,13 @@ class Lowering:
         to, rounding, overflow = requantize_format(node)
         values = constant(self.module, source.target).detach().cpu().numpy()
         shifts: tuple[int, ...] = ()
-        if node.target is REQUANTIZE_CHANNELS:
-            shifts = tuple(arguments(node)[1])
-            values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
+        if node.target is REQUANTIZE_WEIGHTS:
+            shifts, encoding = tuple(arguments(node)[1]), Encoding(arguments(node)[2])
+            if shifts:
+                values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
+            if encoding is not Encoding.FIXED:
+                scaled = times_power(torch.from_numpy(values).double(), to.fraction)
+                values = times_power(encoding.nearest(scaled, to), -to.fraction).numpy()
         # Mantissas are kept in the narrowest integers at once: no second copy of the model.
         data = quantize_in_chunks(values, to, rounding, overflow)
         return Quantized(str(source.target), data, to, shifts)

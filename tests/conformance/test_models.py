@@ -16,6 +16,7 @@ from fxloom.backends import get
 from fxloom.backends.hls4ml import csim
 from fxloom.backends.simulator import quantize_inputs, reference, simulate
 from fxloom.data import Data
+from fxloom.encodings import Encoding
 from fxloom.fixed_point import Overflow, Rounding
 from fxloom.frontend import capture
 from fxloom.lowering import lower
@@ -85,6 +86,28 @@ def test_every_model_gives_the_simulators_integers(
             for a, p in zip(arrays, program.inputs, strict=True)
         )
     assert saturated > 100
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.io)
+def test_weights_without_multipliers_give_the_simulators_integers(
+    target: Target, tmp_path: Path
+) -> None:
+    programs, inputs = [], []
+    for encoding in ("binary", "ternary", "power_of_two"):
+        for name in ("signals", "separable"):
+            model, x = make(name)
+            step = Quantize(weights=4, weight_format=Encoding(encoding), per_channel=True)
+            program = lower(step(capture(model, x[0][:2]), Data(x_train=x[0])).graph)
+            programs.append(program)
+            inputs += quantize_inputs(program, [3 * x[0][:SAMPLES].numpy()])
+    packed = pack(programs)
+    goal = replace(target, strategy="resource", reuse=4)
+    build = get("hls4ml").emit(packed, goal, tmp_path / "project", cache=tmp_path / "cache")
+    text = (tmp_path / "project" / "firmware" / "parameters.h").read_text()
+    assert "fxloom::power_product<" in text
+    assert "nnet::product::mult<" not in text
+    for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize("name", ["two images", "permute to image", "two outputs", "flatten some"])

@@ -9,14 +9,19 @@ from torch import Tensor, nn
 
 from fxloom.backends.simulator import simulate
 from fxloom.data import Data
+from fxloom.encodings import Encoding
 from fxloom.fixed_point import FixedPoint
 from fxloom.frontend import capture
 from fxloom.lowering import lower
 from fxloom.passes import second_order
 from fxloom.passes.fitting import input_rows, output_rows
 from fxloom.passes.quantize import Quantize
-from fxloom.passes.second_order import Moments, Problem, best_steps, refit, round_weights
+from fxloom.passes.second_order import Moments, Nearest, Problem, best_steps, refit, round_weights
 from tests.models import make
+
+
+def to_nearest(to: FixedPoint) -> Nearest:
+    return lambda x: Encoding.FIXED.nearest(x, to)
 
 
 def problem_of(groups: int, outputs: int, inputs: int, seed: int) -> Problem:
@@ -35,7 +40,7 @@ def test_no_single_step_of_a_weight_makes_the_error_less(
 ) -> None:
     problem, to = problem_of(groups, outputs, inputs, seed % 2**32), FixedPoint(width, 1)
     step = torch.full((groups, outputs, 1), 0.5, dtype=torch.float64)
-    mantissas = round_weights(problem, step, to)
+    mantissas = round_weights(problem, step, to_nearest(to))
     assert (mantissas == mantissas.round()).all()
     assert to.lo <= mantissas.min()
     assert mantissas.max() <= to.hi
@@ -52,12 +57,12 @@ def test_it_is_better_than_rounding_to_nearest(width: int) -> None:
     problem = problem_of(2, 24, 40, 7)
     steps = [torch.full((2, 24, 1), 2.0**-f, dtype=torch.float64) for f in range(-2, 4)]
     to = FixedPoint(width, 1)
-    mantissas, step = best_steps(problem, steps, to, by_output=False)
+    mantissas, step = best_steps(problem, steps, to_nearest(to), by_output=False)
     fitted = problem.errors(mantissas * step).sum()
     nearest = min(
         problem.errors((problem.target / s).round().clamp(to.lo, to.hi) * s).sum() for s in steps
     )
-    own, own_step = best_steps(problem, steps, to, by_output=True)
+    own, own_step = best_steps(problem, steps, to_nearest(to), by_output=True)
     assert fitted < 0.5 * nearest
     assert problem.errors(own * own_step).sum() <= fitted
 
@@ -65,9 +70,9 @@ def test_it_is_better_than_rounding_to_nearest(width: int) -> None:
 def test_blocks_give_what_all_columns_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, to = problem_of(1, 5, 37, 3), FixedPoint(4, 1)
     step = torch.full((1, 5, 1), 0.25, dtype=torch.float64)
-    whole = round_weights(problem, step, to)
+    whole = round_weights(problem, step, to_nearest(to))
     monkeypatch.setattr(second_order, "BLOCK", 5)
-    assert torch.equal(round_weights(problem, step, to), whole)
+    assert torch.equal(round_weights(problem, step, to_nearest(to)), whole)
 
 
 def test_weights_that_are_right_stay_and_those_of_dead_inputs_too() -> None:
