@@ -12,8 +12,8 @@ from fxloom.editing import copy_graph
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.chains import LAYERS, fraction_of
-from fxloom.passes.fitting import bias_format
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_CHANNELS
+from fxloom.passes.fitting import bias_format, encoding_of
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 
 aten = torch.ops.aten
 
@@ -100,7 +100,7 @@ def bounds(module: fx.GraphModule, trained: list[str]) -> dict[str, tuple[Tensor
     biases = {bias for _, bias in _biases(module)}
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for node in module.graph.nodes:
-        if node.target not in (REQUANTIZE, REQUANTIZE_CHANNELS) or node in biases:
+        if node.target not in (REQUANTIZE, REQUANTIZE_WEIGHTS) or node in biases:
             continue
         source = arguments(node)[0]
         if source.op != "get_attr" or id(constant(module, source.target)) not in names:
@@ -118,8 +118,9 @@ def _range(node: Node, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Least and largest value of a rounded weight, for every channel where they differ."""
     to = FixedPoint(*arguments(node)[-5:-2])
     step = torch.full((1,) * weights.dim(), to.step, dtype=weights.dtype)
-    if node.target is REQUANTIZE_CHANNELS:
+    if node.target is REQUANTIZE_WEIGHTS and arguments(node)[1]:
         shifts = torch.tensor(arguments(node)[1], dtype=weights.dtype)
         step = step * torch.exp2(-shifts).reshape(-1, *(1,) * (weights.dim() - 1))
     step = step.to(weights.device)
-    return to.lo * step, to.hi * step
+    levels = encoding_of(node).levels(to.width) or (to.lo, to.hi)
+    return levels[0] * step, levels[-1] * step
