@@ -30,7 +30,7 @@ from fxloom import Data, Recipe
 from fxloom.passes import Finetune, Quantize
 
 EPOCHS, BATCH = 120, 64
-TRAINING = {"epochs": 40, "learning_rate": 1e-2}
+TRAINING = {"epochs": 40, "learning_rate": 6e-3}
 """Of --trained: the recipe is Quantize, then Finetune with these."""
 
 

@@ -120,10 +120,10 @@ class Finetune:
         place = _device(self.device)
         module = own_copy(graph)
         trained = self._trained(module)
-        self._require_batches(module, samples)
         checkpoint = self._checkpoint(graph, samples)
         samples = _moved(samples, place)
-        held = split(samples, self.validation, self.seed)
+        training_samples, held_out = split(samples, self.validation, self.seed)
+        self._require_batches(module, len(training_samples))
         module.to(place)
         widen_biases(module)
         with torch.no_grad():
@@ -145,7 +145,7 @@ class Finetune:
                 checkpoint,
                 progress,
             )
-            training.run(*held)
+            training.run(training_samples, held_out)
         module.to("cpu")
         for target, p in module.named_parameters():
             p.grad = None
@@ -195,8 +195,8 @@ class Finetune:
         if frozen:
             module.recompile()
 
-    def _require_batches(self, module: fx.GraphModule, samples: Samples) -> None:
-        count = min(self.batch, round(len(samples) * (1 - self.validation)))
+    def _require_batches(self, module: fx.GraphModule, samples: int) -> None:
+        count = min(self.batch, samples)
         norms = [origin(n) for n in batch_norms(module) if not self._is_frozen(origin(n))]
         if count < 2 and norms:
             raise RecipeError(

@@ -93,8 +93,7 @@ class Training:
         """Train once on all samples; returns the mean loss."""
         generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
         order = torch.randperm(len(samples), generator=generator)
-        # Batches of nearly one size: a single sample left over has no batch statistics.
-        batches = torch.tensor_split(order, ceil(len(order) / self.batch))
+        batches = torch.tensor_split(order, batch_count(len(order), self.batch))
         total = 0.0
         self.set_training(True)
         for index, rows in enumerate(batches):
@@ -187,6 +186,16 @@ class Training:
             for name, tensor in tensors.items()
             if name.startswith("best.")
         }
+
+
+def batch_count(samples: int, size: int) -> int:
+    """Into how many batches of nearly one size samples are split.
+
+    None has a single sample unless size is 1: a small rest would ruin the statistics of a batch
+    norm. So a batch may have one sample more than size.
+    """
+    count = ceil(samples / size)
+    return count if size == 1 else min(count, max(samples // 2, 1))
 
 
 def as_declared(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

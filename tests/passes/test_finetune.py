@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, fx, nn
 
@@ -27,6 +29,7 @@ from fxloom.passes.checkpoints import FILE
 from fxloom.passes.finetune import Finetune
 from fxloom.passes.fitting import bias_format
 from fxloom.passes.quantize import Quantize
+from fxloom.passes.training import batch_count
 from fxloom.quantized_ops import REQUANTIZE
 from fxloom.recipe import Recipe
 from tests.models import make
@@ -460,7 +463,33 @@ def test_one_sample_is_no_batch_for_a_batch_norm() -> None:
     with pytest.raises(RecipeError, match="1: a batch norm needs batches of at least 2"):
         Finetune(batch=1)(graph, Data(X, Y))
     assert Finetune(batch=1, epochs=1, freeze=("1",))(graph, Data(X[:3], Y[:3])).modified
-    assert Finetune(batch=2, epochs=1)(graph, Data(X[:5], Y[:5])).modified  # 5 = 2 + 2 + 1
+    result = Finetune(batch=2, epochs=1)(graph, Data(X[:5], Y[:5]))  # not 2 + 2 + 1
+    assert all(bool(torch.isfinite(t).all()) for t in result.graph.state_dict().values())
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_no_batch_is_much_larger_or_smaller_than_others(samples: int, size: int) -> None:
+    parts = torch.tensor_split(torch.arange(samples), batch_count(samples, size))
+    lengths = {len(part) for part in parts}
+    assert max(lengths) - min(lengths) <= 1
+    assert max(lengths) <= size + (size > 1)
+    assert min(lengths) >= min(2, size, samples)
+
+
+def test_people_see_how_far_it_is_and_files_do_not(
+    data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph, told = quantized(perceptron(), data), list[str]()
+    recipe = Recipe([Finetune(epochs=2)])
+    recipe.run(graph, data, told.append)
+    assert told == ["1/1 finetune"]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    recipe.run(graph, data, told.append)
+    assert told[2].startswith("1/1 finetune: epoch 1 of 2, loss 0.")
+    assert capsys.readouterr().err == ""
+    recipe.run(graph, data)
+    assert "finetune, loss" in capsys.readouterr().err
 
 
 def test_probabilities_get_the_logarithm_that_logits_would(data: Data) -> None:
