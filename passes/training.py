@@ -108,7 +108,8 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
-        loss = self.loss(forward(self.module, samples.inputs), samples.labels)
+        with torch.enable_grad():  # whatever the caller is in
+            loss = self.loss(forward(self.module, samples.inputs), samples.labels)
         if not loss.requires_grad:
             raise RecipeError(
                 "no gradient reaches a parameter that trains: the output does not depend on one, "
