@@ -6,9 +6,9 @@ No format holds minus infinity, and none holds -1e9 beside scores with anything 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, nan, prod, sqrt
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape
+from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
 MASKING = -1e4
 """Numbers up to here mask where they stand among scores: beside any other their exponential is
@@ -42,47 +42,141 @@ def _decomposed_softmax(graph: fx.Graph, node: Node) -> Node | None:
 
 @rewrites(aten.softmax.int)
 def _softmax(graph: fx.Graph, node: Node) -> Node | None:
-    """Softmax of masked scores, which may be scaled behind the mask."""
+    """Softmax of masked scores, which may be scaled or negated behind the mask."""
     source, dim, dtype = node.args
     assert isinstance(source, Node)
     assert isinstance(dim, int)
     if dtype not in (None, source.meta["val"].dtype):
         return None
-    masked, scale = source, 1.0
-    while masked.target in (aten.mul.Tensor, aten.div.Tensor) and _is_positive(masked.args[1]):
-        number: Any = masked.args[1]
-        scale = scale * number if masked.target is aten.mul.Tensor else scale / number
-        masked = input_of(masked)
-    scores, mask = _unmasked(graph, node, masked, dim)
-    if mask is None and scale == 1 and len(source.users) == 1:
-        scores, mask = _without_added(source)
-    if mask is None:
+    found = _Masked(graph, node, dim, source)
+    while found.step():
+        pass
+    if found.keeps:
+        return insert_like(graph, node, MASKED_SOFTMAX, found.arguments())
+    scores, added = _with_constant(source)
+    if added is None or len(source.users) > 1:
         return None
-    return insert_like(graph, node, MASKED_SOFTMAX, (scores, mask, dim, scale))
+    return insert_like(graph, node, MASKED_SOFTMAX, (scores, added, dim, 1.0))
 
 
-def _is_positive(number: object) -> bool:
-    return isinstance(number, int | float) and 0 < number < inf
+class _Masked:
+    """What a softmax reads, taken apart step by step: scores, and what keeps them."""
+
+    def __init__(self, graph: fx.Graph, node: Node, dim: int, source: Node) -> None:
+        self.graph, self.node, self.dim, self.source = graph, node, dim, source
+        self.keeps: list[Node] = []
+        self.number: float | None = None
+        """What stands for hidden scores. Where several masks hide all of a row, it is the ones with
+        the largest number that a softmax would still see: so it must be the same for all."""
+        self.scale = 1.0
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Those of a masked softmax."""
+        scores = self.source
+        if self.scale < 0:
+            scores = make(self.graph, self.node, aten.neg.default, scores)
+        return scores, all_of(self.graph, self.node, self.keeps), self.dim, abs(self.scale)
+
+    def step(self) -> bool:
+        """Take off the outermost operation; False where it is none that scales or masks."""
+        source = self.source
+        if source.target is aten.neg.default:
+            self.source, self.scale = input_of(source), -self.scale
+            return True
+        if source.target in (aten.mul.Tensor, aten.div.Tensor) and _is_factor(source.args[1]):
+            number: Any = source.args[1]
+            self.scale *= number if source.target is aten.mul.Tensor else 1 / number
+            self.source = input_of(source)
+            return True
+        if source.target in _CHOICES:
+            return self._chosen(source)
+        if source.target in (aten.add.Tensor, aten.sub.Tensor):
+            return self._added(source)
+        return False
+
+    def _hides(self, number: float | None) -> bool:
+        """Whether a number masks, and the masks before it, if any, left the same."""
+        if number is None or not is_masking(number if self.scale > 0 else -number):
+            return False
+        if self.number is not None and self.number != number * self.scale:
+            return False
+        self.number = number * self.scale
+        return True
+
+    def _chosen(self, source: Node) -> bool:
+        condition, first, second = source.args
+        assert isinstance(condition, Node)
+        for number, scores, hides in ((first, second, True), (second, first, False)):
+            if (
+                isinstance(scores, Node)
+                and not is_constant(scores)
+                and self._hides(_number(number))
+            ):
+                keep = negated(self.graph, self.node, condition) if hides else condition
+                self.keeps.append(keep)
+                self.source = scores
+                return True
+        return False
+
+    def _added(self, source: Node) -> bool:
+        first, second = source.args[:2]
+        pairs = [(first, second)]
+        if source.target is aten.add.Tensor:
+            pairs.append((second, first))
+        for scores, added in pairs:
+            if not isinstance(scores, Node) or not isinstance(added, Node):
+                continue
+            if is_constant(scores) or not same_shape(scores, source):
+                continue
+            sign = 1 if source.target is aten.add.Tensor else -1
+            if is_constant(added):
+                return sign > 0 and self.scale > 0 and self._fixed(source, scores, added)
+            choice = choice_of(self.graph, self.node, added)
+            if choice is None:
+                continue
+            sign = sign if self.scale > 0 else -sign
+            choice = replace(choice, yes=sign * choice.yes, no=sign * choice.no)
+            hidden = min(choice.yes, choice.no)
+            if choice.masks and (self.number is None or hidden == self.number == -inf):
+                # Hidden scores keep their differences and add up: a finite number is none again.
+                self.number = -inf if hidden == -inf else nan
+                self.keeps.append(_kept(self.graph, self.node, choice, self.dim))
+                self.source = scores
+                return True
+        return False
+
+    def _fixed(self, source: Node, scores: Node, added: Node) -> bool:
+        """A constant mask, among others or scaled: legalize drops what it adds where that is
+        nothing."""
+        if (not self.keeps and self.scale == 1) or len(source.users) > 1:
+            return False
+        if self.number not in (None, -inf):
+            return False
+        keep, rest = split(self.graph, self.node, added, self.number or MASKING)
+        self.keeps.append(keep)
+        self.source = make(self.graph, self.node, aten.add.Tensor, scores, rest)
+        return False  # the sum would be taken apart again
 
 
-def _unmasked(
-    graph: fx.Graph, node: Node, source: Node, dim: int
-) -> tuple[Node | None, Node | None]:
-    """Scores and what keeps them, behind `source`; None twice where it masks nothing."""
-    if source.target is aten.where.ScalarSelf and is_masking(source.args[1]):
-        return input_of(source, 2), make(graph, node, aten.logical_not.default, input_of(source))
-    if source.target is aten.where.ScalarOther and is_masking(source.args[2]):
-        return input_of(source, 1), input_of(source)
-    if source.target is aten.add.Tensor and all(isinstance(arg, Node) for arg in source.args):
-        first, second = input_of(source), input_of(source, 1)
-        for scores, added in ((first, second), (second, first)):
-            choice = None if is_constant(added) else choice_of(graph, node, added)
-            if choice is not None and choice.masks and same_shape(scores, source):
-                return scores, _kept(graph, node, choice, dim)
-    return None, None
+def _is_factor(number: object) -> bool:
+    return isinstance(number, int | float) and number != 0 and abs(number) < inf
 
 
-def _without_added(source: Node) -> tuple[Node | None, Node | None]:
+def split(graph: fx.Graph, node: Node, mask: Node, number: float) -> tuple[Node, Node]:
+    """What a constant mask that is added keeps, by what is above a number, and what it adds."""
+    keep = make(graph, node, aten.gt.Scalar, mask, number)
+    return keep, make(graph, node, aten.where.ScalarOther, keep, mask, 0.0)
+
+
+def all_of(graph: fx.Graph, node: Node, conditions: Sequence[Node]) -> Node:
+    """Where all conditions hold."""
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = make(graph, node, aten.logical_and.default, result, condition)
+    return result
+
+
+def _with_constant(source: Node) -> tuple[Node | None, Node | None]:
     """Scores and a constant that is added to them: legalize looks which of its values mask."""
     if source.target is aten.add.Tensor and all(isinstance(arg, Node) for arg in source.args):
         first, second = input_of(source), input_of(source, 1)
@@ -106,20 +200,94 @@ def _kept(graph: fx.Graph, node: Node, choice: Choice, dim: int) -> Node:
     return make(graph, node, aten.logical_or.default, kept, negated(graph, node, some))
 
 
+# Attention ---------------------------------------------------------------------------------------
+
+
 @rewrites(aten.scaled_dot_product_attention.default)
 def _attention(graph: fx.Graph, node: Node) -> Node | None:
-    """nn.MultiheadAttention adds a padding mask, minus infinity or nothing: it is a condition."""
+    """nn.MultiheadAttention adds a padding mask, minus infinity or nothing, to a constant one."""
     query, key, value, mask, dropout, is_causal = node.args
-    if not isinstance(mask, Node) or is_constant(mask):
+    assert isinstance(mask, Node | None)
+    if mask is None or is_constant(mask) or mask.meta["val"].dtype == torch.bool:
         return None
+    parts = _parts(graph, node, mask)
+    if parts is None:
+        return None
+    keeps, constants = parts
+    if not constants:
+        args = (query, key, value, all_of(graph, node, keeps), dropout, is_causal)
+        attention = insert_like(graph, node, aten.scaled_dot_product_attention.default, args)
+        attention.kwargs = node.kwargs
+        return attention
+    if dropout or is_causal or node.kwargs.get("enable_gqa") or len(constants) > 1:
+        return None
+    return _written_out(graph, node, keeps, constants[0])
+
+
+def _parts(graph: fx.Graph, node: Node, mask: Node) -> tuple[list[Node], list[Node]] | None:
+    """The conditions and the constants whose sum a mask is."""
+    if is_constant(mask):
+        return [], [mask]
+    if mask.target is aten.add.Tensor and all(isinstance(arg, Node) for arg in mask.args):
+        sides = [_parts(graph, node, input_of(mask, n)) for n in (0, 1)]
+        if sides[0] is None or sides[1] is None:
+            return None
+        return sides[0][0] + sides[1][0], sides[0][1] + sides[1][1]
+    if mask.target in _CHOICES:
+        condition, first, second = mask.args
+        assert isinstance(condition, Node)
+        for number, rest, hides in ((first, second, True), (second, first, False)):
+            if _number(number) != -inf or not isinstance(rest, Node):
+                continue
+            inner = ([], []) if _number(rest) == 0 else _parts(graph, node, rest)
+            keep = negated(graph, node, condition) if hides else condition
+            return None if inner is None else ([keep, *inner[0]], inner[1])
+    if mask.target is aten.reshape.default and mask.meta["val"].dim() == 4:
+        split_heads = _by_heads(graph, node, mask)
+        if split_heads is not None:
+            return _parts(graph, node, split_heads)
     choice = choice_of(graph, node, mask)
-    if choice is None or not choice.masks:
+    if choice is None or not choice.masks or min(choice.yes, choice.no) != -inf:
         return None
-    keep = _kept(graph, node, choice, node.meta["val"].dim() - 1)
-    args = (query, key, value, keep, dropout, is_causal)
-    attention = insert_like(graph, node, aten.scaled_dot_product_attention.default, args)
-    attention.kwargs = node.kwargs
-    return attention
+    return [choice.kept(graph, node)], []
+
+
+def _by_heads(graph: fx.Graph, node: Node, mask: Node) -> Node | None:
+    """A sum of masks [batch * heads, rows, columns] as a sum of [batch, heads, rows, columns]."""
+    source = input_of(mask)
+    shapes = [each.meta["val"].shape for each in (source, mask)]
+    is_sum = source.target is aten.add.Tensor and all(isinstance(a, Node) for a in source.args)
+    if not is_sum or len(shapes[0]) != 3 or list(shapes[0][1:]) != list(shapes[1][2:]):
+        return None
+    sides = []
+    for position in (0, 1):
+        side = input_of(source, position)
+        sizes = sizes_of(side, -1)
+        if len(sizes) != 3:
+            return None
+        heads = [1, 1] if sizes[0] == 1 else sizes_of(mask, -1)[:2]
+        sides.append(make(graph, node, aten.reshape.default, side, [*heads, *sizes[1:]]))
+    return make(graph, node, aten.add.Tensor, *sides)
+
+
+def _written_out(graph: fx.Graph, node: Node, keeps: list[Node], constant: Node) -> Node:
+    """Attention whose scores get a constant as well: rows of which nothing is left give zero."""
+    query, key, value = (input_of(node, position) for position in range(3))
+    rank = key.meta["val"].dim()
+    scale: Any = node.kwargs.get("scale")
+    if scale is None:
+        scale = 1 / sqrt(query.meta["val"].shape[-1])
+    turned = [*range(rank - 2), rank - 1, rank - 2]
+    key = make(graph, node, aten.permute.default, key, turned)
+    scores = make(graph, node, aten.matmul.default, query, key)
+    keep, added = split(graph, node, constant, -inf)
+    added = make(graph, node, aten.div.Tensor, added, scale)
+    scores = make(graph, node, aten.add.Tensor, scores, added)
+    keep = all_of(graph, node, [*keeps, keep])
+    weights = make(graph, node, MASKED_SOFTMAX, scores, keep, rank - 1, scale)
+    result = make(graph, node, aten.matmul.default, weights, value)
+    some = make(graph, node, aten.amax.default, keep, [keep.meta["val"].dim() - 1], True)
+    return make(graph, node, aten.where.ScalarOther, some, result, 0.0)
 
 
 def negated(graph: fx.Graph, node: Node, condition: Node) -> Node:
@@ -157,6 +325,7 @@ _ARITHMETIC: dict[Any, Callable[[float, float], float]] = {
     aten.mul.Tensor: operator.mul,
     aten.div.Tensor: operator.truediv,
 }
+_CHOICES = (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther)
 _VIEWS = (aten.reshape.default, aten.permute.default, aten.expand.default)
 
 
@@ -167,7 +336,7 @@ def choice_of(graph: fx.Graph, node: Node, value: Node) -> Choice | None:
         if source.meta["val"].dtype == torch.bool:
             return Choice(source, 1.0, 0.0)
         return choice_of(graph, node, source)
-    if value.target in (aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther):
+    if value.target in _CHOICES:
         yes, no = (_number(branch) for branch in value.args[1:3])
         if yes is None or no is None or not isinstance(source, Node):
             return None
@@ -202,7 +371,15 @@ def _calculated(graph: fx.Graph, node: Node, value: Node) -> Choice | None:
 
 
 def _number(argument: object) -> float | None:
-    """The number that an argument is everywhere."""
+    """The number that an argument is everywhere, as far as its form tells."""
     if isinstance(argument, Node) and argument.target is aten.full.default:
         argument = argument.args[1]
+    if isinstance(argument, Node) and argument.target in (aten.mul.Tensor, aten.neg.default):
+        factors = [_number(factor) for factor in argument.args[:2]]
+        known = [factor for factor in factors if factor is not None]
+        if argument.target is aten.neg.default:
+            known.append(-1.0)
+        return prod(known) if len(known) == 2 else None
+    if isinstance(argument, Node):
+        return argument.meta.get("number")
     return float(argument) if isinstance(argument, int | float) else None

@@ -10,7 +10,7 @@ from torch.fx.node import Node
 from fxloom.einsum import parse
 from fxloom.forms_views import diagonal
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, is_constant, make, rewrites, sizes_of
+from fxloom.rewriting import input_of, is_constant, make, rewrites, sizes_of, sizes_of_constant
 
 
 @rewrites(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default)
@@ -52,19 +52,35 @@ def _transposed(graph: fx.Graph, node: Node, matrix: Node) -> Node:
 
 def _by_stack(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
     """x[A, L, M, K] times the constant w[L, K, N], a matrix for each index of L."""
-    stack = sizes_of(right, -1)[:-2]
     sizes = sizes_of(left, -1)
-    missing = len(stack) + 2 - len(sizes)
+    missing = right.meta["val"].dim() - len(sizes)
     if missing > 0:
         sizes = [1] * missing + sizes
         left = make(graph, node, aten.reshape.default, left, sizes)
+    matrices = _without_ones(graph, node, right)
+    stack = sizes_of(matrices, -1)[:-2]
+    if not stack:
+        return _product(graph, node, left, matrices)
     along = sizes[len(sizes) - 2 - len(stack) : -2]
     if sum(size == -1 for size in sizes) == 1:
         if along == stack:
-            return _in_groups(graph, node, left, right)
+            return _in_groups(graph, node, left, matrices)
         if all(size == 1 for size in along):
-            return _side_by_side(graph, node, left, right)
+            return _side_by_side(graph, node, left, matrices)
     return make(graph, node, aten.matmul.default, left, right)
+
+
+def _without_ones(graph: fx.Graph, node: Node, stack: Node) -> Node:
+    """A constant stack of matrices without leading axes of length 1, or spread over the batch,
+    where it has length 1 in fact."""
+    kept = sizes_of_constant(stack)
+    while len(kept) > 2 and kept[0] == 1:
+        del kept[0]
+    if kept == sizes_of(stack, -1):
+        return stack
+    matrices = insert_like(graph, node, aten.reshape.default, (stack, kept))
+    matrices.meta["val"] = stack.meta["val"].new_empty(kept)
+    return matrices
 
 
 def _in_groups(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:

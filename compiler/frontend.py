@@ -235,6 +235,8 @@ def _import(
                 state[name] = share(tensor)
             copies[node] = graph.get_attr(name)
             copies[node].meta["val"] = node.meta["val"]
+            if spec.kind is InputKind.CONSTANT_TENSOR and tensor.dim() == 0:
+                copies[node].meta["number"] = float(tensor)  # as torch.tensor(-1e9) in forward
         elif node.op == "output":
             graph.output(_outputs(program, [copies.get(out) for out in node.args[0]]))
         else:

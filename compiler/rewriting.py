@@ -38,6 +38,12 @@ def sizes_of(node: Node, batch: int) -> list[int]:
     return [size if isinstance(size, int) else batch for size in node.meta["val"].shape]
 
 
+def sizes_of_constant(node: Node) -> list[int]:
+    """The shape of a constant's tensor: what is spread over the batch has one sample."""
+    sizes = [size if isinstance(size, int) else _number(size) for size in node.meta["val"].shape]
+    return [size // BATCH if size and size % BATCH == 0 else size for size in sizes]
+
+
 def spread(sizes: Any, count: int) -> list[int]:
     """[3] -> [3, 3]: ATen takes one entry for all spatial dimensions."""
     entries = [sizes] if isinstance(sizes, int) else list(sizes)

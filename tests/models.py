@@ -415,6 +415,37 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         )),
         ((4, 3), (4, 3)),
     ),
+    "softmax under several masks": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                functional.softmin(x.masked_fill(y > 0.3, 1e9), -1),
+                x.masked_fill(y < y.amax(-1, True) - 2, -1e9)
+                .masked_fill(y > y.amin(-1, True) + 3, torch.tensor(-1e9)).softmax(-1),
+                ((x + m.added) / 3).softmax(-1),
+                (x - (y > 0).float() * 1e9).softmax(1),
+            ),
+            added=torch.tensor([0.5, -1e9, 0]),
+        ),
+        ((4, 3), (4, 3)),
+    ),
+    "attention that sees nothing": (
+        fn(lambda m, q, k: (
+            functional.scaled_dot_product_attention(q, q, q, attn_mask=(k > 0.4)[:, None]),
+            functional.scaled_dot_product_attention(
+                q, q, q, attn_mask=torch.zeros(4, 4).masked_fill((k > 0)[:, None], -torch.inf)),
+        )),
+        ((4, 3), (4,)),
+    ),
+    "padded tokens before and after": (
+        lambda: Buffers(
+            lambda m, t: m.encoder(m.rows(t), mask=m.causal, src_key_padding_mask=t == 8),
+            {"rows": nn.Embedding(9, 4), "encoder": nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(4, 2, 5, dropout=0, batch_first=True), 1,
+                enable_nested_tensor=False)},
+            causal=nn.Transformer.generate_square_subsequent_mask(3),
+        ),
+        rows(8, 3),
+    ),
     "gated linear unit": (
         fn(lambda m, x: functional.glu(m.fc(x)), fc=lambda: nn.Linear(10, 6)),
         VECTOR,
@@ -492,6 +523,18 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
             added=torch.tensor([[[0.5, -torch.inf, 0], [0, -1, 0.25]]]),
         ),
         ((2, 2, 4), (2, 3, 4)),
+    ),
+    "constant matrices spread over the batch": (
+        lambda: Buffers(
+            lambda m, x: (
+                (a := m.a.expand(x.shape[0], -1, -1)).bmm(x),
+                *(m.a[None] @ x, m.a.repeat(x.shape[0], 1, 1) @ x),
+                *(torch.ones(x.shape[0], 4, 4).tril() @ x, x.mT @ a),
+                *(torch.einsum("bij,bjk->bik", a, x), torch.baddbmm(a[:, :, :3], a, x)),
+            ),
+            a=torch.linspace(-1, 1.5, 16).reshape(4, 4),
+        ),
+        (4, 3),
     ),
     "padded tokens": (
         fn(lambda m, t: m.layer(m.rows(t), src_key_padding_mask=t == 0),

@@ -22,7 +22,9 @@ def _anything(node: Node) -> str | None:
 def _function(node: Node) -> str | None:
     numbers = [n for n in (*arguments(node)[1:], *node.kwargs.values()) if isinstance(n, float)]
     bad = [n for n in numbers if not isfinite(n)]
-    return f"its parameters must be finite, got {bad[0]}" if bad else None
+    if bad:
+        return f"its parameters must be finite, got {bad[0]}"
+    return masking_behind(arguments(node)[0])
 
 
 @checks(aten.softmax.int)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.fx.node import Node
 
-from fxloom.forms_masks import MASKING, is_masking
+from fxloom.forms_masks import MASKING
 from fxloom.graph import arguments, constant
 from fxloom.moves import GATHER
 from fxloom.support.core import is_constant
@@ -20,21 +20,31 @@ ADVICE = (
 
 def masking_among(node: Node, values: Any) -> str | None:
     """Why a number or a constant that masks cannot stand among computed values."""
+    number = _masking_number(node, values)
+    return _refused(number) if number is not None and number < 0 else None
+
+
+def _masking_number(node: Node, values: Any) -> float | None:
+    """The largest number, of either sign, that hides others among the values of an argument."""
+    if isinstance(values, int | float):
+        return float(values) if abs(values) >= -MASKING else None
     if is_constant(values) and node.graph.owning_module is not None:
-        tensor = constant(node.graph.owning_module, values.target)
-        hides = tensor <= MASKING if tensor.is_floating_point() else torch.tensor(False)
+        tensor = constant(node.graph.owning_module, values.target).detach().flatten()
+        if not tensor.is_floating_point() or not tensor.numel():
+            return None
+        hides = tensor.abs() >= -MASKING
         # An offset is no mask.
         if not bool(hides.any()) or (node.target not in _CHOICES and bool(hides.all())):
             return None
-        return _refused(float(tensor.min()))
-    if isinstance(values, Node):
+        return float(tensor[tensor.abs().argmax()])
+    if isinstance(values, Node) and node.target in _SUMS:
         factor = _factor_of_condition(values)
-        return _refused(-factor) if factor >= -MASKING else None
-    return _refused(float(values)) if is_masking(values) else None
+        return factor if abs(factor) >= -MASKING else None
+    return None
 
 
 def _factor_of_condition(node: Node) -> float:
-    """What a condition is multiplied with, as large as it gets; zero for what is no condition."""
+    """What a condition is multiplied with, with its sign; zero for what is no condition."""
     factor = 1.0
     while True:
         if node.target is aten._to_copy.default:
@@ -43,8 +53,7 @@ def _factor_of_condition(node: Node) -> float:
         if node.target not in (*_MOVES, *_SUMS, *_PRODUCTS) or len(_computed(node)) != 1:
             return 0.0
         if node.target is aten.mul.Tensor:
-            numbers = [n for n in arguments(node)[:2] if isinstance(n, int | float)]
-            factor *= max([1.0, *map(abs, numbers)])
+            factor *= next((n for n in arguments(node)[:2] if isinstance(n, int | float)), 1.0)
         (node,) = _computed(node)
 
 
@@ -53,13 +62,18 @@ def _refused(number: float) -> str:
 
 
 def masking_behind(x: Node) -> str | None:
-    """Why a softmax cannot read x: to what lies behind it something large was added, a mask."""
+    """Why a table cannot read x: something large stands behind it, or was added: a mask."""
     pending, seen = [(x, False)], set()
     while pending:
         node, added = pending.pop()
         if (node, added) in seen:
             continue
         seen.add((node, added))
+        if node.target in (*_SUMS, *_CHOICES):
+            for argument in arguments(node)[:3]:
+                number = _masking_number(node, argument)
+                if number is not None and number > 0:  # others are refused where they stand
+                    return _refused(number)
         if node.target in _SUMS:
             pending += [(argument, True) for argument in _computed(node)]
         elif node.target in _MOVES:

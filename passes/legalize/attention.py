@@ -38,7 +38,12 @@ def _attention(module: GraphModule, node: Node) -> Node:
         mask = tensor_node(module, scores, f"{origin(node)}.causal", causal)
     dim = scores.meta["val"].dim() - 1
     weights = insert(module, node, MASKED_SOFTMAX, scores, mask, dim, scale)
-    return insert(module, node, aten.matmul.default, weights, value)
+    result = insert(module, node, aten.matmul.default, weights, value)
+    if mask is None or mask.op == "get_attr":
+        return result
+    # Where a computed mask leaves nothing of a row, attention gives zeros, unlike a softmax.
+    some = insert(module, node, aten.amax.default, mask, [mask.meta["val"].dim() - 1], True)
+    return insert(module, node, aten.where.ScalarOther, some, result, 0.0)
 
 
 def _repeated(module: GraphModule, node: Node, heads: Node, times: int) -> Node:
@@ -51,6 +56,8 @@ def _repeated(module: GraphModule, node: Node, heads: Node, times: int) -> Node:
 def _masked_softmax(module: GraphModule, node: Node) -> Node | None:
     """A constant mask in two: what it hides, as booleans, and what it adds."""
     x, mask, dim, scale = arguments(node)
+    if mask is not None and _adds_nothing(module, x):
+        return insert(module, node, MASKED_SOFTMAX, arguments(x)[0], mask, dim, scale)
     if mask is None or mask.op != "get_attr":
         return None
     values = constant(module, mask.target).detach()
@@ -65,3 +72,14 @@ def _masked_softmax(module: GraphModule, node: Node) -> Node | None:
         offset = tensor_node(module, node, f"{mask.target}.added", added / scale)
         x = insert(module, node, aten.add.Tensor, x, offset)
     return insert(module, node, MASKED_SOFTMAX, x, hidden, dim, scale)
+
+
+def _adds_nothing(module: GraphModule, x: Node) -> bool:
+    """Whether scores are a sum with zeros: all that is left of a mask whose rest is a condition."""
+    if x.target is not aten.add.Tensor:
+        return False
+    scores, added = arguments(x)[:2]
+    if not isinstance(added, Node) or added.op != "get_attr" or not isinstance(scores, Node):
+        return False
+    same = scores.meta["val"].shape == x.meta["val"].shape
+    return same and not bool(constant(module, added.target).any())
