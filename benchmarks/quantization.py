@@ -55,13 +55,13 @@ def cnn() -> nn.Module:
 class Task:
     """A network, where its data come from, and the bars: (weights, activations) -> points.
 
-    trained_bars: those after training in few bits.
+    trained_bars: those after training in few bits; a name is a weight format, scaled by channel.
     """
 
     make: Callable[[], nn.Module]
     load: Callable[..., Any]
     bars: dict[tuple[int, int], float]
-    trained_bars: dict[tuple[int, int], float] = field(default_factory=dict)
+    trained_bars: dict[tuple[int | str, int], float] = field(default_factory=dict)
 
 
 DIGITS = [(8, 8), (6, 6), (5, 5), (4, 4), (3, 3), (2, 4)]
@@ -70,13 +70,13 @@ TASKS = {
         lambda: mlp(64, 64, 32, 32, 10),
         load_digits,
         dict(zip(DIGITS, (0.2, 0.4, 0.5, 0.9, 2.3, 1.7), strict=True)),
-        {(4, 4): 0.5, (3, 3): 0.9, (2, 4): 0.6},
+        {(4, 4): 0.5, (3, 3): 0.9, (2, 4): 0.6, ("ternary", 4): 0.8, ("binary", 4): 1.3},
     ),
     "digits cnn": Task(
         cnn,
         load_digits,
         dict(zip(DIGITS, (0.2, 0.3, 0.6, 0.9, 3.0, 2.2), strict=True)),
-        {(4, 4): 0.5, (3, 3): 1.2, (2, 4): 1.6},
+        {(4, 4): 0.5, (3, 3): 1.2, (2, 4): 1.6, ("ternary", 4): 2.0, ("binary", 4): 4.3},
     ),
     "breast_cancer": Task(lambda: mlp(30, 16, 8, 2), load_breast_cancer, {(4, 4): 1.0}),
     "wine": Task(lambda: mlp(13, 16, 8, 3), load_wine, {(8, 8): 1.0}),
@@ -138,7 +138,7 @@ def measure(
     for name in names:
         bars = TASKS[name].bars if training is None else TASKS[name].trained_bars
         for (weights, activations), bar in bars.items():
-            steps: list[Any] = [Quantize(weights=weights, activations=activations, **options)]
+            steps: list[Any] = [Quantize(activations=activations, **_weights(weights), **options)]
             for seed in range(seeds):
                 trained(name, seed)
             began = time.perf_counter()
@@ -157,6 +157,12 @@ def measure(
                 "bar": bar,
                 "seconds": (time.perf_counter() - began) / seeds,
             }
+
+
+def _weights(format: int | str) -> dict[str, Any]:
+    if isinstance(format, int):
+        return {"weights": format}
+    return {"weight_format": format, "per_channel": True}
 
 
 def main() -> None:
