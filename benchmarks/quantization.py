@@ -1,6 +1,7 @@
 """Accuracy of quantized networks against their float models, on data that scikit-learn carries.
 
     OMP_NUM_THREADS=1 python -m benchmarks.quantization --json quantization.json
+    OMP_NUM_THREADS=1 python -m benchmarks.quantization --trained
 
 For every seed: another stratified split (30% test), other weights, another order of training
 (AdamW 3e-3, weight decay 1e-2, cosine, 120 epochs). Differences are paired, float minus fixed on
@@ -11,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +26,12 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import fxloom
-from fxloom import Data
-from fxloom.passes import Quantize
+from fxloom import Data, Recipe
+from fxloom.passes import Finetune, Quantize
 
 EPOCHS, BATCH = 120, 64
+TRAINING = {"epochs": 40, "learning_rate": 6e-3}
+"""Of --trained: the recipe is Quantize, then Finetune with these."""
 
 
 def mlp(*sizes: int) -> nn.Module:
@@ -50,11 +53,15 @@ def cnn() -> nn.Module:
 
 @dataclass(frozen=True)
 class Task:
-    """A network, where its data come from, and the bars: (weights, activations) -> points."""
+    """A network, where its data come from, and the bars: (weights, activations) -> points.
+
+    trained_bars: those after training in few bits; a name is a weight format, scaled by channel.
+    """
 
     make: Callable[[], nn.Module]
     load: Callable[..., Any]
     bars: dict[tuple[int, int], float]
+    trained_bars: dict[tuple[int | str, int], float] = field(default_factory=dict)
 
 
 DIGITS = [(8, 8), (6, 6), (5, 5), (4, 4), (3, 3), (2, 4)]
@@ -63,9 +70,13 @@ TASKS = {
         lambda: mlp(64, 64, 32, 32, 10),
         load_digits,
         dict(zip(DIGITS, (0.2, 0.4, 0.5, 0.9, 2.3, 1.7), strict=True)),
+        {(4, 4): 0.5, (3, 3): 0.9, (2, 4): 0.6, ("ternary", 4): 0.8, ("binary", 4): 1.3},
     ),
     "digits cnn": Task(
-        cnn, load_digits, dict(zip(DIGITS, (0.2, 0.3, 0.6, 0.9, 3.0, 2.2), strict=True))
+        cnn,
+        load_digits,
+        dict(zip(DIGITS, (0.2, 0.3, 0.6, 0.9, 3.0, 2.2), strict=True)),
+        {(4, 4): 0.5, (3, 3): 1.2, (2, 4): 1.6, ("ternary", 4): 2.0, ("binary", 4): 4.3},
     ),
     "breast_cancer": Task(lambda: mlp(30, 16, 8, 2), load_breast_cancer, {(4, 4): 1.0}),
     "wine": Task(lambda: mlp(13, 16, 8, 3), load_wine, {(8, 8): 1.0}),
@@ -108,26 +119,33 @@ def trained(name: str, seed: int) -> nn.Module:
     return model.eval()
 
 
-def lost(name: str, seed: int, step: Quantize) -> tuple[float, float]:
+def lost(name: str, seed: int, recipe: Recipe) -> tuple[float, float]:
     """Float accuracy in percent, and how many points the fixed-point program has less."""
     model, data = trained(name, seed), data_of(name, seed)
     x, y = np.asarray(data.x_test), np.asarray(data.y_test)
-    program = fxloom.lower(step(fxloom.capture(model, torch.from_numpy(x[:2])), data).graph)
+    graph = fxloom.capture(model, torch.from_numpy(x[:2]))
+    program = fxloom.lower(recipe.run(graph, data).graph)
     with torch.no_grad():
         exact = float((model(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
     fixed = float((np.asarray(fxloom.simulate(program, x)).argmax(1) == y).mean())
     return 100 * exact, 100 * (exact - fixed)
 
 
-def measure(seeds: int, names: list[str], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One record for every network and pair of widths."""
+def measure(
+    seeds: int, names: list[str], options: dict[str, Any], training: dict[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """One record for every network and pair of widths. training: keys of Finetune, if it runs."""
     for name in names:
-        for (weights, activations), bar in TASKS[name].bars.items():
-            step = Quantize(weights=weights, activations=activations, **options)
+        bars = TASKS[name].bars if training is None else TASKS[name].trained_bars
+        for (weights, activations), bar in bars.items():
+            steps: list[Any] = [Quantize(activations=activations, **_weights(weights), **options)]
             for seed in range(seeds):
                 trained(name, seed)
             began = time.perf_counter()
-            pairs = [lost(name, seed, step) for seed in range(seeds)]
+            pairs = []
+            for seed in range(seeds):
+                tuning = [] if training is None else [Finetune(seed=seed, **training)]
+                pairs.append(lost(name, seed, Recipe([*steps, *tuning])))
             points = [pair[1] for pair in pairs]
             yield {
                 "network": name,
@@ -141,12 +159,19 @@ def measure(seeds: int, names: list[str], options: dict[str, Any]) -> Iterator[d
             }
 
 
+def _weights(format: int | str) -> dict[str, Any]:
+    if isinstance(format, int):
+        return {"weights": format}
+    return {"weight_format": format, "per_channel": True}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", action="append", choices=list(TASKS), help="networks")
     parser.add_argument("--nearest", action="store_true", help="by minima and maxima, no fitting")
     parser.add_argument("--method", choices=["mse", "minmax", "percentile", "kl"], default="mse")
+    parser.add_argument("--trained", action="store_true", help="then trained in few bits")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,6 +187,7 @@ def main() -> None:
         options.seeds,
         options.only or list(TASKS),
         plain if options.nearest else {"method": options.method},
+        TRAINING if options.trained else None,
     ):
         records.append(record)
         bound = record["lost"] + record["two_errors"]

@@ -7,6 +7,7 @@ its input as it was, so a recipe is data: it can be compared, written down and r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +22,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and reading a recipe does no
     from fxloom.data import Data
 
 Figures = dict[str, int]
+
+_TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
+
+
+def progress_of_pass() -> Callable[[str], None] | None:
+    """What a pass that takes long may tell how far it is; None where nobody listens."""
+    return _TELL.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +168,27 @@ class Recipe:
         steps, seconds = [], []
         after = figures(graph)
         for number, step in enumerate(self.passes, 1):
+            place = f"{number}/{len(self.passes)} {step.name}"
             if progress is not None:
-                progress(f"{number}/{len(self.passes)} {step.name}")
+                progress(place)
             begin, before = perf_counter(), after
+            told = _TELL.set(_prefixed(progress, place))
             try:
                 result = _apply(step, graph, data)
             except FxloomError as fault:
                 fault.add_note(f"in pass {number} ({step.name}) of the recipe")
                 raise
+            finally:
+                _TELL.reset(told)
             graph = result.graph
             after = figures(graph) if result.modified else before
             steps.append(Step(step.name, result.modified, result.summary, before, after))
             seconds.append(perf_counter() - begin)
         return RecipeResult(graph, tuple(steps), tuple(seconds))
+
+
+def _prefixed(progress: Callable[[str], None] | None, place: str) -> Callable[[str], None] | None:
+    return None if progress is None else lambda text: progress(f"{place}: {text}")
 
 
 def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:

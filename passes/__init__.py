@@ -12,15 +12,17 @@ from fxloom.errors import RecipeError
 from fxloom.settings import unknown
 
 if TYPE_CHECKING:
+    from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
     from fxloom.passes.quantize import Quantize
 
-__all__ = ["REGISTRY", "FoldBatchnorm", "Legalize", "Quantize", "get", "names"]
+__all__ = ["REGISTRY", "Finetune", "FoldBatchnorm", "Legalize", "Quantize", "get", "names"]
 
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
+        "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
         "quantize": "fxloom.passes.quantize:Quantize",

@@ -1,0 +1,278 @@
+"""Training of a captured graph on the user's labels, float or quantized.
+
+In a quantized graph the float tensors in front of their roundings train, and every rounding passes
+gradients straight through where it does not saturate (Bengio et al. 2013, arXiv 1308.3432; Jacob
+et al. 2018, section 3): quantization-aware training by the very graph that is lowered afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, fx
+
+from fxloom.errors import CaptureError, DataError, RecipeError
+from fxloom.graph import (
+    as_indices,
+    check_inputs,
+    constant,
+    origin,
+    output_nodes,
+    set_training,
+)
+from fxloom.passes.checkpoints import Checkpoint, digest
+from fxloom.passes.losses import LossName, loss_of
+from fxloom.passes.trainable import (
+    batch_norms,
+    bounds,
+    fit_biases,
+    own_copy,
+    readers,
+    widen_biases,
+)
+from fxloom.passes.training import Samples, Training, as_declared, forward, split
+from fxloom.recipe import PassResult, progress_of_pass
+from fxloom.settings import convert, known_keys, unmatched
+
+if TYPE_CHECKING:
+    from fxloom.data import Data
+
+DIGITS = 6
+"""Significant digits of losses in the report: sums differ in later ones between machines."""
+
+
+@known_keys(RecipeError)
+@dataclass(frozen=True)
+class Finetune:
+    """Training on the data's labels, of a float or a quantized graph.
+
+    epochs: how often every sample is seen. learning_rate: of AdamW at the first step; it falls to
+    zero as a cosine. weight_decay: of AdamW, for weights and not for biases. batch: samples of a
+    step. loss: cross_entropy (class numbers and an output for each class), nll (the same where
+    outputs are probabilities), mse (numbers); auto chooses by labels and outputs. validation: share
+    of the training samples that is held out; the state with the least loss on them is kept, else
+    the last. patience: epochs without a lower loss on them at which training ends; 0 means that it
+    never ends early. freeze: layers that do not train (fnmatch patterns on names); all others do,
+    whether or not the model had them frozen. seed: of the order and of the held-out samples.
+    device: auto means a GPU where torch has one. checkpoint: a folder that gets the whole state
+    after every epoch; the same training resumes from it.
+    """
+
+    name: ClassVar[str] = "finetune"
+    needs_data: ClassVar[bool] = True
+
+    epochs: int = 20
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    batch: int = 64
+    loss: LossName = "auto"
+    validation: float = 0.0
+    patience: int = 0
+    freeze: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        converted, problems = convert(Finetune, values)
+        if problems:
+            raise RecipeError("\n".join(problems))
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+        demands = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < float("inf"), "a number above 0"),
+            "weight_decay": (0 <= self.weight_decay < float("inf"), "a number of at least 0"),
+            "batch": (self.batch >= 1, "at least 1"),
+            "validation": (0 <= self.validation < 1, "a share from 0 to below 1"),
+            "patience": (self.patience >= 0, "at least 0"),
+            "seed": (0 <= self.seed < 2**32, "a number from 0 to 2**32 - 1"),
+        }
+        problems = [
+            f"{key}: required {demand}, got {getattr(self, key)}"
+            for key, (holds, demand) in demands.items()
+            if not holds
+        ]
+        if self.patience and not self.validation:
+            problems.append("patience: required validation above 0, which patience looks at")
+        if problems:
+            raise RecipeError("\n".join(problems))
+
+    def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
+        if data is None:
+            raise RecipeError("finetune: required data to train on, got none")
+        samples = _samples(graph, data)
+        if len(outputs := output_nodes(graph)) != 1:
+            raise RecipeError(
+                f"finetune: required a model with one output, got {len(outputs)}: a loss compares "
+                "one output with the labels"
+            )
+        place = _device(self.device)
+        module = own_copy(graph)
+        trained = self._trained(module)
+        checkpoint = self._checkpoint(graph, samples)
+        samples = _moved(samples, place)
+        training_samples, held_out = split(samples, self.validation, self.seed)
+        self._require_batches(module, len(training_samples))
+        module.to(place)
+        widen_biases(module)
+        with torch.no_grad():
+            first = forward(module, samples.rows(torch.arange(min(len(samples), 64))).inputs)
+        name, loss = loss_of(self.loss, first, samples.labels)
+        with _progress(self.epochs) as progress:
+            training = Training(
+                module,
+                {target: constant(module, target) for target in trained},
+                bounds(module, trained),
+                lambda flag: self._set_training(module, flag),
+                loss,
+                self.epochs,
+                self.learning_rate,
+                self.weight_decay,
+                self.batch,
+                self.patience,
+                self.seed,
+                checkpoint,
+                progress,
+            )
+            training.run(training_samples, held_out)
+        module.to("cpu")
+        for target, p in module.named_parameters():
+            p.grad = None
+            p.requires_grad_(constant(graph, target).requires_grad)
+        biases = fit_biases(module)
+        module.recompile()
+        kept = training.history[training.best_epoch]
+        summary: dict[str, object] = {
+            "loss": name,
+            "epochs": len(training.history),
+            "kept_epoch": training.best_epoch + 1,
+            "first": _shortened(training.history[0]),
+            "kept": _shortened(kept),
+            "biases": biases,
+        }
+        return PassResult(module, True, summary)
+
+    def _trained(self, module: fx.GraphModule) -> list[str]:
+        """Names of the parameters that train; all others need no gradient."""
+        found = readers(module)
+        layers = sorted({layer for names in found.values() for layer in names})
+        if wrong := unmatched(self.freeze, layers):
+            raise RecipeError(
+                f"finetune: freeze: {', '.join(wrong)} matches no layer. Layers with parameters: "
+                f"{', '.join(layers) or 'none'}"
+            )
+        trained = []
+        for name, p in module.named_parameters():
+            frozen = any(self._is_frozen(layer) for layer in found.get(name, ()))
+            p.requires_grad_(not frozen and p.is_floating_point())
+            if p.requires_grad:
+                trained.append(name)
+        if not trained:
+            reason = f"freeze {list(self.freeze)} matches" if self.freeze else "there are none in"
+            raise RecipeError(f"finetune: no parameters to train: {reason} all layers")
+        return trained
+
+    def _is_frozen(self, layer: str) -> bool:
+        return any(fnmatchcase(layer, pattern) for pattern in self.freeze)
+
+    def _set_training(self, module: fx.GraphModule, flag: bool) -> None:
+        """Training or evaluation; the statistics of frozen batch norms never move."""
+        set_training(module, flag)
+        frozen = [n for n in batch_norms(module) if flag and self._is_frozen(origin(n))]
+        for node in frozen:
+            node.update_arg(5, False)
+        if frozen:
+            module.recompile()
+
+    def _require_batches(self, module: fx.GraphModule, samples: int) -> None:
+        count = min(self.batch, samples)
+        norms = [origin(n) for n in batch_norms(module) if not self._is_frozen(origin(n))]
+        if count < 2 and norms:
+            raise RecipeError(
+                f"finetune: {norms[0]}: a batch norm needs batches of at least 2 samples, got "
+                f"{count}. Choose a larger batch, give more samples, or freeze it"
+            )
+
+    def _checkpoint(self, graph: fx.GraphModule, samples: Samples) -> Checkpoint | None:
+        if self.checkpoint is None:
+            return None
+        state = graph.state_dict()
+        keys = {
+            each.name: str(getattr(self, each.name))
+            for each in fields(self)
+            if each.name not in ("checkpoint", "device")
+        }
+        identity = {
+            "graph": digest([str(graph.graph), *(p for item in state.items() for p in item)]),
+            "data": digest([*samples.inputs, samples.labels]),
+            **keys,
+        }
+        return Checkpoint(Path(self.checkpoint), identity)
+
+
+def _samples(graph: fx.GraphModule, data: Data) -> Samples:
+    """All training samples with their labels."""
+    parts: list[tuple[Tensor, ...]] = []
+    labels = []
+    for x, y in data.pairs("train"):
+        if y is None:
+            raise DataError("finetune: required labels, y_train, but the data has none")
+        inputs = as_indices(graph, x)
+        try:
+            check_inputs(graph, as_declared(graph, inputs))
+        except CaptureError as error:
+            raise DataError(f"training data: {error}") from None
+        parts.append(inputs)
+        labels.append(y)
+    if len({y.is_floating_point() for y in labels}) > 1:
+        labels = [y.to(torch.float32) for y in labels]
+    return Samples(tuple(torch.cat(each) for each in zip(*parts, strict=True)), torch.cat(labels))
+
+
+def _moved(samples: Samples, place: torch.device) -> Samples:
+    return Samples(tuple(x.to(place) for x in samples.inputs), samples.labels.to(place))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        if place.type not in ("cpu", "cuda"):
+            raise RuntimeError('required "auto", "cpu" or "cuda"')
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise RecipeError(f'finetune: device: "{name}" cannot be used: {reason}') from None
+    return place
+
+
+def _shortened(record: Mapping[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.{DIGITS}g}") for key, value in record.items()}
+
+
+@contextmanager
+def _progress(epochs: int) -> Iterator[Callable[[int, float], None]]:
+    """A function that is told the epochs that are done and the loss: for people only."""
+    tell = progress_of_pass()
+    if not sys.stderr.isatty():
+        yield lambda done, loss: None
+    elif tell is not None:
+        yield lambda done, loss: tell(f"epoch {done} of {epochs}, loss {loss:.4g}")
+    else:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("finetune", total=epochs)
+            yield lambda done, loss: bar.update(
+                task, completed=done, description=f"finetune, loss {loss:.4g}"
+            )

@@ -1,0 +1,237 @@
+"""A small training loop for captured graphs, float or quantized.
+
+AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a cosine schedule over all steps. Only the
+order of the samples is random (captured graphs have no dropout), and that of an epoch comes from
+the seed and its number alone: a training that was resumed goes on as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil, cos, isfinite, pi
+
+import torch
+from torch import Tensor, fx
+
+from fxloom.errors import DataError, RecipeError
+from fxloom.graph import input_specs, output_nodes
+from fxloom.passes.checkpoints import Checkpoint, Epochs
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """inputs: one tensor an input of the graph, samples first. labels: int64 or float32."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, chosen: Tensor) -> Samples:
+        """Some of the samples."""
+        return Samples(tuple(x[chosen] for x in self.inputs), self.labels[chosen])
+
+
+@dataclass
+class Training:
+    """One training of a graph whose tensors are its own; it changes them in place.
+
+    parameters: by name, those that train. bounds: least and largest values of some of them.
+    set_training: tells the graph that it trains, or that it does not.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, Tensor]
+    bounds: Mapping[str, tuple[Tensor, Tensor]]
+    set_training: Callable[[bool], None]
+    loss: Loss
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    batch: int
+    patience: int
+    seed: int
+    checkpoint: Checkpoint | None
+    progress: Callable[[int, float], None]
+    history: Epochs = field(default_factory=list)
+
+    def run(self, samples: Samples, held_out: Samples | None) -> None:
+        """Train; with held-out samples, keep the state that has the least loss on them."""
+        self._optimizer = self._adamw()
+        best: dict[str, Tensor] = self._resume()
+        for epoch in range(len(self.history), self.epochs):
+            if self._is_stuck():
+                break
+            record = {"loss": self._epoch(epoch, samples)}
+            if held_out is not None:
+                record["validation"] = self._validate(held_out)
+            self.history.append(record)
+            if held_out is not None and self.best_epoch == epoch:
+                best = {name: t.detach().clone() for name, t in self._state().items()}
+            if self.checkpoint is not None:
+                self.checkpoint.save(self._saved(best), self.history)
+            self.progress(epoch + 1, record["loss"])
+        with torch.no_grad():
+            for name, tensor in best.items():
+                self._state()[name].copy_(tensor)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose state is kept: the first with the least validation loss, or the last."""
+        losses = [record["validation"] for record in self.history if "validation" in record]
+        return losses.index(min(losses)) if losses else len(self.history) - 1
+
+    def _is_stuck(self) -> bool:
+        """Whether the validation loss has not fallen for too many epochs."""
+        return 0 < self.patience < len(self.history) - self.best_epoch
+
+    def _epoch(self, epoch: int, samples: Samples) -> float:
+        """Train once on all samples; returns the mean loss."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
+        order = torch.randperm(len(samples), generator=generator)
+        batches = torch.tensor_split(order, batch_count(len(order), self.batch))
+        total = 0.0
+        self.set_training(True)
+        for index, rows in enumerate(batches):
+            progress = (epoch + index / len(batches)) / self.epochs
+            rate = self.learning_rate * (1 + cos(pi * progress)) / 2
+            total += self._step(samples.rows(rows.to(samples.labels.device)), rate, epoch)
+        self.set_training(False)
+        return total / len(samples)
+
+    def _step(self, samples: Samples, rate: float, epoch: int) -> float:
+        """One step of the optimizer; returns the sum of the losses."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        with torch.enable_grad():  # whatever the caller is in
+            loss = self.loss(forward(self.module, samples.inputs), samples.labels)
+        if not loss.requires_grad:
+            raise RecipeError(
+                "no gradient reaches a parameter that trains: the output does not depend on one, "
+                "or only by comparisons or indices"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        slopes = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not isfinite(value) or not isfinite(float(torch.nn.utils.get_total_norm(slopes))):
+            raise RecipeError(
+                f"the loss or its gradient is not finite in epoch {epoch + 1} (loss {value:g}). "
+                f"Try a learning_rate below {self.learning_rate:g}, and look at the labels"
+            )
+        self._optimizer.step()
+        with torch.no_grad():
+            for name, (low, high) in self.bounds.items():
+                self.parameters[name].clamp_(low, high)
+        return value * len(samples)
+
+    def _validate(self, samples: Samples) -> float:
+        """The mean loss."""
+        total = 0.0
+        with torch.no_grad():
+            for rows in torch.split(torch.arange(len(samples)), self.batch):
+                part = samples.rows(rows.to(samples.labels.device))
+                loss = self.loss(forward(self.module, part.inputs), part.labels)
+                total += float(loss) * len(part)
+        if not isfinite(total):
+            raise RecipeError(
+                f"the loss on held-out samples is not finite ({total:g}). "
+                f"Try a learning_rate below {self.learning_rate:g}"
+            )
+        return total / len(samples)
+
+    def _adamw(self) -> torch.optim.AdamW:
+        # Biases and scales are not pulled to zero: that saves no bits and costs accuracy.
+        matrices = [p for p in self.parameters.values() if p.dim() > 1]
+        vectors = [p for p in self.parameters.values() if p.dim() <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]])
+
+    def _state(self) -> dict[str, Tensor]:
+        """What training changes in the graph: parameters, and statistics of batch norms."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    def _saved(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        slots = {
+            f"optimizer.{slot}.{name}": tensor
+            for name, p in self.parameters.items()
+            for slot, tensor in self._optimizer.state.get(p, {}).items()
+        }
+        state = {f"state.{name}": tensor for name, tensor in self._state().items()}
+        return {**state, **slots, **{f"best.{name}": tensor for name, tensor in best.items()}}
+
+    def _resume(self) -> dict[str, Tensor]:
+        """Take up the state of the checkpoint, if there is one; returns the best state so far."""
+        found = None if self.checkpoint is None else self.checkpoint.load()
+        if found is None:
+            return {}
+        tensors, self.history = found
+        with torch.no_grad():
+            for name, tensor in self._state().items():
+                tensor.copy_(tensors[f"state.{name}"])
+        for name, p in self.parameters.items():
+            for slot in ("step", "exp_avg", "exp_avg_sq"):
+                key = f"optimizer.{slot}.{name}"
+                if key in tensors:
+                    place = "cpu" if slot == "step" else p.device
+                    self._optimizer.state[p][slot] = tensors[key].to(place)
+        return {
+            name.removeprefix("best."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("best.")
+        }
+
+
+def batch_count(samples: int, size: int) -> int:
+    """Into how many batches of nearly one size samples are split.
+
+    None has a single sample unless size is 1: a small rest would ruin the statistics of a batch
+    norm. So a batch may have one sample more than size.
+    """
+    count = ceil(samples / size)
+    return count if size == 1 else min(count, max(samples // 2, 1))
+
+
+def as_declared(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs, samples first, with their batch where the graph has it, and in its precision."""
+    specs = input_specs(module)
+    fitting = (
+        (x.movedim(0, spec.batch_axis) if x.dim() > spec.batch_axis else x, spec.dtype)
+        for x, spec in zip(inputs, specs, strict=False)
+    )
+    return (
+        *(x.to(dtype) if dtype.is_floating_point else x for x, dtype in fitting),
+        *inputs[len(specs) :],
+    )
+
+
+def forward(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The output of a graph that has one, samples first. inputs: samples first."""
+    result = module(*as_declared(module, inputs))
+    output = result[0] if isinstance(result, tuple | list) else result
+    assert isinstance(output, Tensor)
+    axis = output_nodes(module)[0].meta.get("batch_axis") or 0
+    return output.movedim(axis, 0)
+
+
+def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples | None]:
+    """The samples to train on and those held out, drawn by the seed; None where share is 0."""
+    if not share:
+        return samples, None
+    count = max(round(share * len(samples)), 1)
+    if count >= len(samples):
+        raise DataError(f"x_train: {len(samples)} samples leave none to train on and to hold out")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(_seed(seed, -1)))
+    return samples.rows(order[count:].sort()[0]), samples.rows(order[:count].sort()[0])
+
+
+def _seed(seed: int, epoch: int) -> int:
+    """A seed for every epoch; -1: for what comes before them."""
+    return (seed * 1_000_003 + epoch + 1) % 2**63
