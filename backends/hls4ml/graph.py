@@ -203,9 +203,10 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
         raise FxloomError(
             f"hls4ml refused the project ({type(error).__name__}: {error}). {_blame(plan, error)}"
         ) from error
-    for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
-        if layer.product == POWER_PRODUCT:
-            _without_multipliers(node)
+    nodes = {node.name: node for node in graph.get_layers()}
+    for layer in plan.layers:
+        if layer.product == POWER_PRODUCT and layer.name in nodes:
+            _without_multipliers(nodes[layer.name])
     check_graph(graph, plan)
     for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
         if layer.kind == "InputLayer":
