@@ -18,7 +18,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.graph import aten, insert_like
-from fxloom.rewriting import input_of, rewrites
+from fxloom.rewriting import input_of, is_constant, rewrites
 
 State = tuple[Node | None, ...]
 """Hidden (and cell) state of one step; None is zero."""
@@ -87,7 +87,7 @@ class _Joined:
         add = self.writer.add
         if h is None:  # zeros behind x: the layer stays the same one
             joined = add(self.role, aten.constant_pad_nd.default, x, [0, self.size], 0.0)
-        elif h.meta.get("constant") or not _depends_on_input(x):
+        elif h.meta.get("constant") or is_constant(x):
             # Its part is a constant; a constant cannot be concatenated to a batch.
             parts = [(x, self.weights.inputs), (h, self.weights.hidden)]
             computed, fixed = parts if h.meta.get("constant") else reversed(parts)
@@ -297,19 +297,8 @@ def _state(states: Node) -> Node | None:
         source = input_of(source)
     if source.target is aten.full.default and source.args[1] == 0:
         return None
-    states.meta["constant"] = not _depends_on_input(states)
+    states.meta["constant"] = is_constant(states)
     return states
-
-
-def _depends_on_input(node: Node) -> bool:
-    found, waiting = {node}, [node]
-    while waiting:
-        one = waiting.pop()
-        if one.op == "placeholder":
-            return True
-        waiting += [source for source in one.all_input_nodes if source not in found]
-        found.update(one.all_input_nodes)
-    return False
 
 
 def _stack(graph: fx.Graph, node: Node, parts: Sequence[Node | None], dim: int, size: int) -> Node:

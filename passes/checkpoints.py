@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fxloom.errors import RecipeError
+from fxloom.swap import sync
 
 FILE = "finetune.safetensors"
 FORMAT, VERSION = "fxloom-training", 1
@@ -56,9 +57,9 @@ class Checkpoint:
             # Copies: tied tensors share memory, which the format does not hold.
             save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, partial,
                       header)  # fmt: skip
-            _flush(partial)
+            sync(partial)
             os.replace(partial, self.path)
-            _flush(self.folder)
+            sync(self.folder)
         except (OSError, SafetensorError) as fault:
             raise RecipeError(f"checkpoint: {self.path} cannot be written: {fault}") from None
 
@@ -112,12 +113,3 @@ def digest(parts: Iterable[str | Tensor]) -> str:
         else:
             total.update(part.encode())
     return total.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
