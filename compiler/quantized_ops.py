@@ -108,6 +108,7 @@ def requantize_weights(
     x: Tensor,
     shifts: Sequence[int],
     encoding: str,
+    widths: Sequence[int],
     width: int,
     integer: int,
     signed: bool,
@@ -117,13 +118,16 @@ def requantize_weights(
     """Weights rounded into a format, or to those of its mantissas that an encoding has.
 
     The binary point of channel c (first axis) is shifts[c] bits further left: steps of
-    2**-(fraction + shifts[c]). No shifts mean none.
+    2**-(fraction + shifts[c]). No shifts mean none. Its mantissas have widths[c] bits, saturating;
+    no widths mean that all have `width`.
     """
     to = FixedPoint(width, integer, signed)
     factors = _channel_factors(x, shifts)
     scaled = times_power(x * factors, to.fraction)
     if encoding == Encoding.FIXED:
         fitted = _fit(_round(scaled, Rounding(rounding)), to, Overflow(overflow))
+        if widths:
+            fitted = torch.clamp(fitted, *channel_limits(x, widths, signed))
     else:
         fitted = Encoding(encoding).nearest(scaled, to)
     return times_power(fitted, -to.fraction) / factors
@@ -134,19 +138,33 @@ def _channel_factors(x: Tensor, shifts: Sequence[int]) -> Tensor:
     return factors.reshape(-1, *(1,) * (x.dim() - 1))
 
 
+def channel_limits(x: Tensor, widths: Sequence[int], signed: bool) -> tuple[Tensor, Tensor]:
+    """The least and the largest mantissa of every channel (first axis of x); no bits hold 0."""
+    formats = [FixedPoint(bits, bits, signed) if bits else None for bits in widths]
+    low, high = (
+        torch.tensor(bounds, dtype=x.dtype, device=x.device)
+        for bounds in zip(*((to.lo, to.hi) if to else (0, 0) for to in formats), strict=True)
+    )
+    shape = (-1, *(1,) * (x.dim() - 1))
+    return low.reshape(shape), high.reshape(shape)
+
+
 def _keep_channels(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, shifts, encoding, width, integer, signed, _rounding, _overflow = inputs
+    x, shifts, encoding, widths, width, integer, signed, _rounding, _overflow = inputs
     to = FixedPoint(width, integer, signed)
     scaled = x * _channel_factors(x, shifts)
     levels = Encoding(encoding).levels(width)
     # Beyond the last level by more than a step nothing is learned from what is never seen.
     inside = _inside(scaled, to) if levels is None else scaled.abs() <= (levels[-1] + 1) * to.step
+    if widths:
+        low, high = channel_limits(x, widths, signed)
+        inside &= (scaled >= (low - 1) * to.step) & (scaled <= (high + 1) * to.step)
     ctx.save_for_backward(inside)
 
 
 def _through_channels(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     (passes,) = ctx.saved_tensors
-    return (gradient * passes, *(None,) * 7)
+    return (gradient * passes, *(None,) * 8)
 
 
 @torch.library.custom_op("fxloom::divide", mutates_args=())

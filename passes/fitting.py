@@ -23,8 +23,8 @@ from fxloom.graph import arguments, constant, describe, origin
 from fxloom.passes.calibration import NEGLIGIBLE, Batch, Means, covering
 from fxloom.passes.chains import find_chains, fraction_of
 from fxloom.passes.replay import Replay, is_rounded
-from fxloom.passes.second_order import Moments, Problem, best_steps, refit
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, times_power
+from fxloom.passes.second_order import Moments, best_steps, refit
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits, times_power
 
 aten = torch.ops.aten
 
@@ -105,37 +105,22 @@ class Fitting:
     def _fit(self, node: Node, weights: Tensor, moments: Moments) -> None:
         typed = arguments(node)[1]
         width, _, signed = arguments(typed)[-5:-2]
-        encoding = encoding_of(typed)
+        encoding, widths = encoding_of(typed), widths_of(typed)
         groups = moments.sums["x"].shape[0]
         problem = refit(weights.reshape(groups, len(weights) // groups, -1), moments)
-        to = FixedPoint(width, width, signed)
-        candidates = self._candidates(problem, to, encoding)
+        grid = Grid.of(FixedPoint(width, width, signed), encoding, widths, groups)
+        by_output = self.per_channel or bool(widths)
         mantissas, steps = best_steps(
-            problem, candidates, lambda x: encoding.nearest(x, to), by_output=self.per_channel
+            problem,
+            step_candidates(problem.target, grid, by_output),
+            grid.nearest,
+            by_output=by_output,
         )
         fitted = mantissas * steps
-        self._write(typed, fitted.reshape(weights.shape).to(weights.dtype), steps, to)
+        self._write(typed, fitted.reshape(weights.shape).to(weights.dtype), steps, grid.to)
         bias = moments.mean("y") - (fitted @ moments.mean("x")[:, :, None])[:, :, 0]
         old = constant(self.module, arguments(arguments(node)[2])[0].target).detach()
         self._add_to_bias(node, bias.flatten() - old.to(torch.float64))
-
-    def _candidates(self, problem: Problem, to: FixedPoint, encoding: Encoding) -> list[Tensor]:
-        """Steps [groups, outputs, 1] to try."""
-        low, high = problem.target.amin(2), problem.target.amax(2)
-        if not self.per_channel:
-            low, high = low.amin().expand_as(low), high.amax().expand_as(high)
-        fractions = torch.tensor(
-            [
-                [covering(a, b, to.width, to.signed).fraction for a, b in zip(*pair, strict=True)]
-                for pair in zip(low.tolist(), high.tolist(), strict=True)
-            ]
-        )
-        alive = torch.maximum(low.abs(), high.abs()) >= NEGLIGIBLE
-        least = int(fractions[alive].min()) if bool(alive.any()) else 0
-        fractions = torch.where(alive, fractions, least).clamp(max=least + MOST_SHIFTED - FINER)
-        # The largest power of two is half of what a format holds.
-        first = 0 if encoding is Encoding.FIXED else -1
-        return [torch.exp2(-(fractions + n).double())[:, :, None] for n in range(first, FINER)]
 
     def _write(self, typed: Node, values: Tensor, steps: Tensor, to: FixedPoint) -> None:
         """The fitted weights, and their format."""
@@ -145,8 +130,8 @@ class Fitting:
         source = arguments(typed)[0]
         fresh = tensor_node(self.module, typed, release_tensor(self.module, source), values)
         shifts, encoding = (fractions - least).tolist(), encoding_of(typed)
-        set_weight(typed, fresh, kind, shifts, encoding)
-        self.formats[str(fresh.target)] = weight_label(kind, shifts, encoding)
+        set_weight(typed, fresh, kind, shifts, encoding, widths_of(typed))
+        self.formats[str(fresh.target)] = weight_label(typed)
 
     def _add_to_bias(self, node: Node, shift: Tensor) -> None:
         typed = arguments(node)[2]
@@ -160,14 +145,78 @@ class Fitting:
         self.corrected[origin(node)] = float(shift.abs().max())
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The mantissas that weights may have: those of a format, of an encoding, or, in every output
+    channel, those from low to high [groups, outputs, 1]."""
+
+    to: FixedPoint
+    encoding: Encoding
+    widths: Tensor | None = None
+    limits: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, to: FixedPoint, encoding: Encoding, widths: Sequence[int], groups: int) -> Grid:
+        """widths: of the output channels; none mean that all have the width of `to`."""
+        if not widths:
+            return cls(to, encoding)
+        bits = torch.tensor(list(widths)).reshape(groups, -1, 1)
+        limits = channel_limits(torch.empty(len(widths), 1, dtype=torch.float64), widths, to.signed)
+        low, high = (limit.reshape(groups, -1, 1) for limit in limits)
+        return cls(to, encoding, bits, (low, high))
+
+    def nearest(self, mantissas: Tensor) -> Tensor:
+        """Real-valued mantissas [groups, outputs, inputs] to the nearest that there are."""
+        if self.limits is None:
+            return self.encoding.nearest(mantissas, self.to)
+        return torch.round(mantissas).clamp_(*self.limits)
+
+    def width(self, group: int, output: int) -> int:
+        """Bits of a channel."""
+        return self.to.width if self.widths is None else int(self.widths[group, output])
+
+
+def step_candidates(target: Tensor, grid: Grid, by_output: bool) -> list[Tensor]:
+    """Steps [groups, outputs, 1] to try for weights like the target [groups, outputs, inputs].
+
+    by_output: whether each output has its own.
+    """
+    low, high = target.amin(2), target.amax(2)
+    if not by_output:
+        low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+    fractions = torch.tensor(
+        [
+            [
+                covering(a, b, max(grid.width(group, output), 1), grid.to.signed).fraction
+                for output, (a, b) in enumerate(zip(*pair, strict=True))
+            ]
+            for group, pair in enumerate(zip(low.tolist(), high.tolist(), strict=True))
+        ]
+    )
+    alive = torch.maximum(low.abs(), high.abs()) >= NEGLIGIBLE
+    if grid.widths is not None:
+        alive &= grid.widths[:, :, 0] > 0
+    least = int(fractions[alive].min()) if bool(alive.any()) else 0
+    fractions = torch.where(alive, fractions, least).clamp(max=least + MOST_SHIFTED - FINER)
+    # The largest power of two is half of what a format holds.
+    first = 0 if grid.encoding is Encoding.FIXED else -1
+    return [torch.exp2(-(fractions + n).double())[:, :, None] for n in range(first, FINER)]
+
+
 def set_weight(
-    typed: Node, source: Node, to: FixedPoint, shifts: Sequence[int], encoding: Encoding
+    typed: Node,
+    source: Node,
+    to: FixedPoint,
+    shifts: Sequence[int],
+    encoding: Encoding,
+    widths: Sequence[int] = (),
 ) -> None:
-    """Make a node round a weight into a format; shifts: of each channel's binary point."""
+    """Make a node round a weight into a format; shifts, widths: of every output channel."""
     modes = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
-    if any(shifts) or encoding is not Encoding.FIXED:
+    if any(shifts) or encoding is not Encoding.FIXED or widths:
         moved = list(shifts) if any(shifts) else []
-        typed.target, typed.args = REQUANTIZE_WEIGHTS, (source, moved, str(encoding), *modes)
+        typed.target = REQUANTIZE_WEIGHTS
+        typed.args = (source, moved, str(encoding), list(widths), *modes)
     else:
         typed.target, typed.args = REQUANTIZE, (source, *modes)
 
@@ -178,11 +227,19 @@ def encoding_of(typed: Node) -> Encoding:
     return Encoding(arguments(typed)[2]) if is_encoded else Encoding.FIXED
 
 
-def weight_label(to: FixedPoint, shifts: Sequence[int], encoding: Encoding) -> str:
-    """ "ternary fixed<2,1> shifted by 0 to 3"."""
+def widths_of(typed: Node) -> tuple[int, ...]:
+    """Bits of every output channel of a rounded weight; () where all have those of its format."""
+    return tuple(arguments(typed)[3]) if typed.target is REQUANTIZE_WEIGHTS else ()
+
+
+def weight_label(typed: Node) -> str:
+    """ "ternary fixed<2,1> shifted by 0 to 3", "fixed<5,1> of 2 to 5 bits"."""
+    encoding, widths = encoding_of(typed), widths_of(typed)
+    shifts = arguments(typed)[1] if typed.target is REQUANTIZE_WEIGHTS else ()
     name = "" if encoding is Encoding.FIXED else f"{encoding} "
+    bits = f" of {min(widths)} to {max(widths)} bits" if widths else ""
     spread = f" shifted by 0 to {max(shifts)}" if any(shifts) else ""
-    return f"{name}{to}{spread}"
+    return f"{name}{FixedPoint(*arguments(typed)[-5:-2])}{bits}{spread}"
 
 
 def best_encoded(values: Tensor, encoding: Encoding, width: int) -> FixedPoint:

@@ -34,7 +34,7 @@ def loss_of(name: LossName, output: Tensor, labels: Tensor) -> tuple[str, Loss]:
             'output for each class, or loss = "mse"'
         )
     if name == "auto":
-        name = "mse" if not whole else "nll" if _are_probabilities(output) else "cross_entropy"
+        name = "mse" if not whole else "nll" if are_probabilities(output) else "cross_entropy"
     if name == "mse":
         _require_shape(labels[:1].numel(), output[:1].numel(), labels, output)
         return name, lambda y, t: functional.mse_loss(y, t.to(y.dtype).reshape(y.shape))
@@ -59,7 +59,7 @@ def loss_of(name: LossName, output: Tensor, labels: Tensor) -> tuple[str, Loss]:
     return name, entropy if name == "cross_entropy" else likelihood
 
 
-def _are_probabilities(output: Tensor) -> bool:
+def are_probabilities(output: Tensor) -> bool:
     """Whether all outputs of a sample add up to one, rounding aside: a softmax came last."""
     sums = output.sum(1)
     return bool((output >= 0).all()) and bool(((sums - 1).abs() < 0.05).all())

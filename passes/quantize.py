@@ -8,8 +8,8 @@ that rounding weights causes is corrected in the bias (Nagel et al. 2019, sectio
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -114,7 +114,9 @@ class Quantize:
     next layer undoes; None means where activations have at most 6 bits. bias_correction: whether
     the mean of each output is made what it was (a fitted layer's always is). per_channel: whether
     each output channel's weights get a binary point of their own. layers: other widths, formats and
-    methods for the layers that match a pattern (fnmatch on names; the last match wins).
+    methods for the layers that match a pattern (fnmatch on names; the last match wins); there,
+    weights may be a list with the bits of every output channel, which then have binary points of
+    their own (0 bits: no weights).
     """
 
     name: ClassVar[str] = "quantize"
@@ -135,7 +137,7 @@ class Quantize:
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
-    layers: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, int | str | tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -163,6 +165,12 @@ class Quantize:
                 elif key == "method":
                     for problem in convert(Quantize, {key: value})[1]:
                         raise RecipeError(f'layers."{pattern}".{problem}')
+                elif isinstance(value, tuple) and key == "weights":
+                    if not value or min(value) < 0 or not 1 <= max(value) <= 32:
+                        raise RecipeError(
+                            f"{where}: required 0 to 32 bits for every output channel and one with "
+                            f"weights at all, got {list(value)}"
+                        )
                 elif isinstance(value, int):
                     widths[where] = value
                 else:
@@ -184,11 +192,22 @@ class Quantize:
             raise RecipeError("quantize: required data to calibrate with, got none")
         if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
             raise RecipeError("quantize: the graph is quantized already")
+        run = self.prepared(graph, data)
+        return PassResult(run.quantized(), True, run.summary)
+
+    def prepared(self, graph: fx.GraphModule, data: Data) -> Quantization:
+        """A run of the pass over a folded, legalized copy of a graph."""
         if problems := refused_ports(graph):
             raise UnsupportedLayer(problems)
         legal = Legalize()(FoldBatchnorm()(graph).graph).graph
-        run = _Run(self, copy_graph(legal), data)
-        return PassResult(run.quantized(), True, run.summary)
+        return Quantization(self, copy_graph(legal), data)
+
+    def is_set(self, key: str, layers: tuple[str, ...]) -> bool:
+        """Whether `layers` says something of a key for layers known by any of these names."""
+        return any(
+            key in keys and any(fnmatchcase(layer, pattern) for layer in layers)
+            for pattern, keys in self.layers.items()
+        )
 
     def width(self, key: str, layers: tuple[str, ...], default: int | None = None) -> int:
         """Bits of weights or activations for layers known by any of these names.
@@ -196,7 +215,13 @@ class Quantize:
         default: where no pattern matches; None means the width for all layers.
         """
         width: int = getattr(self, key) if default is None else default
-        return int(self._of_layers(key, layers, width))
+        found = self._of_layers(key, layers, width)
+        return max(found) if isinstance(found, tuple) else int(found)
+
+    def channel_widths(self, layers: tuple[str, ...]) -> tuple[int, ...]:
+        """Bits of the weights of every output channel; () where all have the same."""
+        found = self._of_layers("weights", layers, self.weights)
+        return found if isinstance(found, tuple) else ()
 
     def encoding(self, layers: tuple[str, ...]) -> Encoding:
         """Which mantissas the weights of a layer may have."""
@@ -206,14 +231,17 @@ class Quantize:
         """How the binary points of layers known by any of these names are chosen."""
         return str(self._of_layers("method", layers, self.method))
 
-    def _of_layers(self, key: str, layers: tuple[str, ...], value: int | str) -> int | str:
+    def _of_layers(
+        self, key: str, layers: tuple[str, ...], value: int | str
+    ) -> int | str | tuple[int, ...]:
+        found: int | str | tuple[int, ...] = value
         for pattern, keys in self.layers.items():
             if key in keys and any(fnmatchcase(layer, pattern) for layer in layers):
-                value = keys[key]
-        return value
+                found = keys[key]
+        return found
 
 
-class _Run:
+class Quantization:
     """One application of the pass to a graph of its own."""
 
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
@@ -247,7 +275,8 @@ class _Run:
                     f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(names)}'
                 )
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
+        """The calibration samples, as the graph takes them."""
         specs = input_specs(self.module)
         for batch in self.data.spread(self.options.samples, self.batch):
             inputs = as_indices(self.module, batch)
@@ -290,7 +319,7 @@ class _Run:
         if not counted:
             for node, mean in means.items():
                 watched.setdefault(node, []).append(mean)
-        observe(self.module, self._batches(), watched)
+        observe(self.module, self.batches(), watched)
         chosen = self._choose(ranges, counted)
         wanted = floats
         if counted:
@@ -298,7 +327,7 @@ class _Run:
                 floats, {c: to for c, to in chosen.items() if c.group in counted}
             )
             names = {node.name: node for node in wanted.graph.nodes}
-            observe(wanted, self._batches(), {names[n.name]: [m] for n, m in means.items()})
+            observe(wanted, self.batches(), {names[n.name]: [m] for n, m in means.items()})
         self._quantize_constants()
         for chain, to in chosen.items():
             self._insert(chain, to)
@@ -307,6 +336,7 @@ class _Run:
         finish(self.module)
         refresh_shapes(self.module)
         self._fit(wanted, means)
+        self.module.recompile()
         self.module.meta["floats"] = floats
         return self.module
 
@@ -340,13 +370,13 @@ class _Run:
             for chain, width in widths.items()
             if width <= most
         }
-        self.equalized = equalize(self.module, levels, self._batches)
+        self.equalized = equalize(self.module, levels, self.batches)
 
     def _fit(self, floats: fx.GraphModule, means: Mapping[Node, Means]) -> None:
         fitting = Fitting(
             self.module,
             floats,
-            list(self._batches()),
+            list(self.batches()),
             self.options.per_channel,
             self.corrected,
             self.formats,
@@ -363,7 +393,8 @@ class _Run:
         if node.target not in LAYERS or not can_fit(node):
             return False
         if self.options.weight_rounding == "auto":
-            bits = self.options.width("weights", (origin(node),))
+            widths = [n for n in self.options.channel_widths((origin(node),)) if n]
+            bits = min(widths or [self.options.width("weights", (origin(node),))])
             return bits <= NARROW or self.options.encoding((origin(node),)) is not Encoding.FIXED
         return self.options.weight_rounding == "second_order"
 
@@ -405,7 +436,7 @@ class _Run:
         open_ends = [chain for chain in self.chains if len(errors[chain.group].candidates) > 1]
         if open_ends:
             watched = {chain.end: [errors[chain.group]] for chain in open_ends}
-            observe(self.module, self._batches(), watched)
+            observe(self.module, self.batches(), watched)
         return {chain: errors[chain.group].best for chain in self.chains}
 
     def _whole(self, node: Node, span: Range) -> FixedPoint:
@@ -535,20 +566,40 @@ class _Run:
             source = tensor_node(self.module, layer, name, values)
         is_layer = layer.target in LAYERS
         encoding = self._encoding(layer, bits) if is_layer else Encoding.FIXED
+        widths = self._channel_widths(layer, values, encoding)
         by_channel = self.options.per_channel and is_layer
         # One weight of several layers is rounded once.
         method = self.options.method_of((origin(layer),))
-        key = (source, bits, by_channel, encoding, method)
+        key = (source, bits, by_channel, encoding, widths, method)
         if key not in self.typed:
             shifts: list[int] = []
-            if by_channel:
-                to, shifts = self._by_channel(values, encoding, bits, method)
+            if by_channel or widths:
+                every = widths or (bits,) * len(values)
+                to, shifts = self._by_channel(values, encoding, every, method)
             else:
                 to = self._weight_format(values, encoding, bits, method)
-            self.formats[str(source.target)] = weight_label(to, shifts, encoding)
             self.typed[key] = self._typed(source, layer, to)
-            set_weight(self.typed[key], source, to, shifts, encoding)
+            set_weight(self.typed[key], source, to, shifts, encoding, widths)
+            self.formats[str(source.target)] = weight_label(self.typed[key])
         return self.typed[key]
+
+    def _channel_widths(self, layer: Node, values: Tensor, encoding: Encoding) -> tuple[int, ...]:
+        widths = self.options.channel_widths((origin(layer),))
+        if not widths:
+            return ()
+        channels = len(values) if layer.target in LAYERS else 0
+        if len(widths) != channels:
+            has = f"{channels} output channels" if channels else "no output channels"
+            raise RecipeError(
+                f"quantize: {describe(layer)}: weights: required bits for each output channel, got "
+                f"{len(widths)} of them; the layer has {has}"
+            )
+        if encoding is not Encoding.FIXED:
+            raise RecipeError(
+                f"quantize: {describe(layer)}: weights: bits by output channel are for fixed "
+                f"weights, not {encoding} ones"
+            )
+        return widths
 
     def _encoding(self, layer: Node, bits: int) -> Encoding:
         encoding = self.options.encoding((origin(layer),))
@@ -560,19 +611,28 @@ class _Run:
         return encoding
 
     def _by_channel(
-        self, values: Tensor, encoding: Encoding, bits: int, method: str
+        self, values: Tensor, encoding: Encoding, widths: Sequence[int], method: str
     ) -> tuple[FixedPoint, list[int]]:
-        """The coarsest channel's format, and how much finer each is (channels: first axis)."""
-        signed = float(values.min()) < 0 or bits > 1
-        found = [self._weight_format(channel, encoding, bits, method, signed) for channel in values]
-        dead = [float(channel.abs().max()) < NEGLIGIBLE for channel in values]
-        alive = [to.integer for to, is_dead in zip(found, dead, strict=True) if not is_dead]
-        to = replace(found[0], integer=max(alive, default=1))
+        """The coarsest channel's format, in the bits of the widest, and how much finer each is
+        (channels: first axis)."""
+        widest = max(widths)
+        signed = float(values.min()) < 0 or widest > 1
+        found = [
+            self._weight_format(channel, encoding, max(bits, 1), method, signed)
+            for channel, bits in zip(values, widths, strict=True)
+        ]
+        dead = [
+            not bits or float(channel.abs().max()) < NEGLIGIBLE
+            for channel, bits in zip(values, widths, strict=True)
+        ]
+        fractions = [to.fraction for to, is_dead in zip(found, dead, strict=True) if not is_dead]
+        least = min(fractions, default=widest - 1)
         shifts = [
-            0 if is_dead else min(to.integer - own.integer, MOST_SHIFTED)
+            0 if is_dead else min(own.fraction - least, MOST_SHIFTED)
             for own, is_dead in zip(found, dead, strict=True)
         ]
-        return to, shifts
+        width = encoding.width(widest)
+        return FixedPoint(width, width - least, signed), shifts
 
     def _weight_format(
         self,

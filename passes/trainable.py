@@ -12,8 +12,8 @@ from fxloom.editing import copy_graph
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.chains import LAYERS, fraction_of
-from fxloom.passes.fitting import bias_format, encoding_of
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.passes.fitting import bias_format, encoding_of, widths_of
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits
 
 aten = torch.ops.aten
 
@@ -122,5 +122,8 @@ def _range(node: Node, weights: Tensor) -> tuple[Tensor, Tensor]:
         shifts = torch.tensor(arguments(node)[1], dtype=weights.dtype)
         step = step * torch.exp2(-shifts).reshape(-1, *(1,) * (weights.dim() - 1))
     step = step.to(weights.device)
+    if widths := widths_of(node):
+        low, high = channel_limits(weights, widths, to.signed)
+        return low * step, high * step
     levels = encoding_of(node).levels(to.width) or (to.lo, to.hi)
     return levels[0] * step, levels[-1] * step

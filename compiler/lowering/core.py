@@ -12,18 +12,13 @@ from torch.fx.node import Node
 
 from fxloom import ops
 from fxloom.batch_axis import sample_shape
-from fxloom.encodings import Encoding
 from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.moves import GATHER
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import (
-    REQUANTIZE,
-    REQUANTIZE_WEIGHTS,
-    times_power,
-)
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 from fxloom.support import refused_ports
 
 aten = torch.ops.aten
@@ -161,15 +156,14 @@ class Lowering:
         source = arguments(node)[0]
         assert isinstance(source, Node)
         to, rounding, overflow = requantize_format(node)
-        values = constant(self.module, source.target).detach().cpu().numpy()
+        tensor = constant(self.module, source.target).detach().cpu()
         shifts: tuple[int, ...] = ()
         if node.target is REQUANTIZE_WEIGHTS:
-            shifts, encoding = tuple(arguments(node)[1]), Encoding(arguments(node)[2])
-            if shifts:
-                values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
-            if encoding is not Encoding.FIXED:
-                scaled = times_power(torch.from_numpy(values).double(), to.fraction)
-                values = times_power(encoding.nearest(scaled, to), -to.fraction).numpy()
+            shifts = tuple(arguments(node)[1])
+            tensor = REQUANTIZE_WEIGHTS(tensor, *arguments(node)[1:])
+        values = tensor.numpy()
+        if shifts:
+            values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
         # Mantissas are kept in the narrowest integers at once: no second copy of the model.
         data = quantize_in_chunks(values, to, rounding, overflow)
         return Quantized(str(source.target), data, to, shifts)

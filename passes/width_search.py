@@ -1,0 +1,295 @@
+"""The search for the widths of weights that keep to a budget."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from glob import escape
+from math import floor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from fxloom.encodings import Encoding
+from fxloom.errors import RecipeError
+from fxloom.estimation import estimate
+from fxloom.graph import as_indices
+from fxloom.lowering import lower
+from fxloom.passes.allocation import cheapest
+from fxloom.passes.distance import Distance, several
+from fxloom.passes.hessian import costs_by_trace
+from fxloom.passes.quantize import Quantize
+from fxloom.passes.sensitivity import Choice, Costs, Weights, all_weights, costs_by_curvature
+from fxloom.recipe import PassResult, Recipe, progress_of_pass
+from fxloom.target import Target
+
+if TYPE_CHECKING:
+    from fxloom.data import Data
+
+ROUNDS = 12
+"""Times that the costs may be corrected by what the chosen widths do."""
+
+GRID = 0.25
+"""Bits a weight between two trials of a search."""
+
+
+class _Found(NamedTuple):
+    """Widths, and what they do."""
+
+    distance: float
+    choice: Choice
+    recipe: Quantize
+    result: PassResult
+
+
+class WidthSearch:
+    """One search for the widths of a graph's weights.
+
+    quantize: everything else. method: see MixedPrecision; so for widths and target. by_layer:
+    whether all channels of a layer have one width. squares: whether outputs are compared as numbers
+    even where they are class scores.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        data: Data,
+        quantize: Quantize,
+        method: str,
+        by_layer: bool,
+        widths: Sequence[int],
+        target: str | None,
+        squares: bool,
+    ) -> None:
+        self.graph, self.data, self.quantize = graph, data, quantize
+        self.method, self.by_layer, self.target = method, by_layer, target
+        run = quantize.prepared(graph, data)
+        self.module, self.batches = run.module, run.batches
+        everything = all_weights(self.module)
+        self.weights = [each for each in everything if self._is_free(each)]
+        if not self.weights:
+            raise RecipeError(
+                "mixed_precision: no layer is left whose width could be chosen; "
+                f"layers with weights: {', '.join(each.name for each in everything) or 'none'}"
+            )
+        fixed = [each for each in everything if not self._is_free(each)]
+        self.fixed_bits = sum(self._fixed_width(each) * each.values.numel() for each in fixed)
+        self.free_count = sum(each.values.numel() for each in self.weights)
+        self.count = self.free_count + sum(each.values.numel() for each in fixed)
+        # A whole layer cannot go, and no derivative tells what a whole channel carries.
+        may_silence = method == "sensitivity" and not by_layer
+        self.widths = sorted(set(widths) - (set() if may_silence else {0}))
+        self.tries: list[dict[str, float]] = []
+        self.tell = progress_of_pass() or (lambda text: None)
+        self.tell("what each width costs")
+        make = costs_by_curvature if method == "sensitivity" else costs_by_trace
+        self.distance = Distance.of(self.module, self.batches, squares=squares)
+        self.costs = make(self.module, self.weights, self.widths, self.batches, self.distance)
+
+    def _is_free(self, each: Weights) -> bool:
+        """Whether the recipe says nothing of the weights of a layer."""
+        plain = self.quantize.encoding(each.layers) is Encoding.FIXED
+        return plain and not self.quantize.is_set("weights", each.layers)
+
+    def _fixed_width(self, each: Weights) -> float:
+        widths = self.quantize.channel_widths(each.layers)
+        encoding = self.quantize.encoding(each.layers)
+        if widths:
+            return sum(widths) / len(widths)
+        return encoding.stored(encoding.width(self.quantize.width("weights", each.layers)))
+
+    def result(self, budget: str, limit: float) -> PassResult:
+        """The graph quantized with the widths that keep to a budget, one of MixedPrecision's."""
+        bits = limit if budget == "weight_bits" else self._bits_for(budget, limit)
+        found = self._best(bits)
+        used = {
+            each.name: [self.widths[place] for place in found.choice[each.name]]
+            for each in self.weights
+        }
+        summary = {
+            "average_bits": round(self._average(found.choice), 4),
+            "widths": {
+                each.name: {
+                    "mean": round(float(np.mean(used[each.name])), 2),
+                    "fewest": min(used[each.name]),
+                    "most": max(used[each.name]),
+                    "silent_channels": used[each.name].count(0),
+                    "weights": each.values.numel(),
+                }
+                for each in self.weights
+            },
+            "error": round(self._error(found.result.graph), 6),
+            "tried": self.tries,
+            "recipe": Recipe([found.recipe]).to_toml(),
+            "quantize": found.result.summary,
+        }
+        return PassResult(found.result.graph, True, summary)
+
+    # Widths for a number of bits
+
+    def _best(self, bits: float) -> _Found:
+        """The widths of at most that many bits a weight, in the mean, that move outputs least."""
+        found = []
+        for choice in self._choices(bits):
+            recipe = self._recipe(choice)
+            result = recipe(self.graph, self.data)
+            found.append(_Found(self._moved(result.graph), choice, recipe, result))
+        return min(found, key=lambda each: each.distance)
+
+    def _recipe(self, choice: Choice) -> Quantize:
+        """A quantize pass with these widths."""
+        layers: dict[str, dict[str, Any]] = {}
+        for each in self.weights:
+            widths = tuple(self.widths[place] for place in choice[each.name])
+            for layer in each.layers:
+                layers[escape(layer)] = {"weights": widths[0] if self.by_layer else widths}
+        for pattern, keys in self.quantize.layers.items():
+            layers[pattern] = {**layers.pop(pattern, {}), **keys}  # the last match wins
+        return replace(self.quantize, layers=layers)
+
+    def _moved(self, graph: fx.GraphModule) -> float:
+        """How far a quantized graph's outputs are from the float model's, per sample."""
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for batch in self.batches():
+                wanted, got = several(self.module(*batch)), several(graph(*batch))
+                total += float(self.distance.between(wanted, got))
+                count += len(wanted[0])
+        return total / max(count, 1)
+
+    def _choices(self, bits: float) -> Iterator[Choice]:
+        """For every layer and channel the place of its width, in different opinions."""
+        budget = floor(bits * self.count - self.fixed_bits)
+        for costs in self.costs:
+            if not costs.rounded:
+                yield self._solved(costs, budget, bits)
+                continue
+            found: list[tuple[float, Choice]] = []
+            for _ in range(ROUNDS):
+                choice = self._solved(costs, budget, bits)
+                found.append((costs.measured(choice), choice))
+                if not costs.corrected(choice, found[-1][0]):
+                    break
+            yield min(found, key=lambda pair: pair[0])[1]
+        fitting = [n for n, width in enumerate(self.widths) if width * self.free_count <= budget]
+        if fitting and self.widths[fitting[-1]]:  # mixing is to be no worse than not mixing
+            yield {each.name: [fitting[-1]] * each.channels for each in self.weights}
+
+    def _solved(self, costs: Costs, budget: int, bits: float) -> Choice:
+        sizes = {
+            each.name: np.tile(np.array(self.widths) * each.inputs, (each.channels, 1))
+            for each in self.weights
+        }
+        tables = costs.tables
+        if self.by_layer:
+            sizes = {name: size.sum(0, keepdims=True) for name, size in sizes.items()}
+            tables = {name: table.sum(0, keepdims=True) for name, table in tables.items()}
+        while True:
+            found = cheapest(
+                np.concatenate([tables[each.name] for each in self.weights]),
+                np.concatenate([sizes[each.name] for each in self.weights]),
+                budget,
+            )
+            if found is None:
+                least = self.fixed_bits + sum(float(s.min(1).sum()) for s in sizes.values())
+                raise RecipeError(
+                    f"mixed_precision: {bits:g} bits a weight cannot be had: with widths "
+                    f"{self.widths} the fewest are {least / self.count:g}"
+                )
+            choice: dict[str, list[int]] = {}
+            for each in self.weights:
+                rows = len(tables[each.name])
+                places, found = found[:rows], found[rows:]
+                choice[each.name] = places * each.channels if self.by_layer else places
+            dead = [
+                each.name
+                for each in self.weights
+                if not any(self.widths[place] for place in choice[each.name])
+            ]
+            if not dead:
+                return choice
+            for name in dead:  # nothing would come through: its best channel stays
+                table = tables[name]
+                row = int(table[:, 0].argmax())
+                table[row, 0] = max(float(table.sum()) * 1e3, 1.0)
+
+    def _average(self, choice: Choice) -> float:
+        bits = self.fixed_bits + sum(
+            each.inputs * sum(self.widths[place] for place in choice[each.name])
+            for each in self.weights
+        )
+        return bits / self.count
+
+    # Bits for what is wanted
+
+    def _bits_for(self, key: str, limit: float) -> float:
+        """The bits a weight that a budget asks for: the fewest that are good enough, or the most
+        that the part has room for."""
+        measures: dict[str, Callable[[fx.GraphModule], float]] = {
+            "error": self._error,
+            "points": self._points,
+            "dsp": self._dsp,
+        }
+        measure = measures[key]
+        least, most = (
+            (self.fixed_bits + bits * self.free_count) / self.count
+            for bits in (max(min(self.widths), 1), max(self.widths))
+        )
+        grid = [most - n * GRID for n in range(int((most - least) / GRID) + 1)][::-1]
+
+        def holds(bits: float) -> bool:
+            self.tell(f"{bits:g} bits a weight")
+            got = measure(self._best(bits).result.graph)
+            self.tries.append({"weight_bits": bits, key: round(got, 6)})
+            return got <= limit
+
+        # More bits bring the outputs nearer, and need more blocks: the trials go to where it turns.
+        easiest, order = (grid[0], grid[::-1]) if key == "dsp" else (grid[-1], grid)
+        if not holds(easiest):
+            got = self.tries[-1][key]
+            advice = "Give activations more bits" if key != "dsp" else "Reuse multipliers more"
+            raise RecipeError(
+                f"mixed_precision: {key} = {limit:g} cannot be had: with {easiest:g} bits a "
+                f"weight it is {got:g}. {advice}, or allow {key} = {got:g}"
+            )
+        return order[bisect_left(order, True, hi=len(order) - 1, key=holds)]
+
+    def _error(self, graph: fx.GraphModule) -> float:
+        """How far outputs are from the float model's, relative to their deviation."""
+        sums = torch.zeros(4, dtype=torch.float64)
+        with torch.inference_mode():
+            for batch in self.batches():
+                for a, b in zip(several(self.module(*batch)), several(graph(*batch)), strict=True):
+                    wide = a.to(torch.float64)
+                    squares = [(wide - b).square().sum(), wide.square().sum(), wide.sum()]
+                    sums += torch.stack([*squares, torch.tensor(float(wide.numel()))])
+        variance = sums[1] / sums[3] - (sums[2] / sums[3]) ** 2
+        error = float(sums[0] / sums[3])
+        return float((error / float(variance)) ** 0.5) if variance > 0 else error**0.5
+
+    def _points(self, graph: fx.GraphModule) -> float:
+        """Points of accuracy lost on the calibration samples, or of agreement without labels."""
+        right, kept, count = 0, 0, 0
+        with torch.inference_mode():
+            for x, labels in self.data.sampled("train", self.quantize.samples):
+                inputs = as_indices(self.module, x)
+                a, b = self.module(*inputs), graph(*inputs)
+                if not isinstance(a, Tensor) or a.dim() != 2:
+                    raise RecipeError(
+                        "mixed_precision: points: required one output of class scores"
+                    )
+                wanted = a.argmax(1) if labels is None else labels.reshape(-1)
+                right += int((a.argmax(1) == wanted).sum())
+                kept += int((b.argmax(1) == wanted).sum())
+                count += len(wanted)
+        return 100 * (right - kept) / count
+
+    def _dsp(self, graph: fx.GraphModule) -> float:
+        target = self.target
+        figure = estimate(lower(graph), Target.load(target) if target else Target()).total.dsp
+        if figure.value is None:
+            raise RecipeError(f"mixed_precision: dsp: cannot be estimated: {figure.source}")
+        return float(figure.value)
