@@ -48,9 +48,8 @@ def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     assert isinstance(dim, int)
     if dtype not in (None, source.meta["val"].dtype):
         return None
-    found = _Masked(graph, node, dim, source)
-    while found.step():
-        pass
+    found = taken_apart(graph, node)
+    found.fix()
     if found.keeps:
         return insert_like(graph, node, MASKED_SOFTMAX, found.arguments())
     scores, added = _with_constant(source)
@@ -59,16 +58,28 @@ def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     return insert_like(graph, node, MASKED_SOFTMAX, (scores, added, dim, 1.0))
 
 
-class _Masked:
+def taken_apart(graph: fx.Graph, node: Node, most: float = MASKING) -> Masked:
+    """What a softmax reads. most: the largest number that counts as one that hides scores."""
+    source, dim = input_of(node), node.args[1]
+    assert isinstance(dim, int)
+    found = Masked(graph, node, dim, source, most)
+    while found.step():
+        pass
+    return found
+
+
+class Masked:
     """What a softmax reads, taken apart step by step: scores, and what keeps them."""
 
-    def __init__(self, graph: fx.Graph, node: Node, dim: int, source: Node) -> None:
-        self.graph, self.node, self.dim, self.source = graph, node, dim, source
+    def __init__(self, graph: fx.Graph, node: Node, dim: int, source: Node, most: float) -> None:
+        self.graph, self.node, self.dim, self.source, self.most = graph, node, dim, source, most
         self.keeps: list[Node] = []
         self.number: float | None = None
         """What stands for hidden scores. Where several masks hide all of a row, it is the ones with
         the largest number that a softmax would still see: so it must be the same for all."""
         self.scale = 1.0
+        self.fall = inf
+        """By how much at least, scaled, hidden scores fall where something is added to them."""
 
     def arguments(self) -> tuple[Any, ...]:
         """Those of a masked softmax."""
@@ -96,7 +107,7 @@ class _Masked:
 
     def _hides(self, number: float | None) -> bool:
         """Whether a number masks, and the masks before it, if any, left the same."""
-        if number is None or not is_masking(number if self.scale > 0 else -number):
+        if number is None or not (number if self.scale > 0 else -number) <= self.most:
             return False
         if self.number is not None and self.number != number * self.scale:
             return False
@@ -130,32 +141,37 @@ class _Masked:
                 continue
             sign = 1 if source.target is aten.add.Tensor else -1
             if is_constant(added):
-                return sign > 0 and self.scale > 0 and self._fixed(source, scores, added)
+                return False
             choice = choice_of(self.graph, self.node, added)
             if choice is None:
                 continue
             sign = sign if self.scale > 0 else -sign
             choice = replace(choice, yes=sign * choice.yes, no=sign * choice.no)
             hidden = min(choice.yes, choice.no)
-            if choice.masks and (self.number is None or hidden == self.number == -inf):
+            above = max(choice.yes, choice.no)
+            masks = hidden <= self.most < above
+            if masks and (self.number is None or hidden == self.number == -inf):
                 # Hidden scores keep their differences and add up: a finite number is none again.
                 self.number = -inf if hidden == -inf else nan
+                self.fall = min(self.fall, (above - hidden) * abs(self.scale))
                 self.keeps.append(_kept(self.graph, self.node, choice, self.dim))
                 self.source = scores
                 return True
         return False
 
-    def _fixed(self, source: Node, scores: Node, added: Node) -> bool:
-        """A constant mask, among others or scaled: legalize drops what it adds where that is
-        nothing."""
-        if (not self.keeps and self.scale == 1) or len(source.users) > 1:
-            return False
+    def fix(self) -> None:
+        """Split off a constant mask, among others or scaled: legalize drops what it adds where
+        that is nothing."""
+        scores, added = _with_constant(self.source)
+        if scores is None or added is None or not same_shape(scores, self.source):
+            return
+        if (not self.keeps and self.scale == 1) or self.scale < 0 or len(self.source.users) > 1:
+            return
         if self.number not in (None, -inf):
-            return False
+            return
         keep, rest = split(self.graph, self.node, added, self.number or MASKING)
         self.keeps.append(keep)
         self.source = make(self.graph, self.node, aten.add.Tensor, scores, rest)
-        return False  # the sum would be taken apart again
 
 
 def _is_factor(number: object) -> bool:
@@ -294,11 +310,6 @@ def negated(graph: fx.Graph, node: Node, condition: Node) -> Node:
     return make(graph, node, aten.logical_not.default, condition)
 
 
-def is_masking(number: object) -> bool:
-    """Whether a number hides what it stands for: nothing else of a score's place is left of it."""
-    return isinstance(number, int | float) and number <= MASKING
-
-
 # Masks that are added ----------------------------------------------------------------------------
 
 
@@ -312,7 +323,7 @@ class Choice:
 
     @property
     def masks(self) -> bool:
-        return is_masking(min(self.yes, self.no)) and not is_masking(max(self.yes, self.no))
+        return min(self.yes, self.no) <= MASKING < max(self.yes, self.no)
 
     def kept(self, graph: fx.Graph, node: Node) -> Node:
         """Where it does not mask. A softmax does not see what is added to all that it keeps."""

@@ -73,6 +73,7 @@ from fxloom.passes.fitting import (
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.legalize import Legalize
+from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE
@@ -218,8 +219,9 @@ class _Run:
 
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
-        isolate(module)
         self.batch = batch_size(module)
+        self.masks = hide(module, self._batches)
+        isolate(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
@@ -230,13 +232,14 @@ class _Run:
 
     @property
     def summary(self) -> dict[str, object]:
-        """Formats that were chosen, the largest bias correction of every layer, and bounds of
-        the absolute error of every table."""
+        """Formats that were chosen, the largest bias correction of every layer, bounds of the
+        absolute error of every table, and the numbers that were taken for masks."""
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
             "equalized": self.equalized,
             "table_errors": self.tables,
+            "masks": self.masks,
         }
 
     def _check_patterns(self) -> None:

@@ -428,6 +428,18 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         ((4, 3), (4, 3)),
     ),
+    "softmax under numbers that leave nothing": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                x.masked_fill(y > y.amin(-1, True), -400).softmax(-1),
+                (torch.where(y < y.amax(1, True), -x, 900) / -2).softmax(1),
+                (x + ((1 - (y[:, 2] > 0).float()) * -600)[:, None]).softmax(-1),
+                (x + m.added).softmax(-1),
+            ),
+            added=torch.tensor([0.5, -300, 0]),
+        ),
+        ((4, 3), (4, 3)),
+    ),
     "attention that sees nothing": (
         fn(lambda m, q, k: (
             functional.scaled_dot_product_attention(q, q, q, attn_mask=(k > 0.4)[:, None]),
