@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "mask from an input": (
         lambda m, x: (x + (1 - x[:, :1]) * -10000.0).softmax(1),
         VECTOR,
-        r"softmax.*something times -10000.*torch\.where",
+        r"softmax.*something times -10000.*\(mask > 0.5\).float\(\) \* -10000.*torch\.where",
     ),
     "argmax of all": (lambda m, x: x.argmax(), VECTOR, "argmax.*holds the batch"),
     "argmax over the batch": (lambda m, x: x.argmax(0), VECTOR, "argmax.*holds the batch"),
