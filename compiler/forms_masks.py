@@ -16,6 +16,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
+from fxloom.forms_products import product
 from fxloom.graph import aten, insert_like
 from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
@@ -224,20 +225,25 @@ def _attention(graph: fx.Graph, node: Node) -> Node | None:
     """nn.MultiheadAttention adds a padding mask, minus infinity or nothing, to a constant one."""
     query, key, value, mask, dropout, is_causal = node.args
     assert isinstance(mask, Node | None)
+    plain = not (dropout or is_causal or node.kwargs.get("enable_gqa"))
+    learned = [is_constant(input_of(node, position)) for position in range(3)]
+    written_out = plain and any(learned) and not all(learned[:2])
     if mask is None or is_constant(mask) or mask.meta["val"].dtype == torch.bool:
-        return None
+        return _written_out(graph, node, mask) if written_out else None
     parts = _parts(graph, node, mask)
     if parts is None:
         return None
     keeps, constants = parts
+    if not constants and written_out:
+        return _written_out(graph, node, all_of(graph, node, keeps))
     if not constants:
         args = (query, key, value, all_of(graph, node, keeps), dropout, is_causal)
         attention = insert_like(graph, node, aten.scaled_dot_product_attention.default, args)
         attention.kwargs = node.kwargs
         return attention
-    if dropout or is_causal or node.kwargs.get("enable_gqa") or len(constants) > 1:
+    if not plain or len(constants) > 1:
         return None
-    return _written_out(graph, node, keeps, constants[0])
+    return _written_out(graph, node, all_of(graph, node, keeps), constants[0])
 
 
 def _parts(graph: fx.Graph, node: Node, mask: Node) -> tuple[list[Node], list[Node]] | None:
@@ -286,23 +292,34 @@ def _by_heads(graph: fx.Graph, node: Node, mask: Node) -> Node | None:
     return make(graph, node, aten.add.Tensor, *sides)
 
 
-def _written_out(graph: fx.Graph, node: Node, keeps: list[Node], constant: Node) -> Node:
-    """Attention whose scores get a constant as well: rows of which nothing is left give zero."""
+def _written_out(
+    graph: fx.Graph, node: Node, mask: Node | None, constant: Node | None = None
+) -> Node | None:
+    """Attention as products and a softmax: to scores that get a constant as well as a condition,
+    and of learned queries, keys or values.
+
+    Where a computed condition leaves nothing of a row, attention gives zero.
+    """
     query, key, value = (input_of(node, position) for position in range(3))
     rank = key.meta["val"].dim()
     scale: Any = node.kwargs.get("scale")
     if scale is None:
         scale = 1 / sqrt(query.meta["val"].shape[-1])
+    if not 0 < scale < inf:
+        return None
     turned = [*range(rank - 2), rank - 1, rank - 2]
     key = make(graph, node, aten.permute.default, key, turned)
-    scores = make(graph, node, aten.matmul.default, query, key)
-    keep, added = split(graph, node, constant, -inf)
-    added = make(graph, node, aten.div.Tensor, added, scale)
-    scores = make(graph, node, aten.add.Tensor, scores, added)
-    keep = all_of(graph, node, [*keeps, keep])
-    weights = make(graph, node, MASKED_SOFTMAX, scores, keep, rank - 1, scale)
-    result = make(graph, node, aten.matmul.default, weights, value)
-    some = make(graph, node, aten.amax.default, keep, [keep.meta["val"].dim() - 1], True)
+    scores = product(graph, node, query, key)
+    if mask is not None and constant is not None:
+        keep, added = split(graph, node, constant, -inf)
+        added = make(graph, node, aten.div.Tensor, added, scale)
+        scores = make(graph, node, aten.add.Tensor, scores, added)
+        mask = all_of(graph, node, [mask, keep])
+    weights = make(graph, node, MASKED_SOFTMAX, scores, mask, rank - 1, scale)
+    result = product(graph, node, weights, value)
+    if mask is None or is_constant(mask):
+        return result
+    some = make(graph, node, aten.amax.default, mask, [mask.meta["val"].dim() - 1], True)
     return make(graph, node, aten.where.ScalarOther, some, result, 0.0)
 
 

@@ -554,6 +554,25 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
            layer=lambda: nn.TransformerEncoderLayer(4, 2, 5, dropout=0, batch_first=True)),
         rows(9, 3),
     ),
+    "learned queries": (
+        lambda: Buffers(
+            lambda m, x: (
+                *m.a((q := m.q.expand(x.shape[0], -1, -1)), x, x, key_padding_mask=x[..., 0] > 1),
+                m.a(m.q.repeat(x.shape[0], 1, 1), x, x, need_weights=False)[0],
+                m.a(x, q, q, need_weights=False)[0],
+                m.decoder(q, x),
+                functional.scaled_dot_product_attention(q, x, x, m.added),
+                functional.scaled_dot_product_attention(q, x, x, x[:, None, :, 1] > -1),
+            ),
+            {
+                "a": nn.MultiheadAttention(4, 2, batch_first=True),
+                "decoder": nn.TransformerDecoderLayer(4, 2, 5, dropout=0, batch_first=True),
+            },
+            q=torch.linspace(-1, 1.5, 8).reshape(1, 2, 4),
+            added=torch.tensor([0.5, -torch.inf, 0]),
+        ),
+        (3, 4),
+    ),
     "multihead attention": (
         lambda: Buffers(
             lambda m, x: m.a(x, x, x, attn_mask=m.hidden),

@@ -28,7 +28,11 @@ def _attention(node: Node) -> str | None:
     if isinstance(scale, int | float) and not (math.isfinite(scale) and scale > 0):
         return f"its scale must be finite and positive, got {scale}"
     if any(is_constant(argument) for argument in (query, key, value)):
-        return "its query, key and value must be computed from an input"
+        return (
+            "its query, key and value must be computed from an input; where they are learned, its "
+            "query or its key must be, and is_causal and enable_gqa be left at False: write a "
+            "mask and the heads out"
+        )
     if any(argument.meta["val"].dim() < 3 for argument in (query, key, value)):
         return "its query, key and value need a batch"
     if mask is None:
