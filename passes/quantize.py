@@ -52,6 +52,7 @@ from fxloom.passes.chains import (
     NARROWING,
     RELATIONS,
     TABLES,
+    WHERE,
     Chain,
     feeds_tables_only,
     find_chains,
@@ -91,6 +92,14 @@ NARROW = 6
 
 MOST_COMPARED = 2**31
 """What an integer input is compared with must fit its format, up to here."""
+BESIDE = (
+    *(aten.add.Tensor, aten.sub.Tensor, aten.clamp.default, *WHERE),
+    *(aten.maximum.default, aten.minimum.default),
+)
+"""Operations whose constants share a format with computed values."""
+FINER = 16
+"""By how many bits such a constant may be finer than those values: an epsilon of 1e-12 would make
+all of them 40 bits wider."""
 CLIPPING = ("percentile", "kl")
 """Methods that take the largest values for outliers."""
 LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format", "method")
@@ -228,6 +237,7 @@ class _Run:
         self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
         self.typed: dict[tuple[Any, ...], Node] = {}
+        self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
 
     @property
@@ -307,6 +317,7 @@ class _Run:
             self._insert(chain, to)
         self._round_fills()
         self._quantize_biases()
+        self._round_beside()
         finish(self.module)
         refresh_shapes(self.module)
         self._fit(wanted, means)
@@ -522,6 +533,10 @@ class _Run:
                         self._requantize_constant(node, position)
                     elif isinstance(argument, int | float):
                         self._shorten(node, position)
+                    else:
+                        continue
+                    if node.target in BESIDE:
+                        self.beside.append((node, position))
 
     def _requantize_constant(self, node: Node, position: int) -> None:
         source = arguments(node)[position]
@@ -624,6 +639,24 @@ class _Run:
                 self._shorten(node, 2)
                 step = 2.0 ** -fraction_of(arguments(node)[0])
                 node.update_arg(2, round(arguments(node)[2] / step) * step)
+
+    def _round_beside(self) -> None:
+        """Numbers and constants that stand beside values take no finer steps than any rounding
+        of those sees."""
+        for node, position in self.beside:
+            argument = arguments(node)[position]
+            others = [each for each in node.all_input_nodes if is_real(each) and each != argument]
+            if not others:
+                continue
+            finest = max(map(fraction_of, others)) + FINER
+            if not isinstance(argument, Node):
+                node.update_arg(position, round(argument * 2.0**finest) * 2.0**-finest)
+            elif len(argument.users) == 1 and fraction_of(argument) > finest:
+                source, width, _, signed = arguments(argument)[:4]
+                width = max(width - (fraction_of(argument) - finest), 1 + signed)
+                to = FixedPoint(width, width - finest, signed)
+                argument.args = (source, width, to.integer, signed, *arguments(argument)[4:])
+                self.formats[str(source.target)] = str(to)
 
     def _quantize_biases(self) -> None:
         """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""
