@@ -24,8 +24,7 @@ from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
     arguments,
-    as_indices,
-    check_inputs,
+    as_samples,
     constant,
     describe,
     input_specs,
@@ -263,16 +262,11 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         specs = input_specs(self.module)
         for batch in self.data.spread(self.options.samples, self.batch):
-            inputs = as_indices(self.module, batch)
-            inputs = (
-                tuple(as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
-                + inputs[len(specs) :]
-            )
             try:
-                check_inputs(self.module, inputs)
+                inputs = as_samples(self.module, batch)
             except CaptureError as error:
                 raise DataError(f"calibration data: {error}") from None
-            yield inputs
+            yield tuple(as_declared(x, spec) for x, spec in zip(inputs, specs, strict=True))
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number.

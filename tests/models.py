@@ -428,6 +428,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         ((4, 3), (4, 3)),
     ),
+    "written at computed places": (
+        fn(lambda m, x, y: (
+            torch.zeros_like(x).scatter_(2, x.argmax(2, keepdim=True), 1.0) * y,
+            x.scatter(1, y.argmax(1, keepdim=True), -0.75),
+            x.scatter(1, torch.stack([y[:, :, 0].argmin(1)] * 3, 1)[:, None], y),
+            torch.zeros(x.shape[0], 4, 3).scatter(
+                2, torch.stack([y.argmax(2), x.argmin(2)], 2), 0.5),
+        )),
+        ((4, 3), (4, 3)),
+    ),
     "softmax under numbers that leave nothing": (
         lambda: Buffers(
             lambda m, x, y: (

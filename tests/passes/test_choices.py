@@ -154,6 +154,11 @@ INDICES = torch.tensor([[1, 2], [3, 0]])
 REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "layer on integers": (lambda m, i: m.fc(i), INDICES, r"fc .*computes with torch.int64.*float"),
     "arithmetic on integers": (lambda m, x: x.argmax(1) + 1, VECTOR, "computes with torch.int64"),
+    "arithmetic on indices": (
+        lambda m, i: functional.embedding(i * 2, m.stack.reshape(24, 1)),
+        INDICES,
+        "mul.*computes indices with torch.int64.*before the model",
+    ),
     "sum of conditions": (lambda m, x: (x > 0).sum(1), VECTOR, r"sum.*\.float\(\) first"),
     "floats to integers": (lambda m, x: x.long(), VECTOR, "drops fractions"),
     "infinite fill": (
