@@ -235,6 +235,7 @@ class _Run:
         self.corrected: dict[str, float] = {}
         self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
+        self.warnings: list[str] = []
         self.typed: dict[tuple[Any, ...], Node] = {}
         self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
@@ -242,13 +243,15 @@ class _Run:
     @property
     def summary(self) -> dict[str, object]:
         """Formats that were chosen, the largest bias correction of every layer, bounds of the
-        absolute error of every table, and the numbers that were taken for masks."""
+        absolute error of every table, the numbers that were taken for masks, and warnings: one
+        line for each table that is as wrong as its values are large."""
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
             "equalized": self.equalized,
             "table_errors": self.tables,
             "masks": self.masks,
+            "warnings": list(dict.fromkeys(self.warnings)),
         }
 
     def _check_patterns(self) -> None:
@@ -474,6 +477,13 @@ class _Run:
         node, to, error = insert(self.module, end, to, self._table_bits(end), modes)
         self.formats[origin(end)] = str(to)
         self.tables[origin(end)] = error.record()
+        largest = max(-to.lo, to.hi) * to.step
+        if error.bound >= largest:
+            self.warnings.append(
+                f"{describe(end)}: may be off by {error.bound:.3g}, as much as any of its values "
+                f"(up to {largest:.3g}): {error.argument:.3g} by the {self._table_bits(end)} bits "
+                "of its argument. Give it more table_bits, or an argument of a smaller range"
+            )
         return node
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
