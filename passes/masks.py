@@ -130,12 +130,11 @@ class _Added:
         """As above; hidden is of every row what is far below its largest number."""
         _, _, dim, scale = arguments(self.softmax)
         added = self.added.to(torch.float64) * scale
-        rank = self.scores.meta["val"].dim()
-        along = dim - rank + added.dim()
-        if along < 0 or added.shape[along] == 1:
+        along = dim - self.scores.meta["val"].dim()  # from the end: a constant may have fewer axes
+        if added.dim() < -along or added.shape[along] == 1:
             return None
         seen = added if self.kept is None else torch.where(self.kept, added, -inf)
-        keep = seen >= seen.amax(along - seen.dim(), keepdim=True) - 2 * reach - NOTHING
+        keep = seen >= seen.amax(along, keepdim=True) - 2 * reach - NOTHING
         hides = (seen > -inf) & ~keep
         if not bool(hides.any()):
             return None

@@ -58,8 +58,8 @@ def _mask(node: Node, mask: Node, shape: tuple[int, ...], dim: int = -1) -> str 
         if mask.meta["val"].dtype == torch.bool:
             return None
         return (
-            "a computed mask must be a condition: where it is true scores are kept. Numbers that "
-            "are added may only be constants"
+            "a computed mask must be a condition, as mask > 0.5 is: where it is true scores are "
+            "kept. Numbers that are added may only be constants"
         )
     if node.graph.owning_module is None:
         return None
