@@ -250,9 +250,12 @@ def _with_measurements(
         for step in result.steps
     )
     float_bits = 32 * count_parameters(graph)["parameters"]
-    report = replace(report, passes=steps, float_bits=float_bits)
+    notes = [f"warning: {line}" for step in steps for line in step.summary.get("warnings", ())]
     if data is None:
-        return replace(report, notes=("no data: the error against the float model is not known",))
+        notes.append("no data: the error against the float model is not known")
+    report = replace(report, passes=steps, float_bits=float_bits, notes=tuple(notes))
+    if data is None:
+        return report
     errors = layer_errors(result.graph, graph, data)
     layers = tuple(replace(each, float_error=errors.get(each.name)) for each in report.layers)
     return replace(report, layers=layers, accuracy=measure(program, graph, data))

@@ -221,6 +221,11 @@ def _location(file: str, line: int) -> str:
 def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> str:
     """One line for an export failure; the model's own error where it fails without export, too."""
     if isinstance(error, GuardOnDataDependentSymNode):
+        if any(frame.name == "one_hot" for frame in traceback.extract_tb(error.__traceback__)):
+            return (
+                f"one_hot without num_classes{_user_frame(error)}: how many there are would depend "
+                "on the data. Say num_classes=."
+            )
         return f"data-dependent control flow{_user_frame(error)}. Write it with torch.where."
     try:
         with torch.no_grad(), quiet(), torch.random.fork_rng(devices=[]):
@@ -233,6 +238,11 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
         return (
             f"the model works for one batch size only: it fixes that of {fixed}. "
             "Use -1 or x.shape[0] where a literal batch size or len(x) stands."
+        )
+    if "fake tensor in the exported program" in text:
+        return (
+            "torch.export loses track of a tensor that is computed in forward, as behind x.data. "
+            "Use x itself, or x.detach()"
         )
     return f"torch.export cannot trace the model{_user_frame(error)}: {_first_line(error)}"
 

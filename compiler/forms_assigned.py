@@ -233,10 +233,13 @@ def _fill_at_indices(graph: fx.Graph, node: Node) -> Node | None:
 
 @rewrites(aten.scatter.value, aten.scatter.src)
 def _scatter(graph: fx.Graph, node: Node) -> Node | None:
-    """Constants at constant places."""
+    """Constants at constant places, and one number at computed ones."""
     x, dim, index, value = node.args
     assert isinstance(x, Node)
+    assert isinstance(dim, int)
     assert isinstance(index, Node)
+    if not is_constant(index):
+        return _at_computed(graph, node, x, dim, index, value)
     fixed = is_constant(index) and (not isinstance(value, Node) or is_constant(value))
     static = [
         [isinstance(size, int) for size in each.meta["val"].shape] for each in (x, index)
@@ -253,6 +256,42 @@ def _scatter(graph: fx.Graph, node: Node) -> Node | None:
     constants.meta["val"] = x.meta["val"]
     constants = make(graph, node, aten.scatter.src, constants, dim, index, value)
     return insert_like(graph, node, aten.where.self, (mask, constants, x))
+
+
+def _at_computed(
+    graph: fx.Graph, node: Node, x: Node, dim: int, index: Node, value: Any
+) -> Node | None:
+    """A choice by which of all places is asked for: as in a one-hot encoding, an index that is none
+    of them changes nothing."""
+    size, count = (each.meta["val"].shape[dim] for each in (node, index))
+    if node.kwargs or not isinstance(size, int) or not isinstance(count, int):
+        return None
+    beside = [_beside_dim(each, dim) for each in (node, index, value) if isinstance(each, Node)]
+    if any(each != beside[0] for each in beside) or min(size, count) < 1:
+        return None
+    shape = [1] * node.meta["val"].dim()
+    shape[dim] = size
+    every = make(graph, node, aten.reshape.default, numbered(graph, node, 0, size), shape)
+
+    def entry(of: Node, number: int) -> Node:
+        alone = of.meta["val"].shape[dim] == 1
+        return of if alone else make(
+            graph, node, aten.slice.Tensor, of, dim, number, number + 1, 1
+        )  # fmt: skip
+
+    for number in range(count):
+        chosen = make(graph, node, aten.eq.Tensor, entry(index, number), every)
+        is_node = isinstance(value, Node)
+        target = aten.where.self if is_node else aten.where.ScalarSelf
+        put = entry(value, number) if is_node else value
+        x = insert_like(graph, node, target, (chosen, put, x))
+        x.meta["val"] = node.meta["val"]
+    return x
+
+
+def _beside_dim(node: Node, dim: int) -> list[str]:
+    """Sizes along all other dimensions, symbols as text."""
+    return [str(size) for axis, size in enumerate(node.meta["val"].shape) if axis != dim]
 
 
 @rewrites(aten.index_copy.default)

@@ -16,6 +16,7 @@ from torch import fx
 from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX
+from fxloom.forms_products import product
 from fxloom.graph import aten, insert_like
 from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
@@ -48,9 +49,8 @@ def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     assert isinstance(dim, int)
     if dtype not in (None, source.meta["val"].dtype):
         return None
-    found = _Masked(graph, node, dim, source)
-    while found.step():
-        pass
+    found = taken_apart(graph, node)
+    found.fix()
     if found.keeps:
         return insert_like(graph, node, MASKED_SOFTMAX, found.arguments())
     scores, added = _with_constant(source)
@@ -59,16 +59,28 @@ def _softmax(graph: fx.Graph, node: Node) -> Node | None:
     return insert_like(graph, node, MASKED_SOFTMAX, (scores, added, dim, 1.0))
 
 
-class _Masked:
+def taken_apart(graph: fx.Graph, node: Node, most: float = MASKING) -> Masked:
+    """What a softmax reads. most: the largest number that counts as one that hides scores."""
+    source, dim = input_of(node), node.args[1]
+    assert isinstance(dim, int)
+    found = Masked(graph, node, dim, source, most)
+    while found.step():
+        pass
+    return found
+
+
+class Masked:
     """What a softmax reads, taken apart step by step: scores, and what keeps them."""
 
-    def __init__(self, graph: fx.Graph, node: Node, dim: int, source: Node) -> None:
-        self.graph, self.node, self.dim, self.source = graph, node, dim, source
+    def __init__(self, graph: fx.Graph, node: Node, dim: int, source: Node, most: float) -> None:
+        self.graph, self.node, self.dim, self.source, self.most = graph, node, dim, source, most
         self.keeps: list[Node] = []
         self.number: float | None = None
         """What stands for hidden scores. Where several masks hide all of a row, it is the ones with
         the largest number that a softmax would still see: so it must be the same for all."""
         self.scale = 1.0
+        self.fall = inf
+        """By how much at least, scaled, hidden scores fall where something is added to them."""
 
     def arguments(self) -> tuple[Any, ...]:
         """Those of a masked softmax."""
@@ -96,7 +108,7 @@ class _Masked:
 
     def _hides(self, number: float | None) -> bool:
         """Whether a number masks, and the masks before it, if any, left the same."""
-        if number is None or not is_masking(number if self.scale > 0 else -number):
+        if number is None or not (number if self.scale > 0 else -number) <= self.most:
             return False
         if self.number is not None and self.number != number * self.scale:
             return False
@@ -130,32 +142,37 @@ class _Masked:
                 continue
             sign = 1 if source.target is aten.add.Tensor else -1
             if is_constant(added):
-                return sign > 0 and self.scale > 0 and self._fixed(source, scores, added)
+                return False
             choice = choice_of(self.graph, self.node, added)
             if choice is None:
                 continue
             sign = sign if self.scale > 0 else -sign
             choice = replace(choice, yes=sign * choice.yes, no=sign * choice.no)
             hidden = min(choice.yes, choice.no)
-            if choice.masks and (self.number is None or hidden == self.number == -inf):
+            above = max(choice.yes, choice.no)
+            masks = hidden <= self.most < above
+            if masks and (self.number is None or hidden == self.number == -inf):
                 # Hidden scores keep their differences and add up: a finite number is none again.
                 self.number = -inf if hidden == -inf else nan
+                self.fall = min(self.fall, (above - hidden) * abs(self.scale))
                 self.keeps.append(_kept(self.graph, self.node, choice, self.dim))
                 self.source = scores
                 return True
         return False
 
-    def _fixed(self, source: Node, scores: Node, added: Node) -> bool:
-        """A constant mask, among others or scaled: legalize drops what it adds where that is
-        nothing."""
-        if (not self.keeps and self.scale == 1) or len(source.users) > 1:
-            return False
+    def fix(self) -> None:
+        """Split off a constant mask, among others or scaled: legalize drops what it adds where
+        that is nothing."""
+        scores, added = _with_constant(self.source)
+        if scores is None or added is None or not same_shape(scores, self.source):
+            return
+        if (not self.keeps and self.scale == 1) or self.scale < 0 or len(self.source.users) > 1:
+            return
         if self.number not in (None, -inf):
-            return False
+            return
         keep, rest = split(self.graph, self.node, added, self.number or MASKING)
         self.keeps.append(keep)
         self.source = make(self.graph, self.node, aten.add.Tensor, scores, rest)
-        return False  # the sum would be taken apart again
 
 
 def _is_factor(number: object) -> bool:
@@ -208,20 +225,25 @@ def _attention(graph: fx.Graph, node: Node) -> Node | None:
     """nn.MultiheadAttention adds a padding mask, minus infinity or nothing, to a constant one."""
     query, key, value, mask, dropout, is_causal = node.args
     assert isinstance(mask, Node | None)
+    plain = not (dropout or is_causal or node.kwargs.get("enable_gqa"))
+    learned = [is_constant(input_of(node, position)) for position in range(3)]
+    written_out = plain and any(learned) and not all(learned[:2])
     if mask is None or is_constant(mask) or mask.meta["val"].dtype == torch.bool:
-        return None
+        return _written_out(graph, node, mask) if written_out else None
     parts = _parts(graph, node, mask)
     if parts is None:
         return None
     keeps, constants = parts
+    if not constants and written_out:
+        return _written_out(graph, node, all_of(graph, node, keeps))
     if not constants:
         args = (query, key, value, all_of(graph, node, keeps), dropout, is_causal)
         attention = insert_like(graph, node, aten.scaled_dot_product_attention.default, args)
         attention.kwargs = node.kwargs
         return attention
-    if dropout or is_causal or node.kwargs.get("enable_gqa") or len(constants) > 1:
+    if not plain or len(constants) > 1:
         return None
-    return _written_out(graph, node, keeps, constants[0])
+    return _written_out(graph, node, all_of(graph, node, keeps), constants[0])
 
 
 def _parts(graph: fx.Graph, node: Node, mask: Node) -> tuple[list[Node], list[Node]] | None:
@@ -270,33 +292,39 @@ def _by_heads(graph: fx.Graph, node: Node, mask: Node) -> Node | None:
     return make(graph, node, aten.add.Tensor, *sides)
 
 
-def _written_out(graph: fx.Graph, node: Node, keeps: list[Node], constant: Node) -> Node:
-    """Attention whose scores get a constant as well: rows of which nothing is left give zero."""
+def _written_out(
+    graph: fx.Graph, node: Node, mask: Node | None, constant: Node | None = None
+) -> Node | None:
+    """Attention as products and a softmax: to scores that get a constant as well as a condition,
+    and of learned queries, keys or values.
+
+    Where a computed condition leaves nothing of a row, attention gives zero.
+    """
     query, key, value = (input_of(node, position) for position in range(3))
     rank = key.meta["val"].dim()
     scale: Any = node.kwargs.get("scale")
     if scale is None:
         scale = 1 / sqrt(query.meta["val"].shape[-1])
+    if not 0 < scale < inf:
+        return None
     turned = [*range(rank - 2), rank - 1, rank - 2]
     key = make(graph, node, aten.permute.default, key, turned)
-    scores = make(graph, node, aten.matmul.default, query, key)
-    keep, added = split(graph, node, constant, -inf)
-    added = make(graph, node, aten.div.Tensor, added, scale)
-    scores = make(graph, node, aten.add.Tensor, scores, added)
-    keep = all_of(graph, node, [*keeps, keep])
-    weights = make(graph, node, MASKED_SOFTMAX, scores, keep, rank - 1, scale)
-    result = make(graph, node, aten.matmul.default, weights, value)
-    some = make(graph, node, aten.amax.default, keep, [keep.meta["val"].dim() - 1], True)
+    scores = product(graph, node, query, key)
+    if mask is not None and constant is not None:
+        keep, added = split(graph, node, constant, -inf)
+        added = make(graph, node, aten.div.Tensor, added, scale)
+        scores = make(graph, node, aten.add.Tensor, scores, added)
+        mask = all_of(graph, node, [mask, keep])
+    weights = make(graph, node, MASKED_SOFTMAX, scores, mask, rank - 1, scale)
+    result = product(graph, node, weights, value)
+    if mask is None or is_constant(mask):
+        return result
+    some = make(graph, node, aten.amax.default, mask, [mask.meta["val"].dim() - 1], True)
     return make(graph, node, aten.where.ScalarOther, some, result, 0.0)
 
 
 def negated(graph: fx.Graph, node: Node, condition: Node) -> Node:
     return make(graph, node, aten.logical_not.default, condition)
-
-
-def is_masking(number: object) -> bool:
-    """Whether a number hides what it stands for: nothing else of a score's place is left of it."""
-    return isinstance(number, int | float) and number <= MASKING
 
 
 # Masks that are added ----------------------------------------------------------------------------
@@ -312,7 +340,7 @@ class Choice:
 
     @property
     def masks(self) -> bool:
-        return is_masking(min(self.yes, self.no)) and not is_masking(max(self.yes, self.no))
+        return min(self.yes, self.no) <= MASKING < max(self.yes, self.no)
 
     def kept(self, graph: fx.Graph, node: Node) -> Node:
         """Where it does not mask. A softmax does not see what is added to all that it keeps."""

@@ -15,17 +15,17 @@ from fxloom.rewriting import input_of, is_constant, make, rewrites, sizes_of, si
 
 @rewrites(aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default)
 def _matmul(graph: fx.Graph, node: Node) -> Node | None:
-    return _product(graph, node, input_of(node, 0), input_of(node, 1))
+    return product(graph, node, input_of(node, 0), input_of(node, 1))
 
 
-def _product(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
+def product(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
     """left @ right; what has no form here stays a matmul, for the batch rules and the checks."""
     ranks = [side.meta["val"].dim() for side in (left, right)]
     if is_constant(right) and not is_constant(left):
         if ranks[1] == 1:
             row = make(graph, node, aten.reshape.default, right, [1, -1])
-            product = make(graph, node, aten.linear.default, left, row, None)
-            return make(graph, node, aten.reshape.default, product, sizes_of(product, -1)[:-1])
+            column = make(graph, node, aten.linear.default, left, row, None)
+            return make(graph, node, aten.reshape.default, column, sizes_of(column, -1)[:-1])
         if ranks[1] == 2:
             weight = _transposed(graph, node, right)
             return make(graph, node, aten.linear.default, left, weight, None)
@@ -35,9 +35,9 @@ def _product(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
         # The transpose of (right transposed) @ (left transposed).
         turned = _transposed(graph, node, right)
         if ranks[0] == 1:
-            return _product(graph, node, turned, left)
-        product = _product(graph, node, turned, _transposed(graph, node, left))
-        return _transposed(graph, node, product)
+            return product(graph, node, turned, left)
+        flipped = product(graph, node, turned, _transposed(graph, node, left))
+        return _transposed(graph, node, flipped)
     return make(graph, node, aten.matmul.default, left, right)
 
 
@@ -60,9 +60,14 @@ def _by_stack(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
     matrices = _without_ones(graph, node, right)
     stack = sizes_of(matrices, -1)[:-2]
     if not stack:
-        return _product(graph, node, left, matrices)
+        return product(graph, node, left, matrices)
     along = sizes[len(sizes) - 2 - len(stack) : -2]
     if sum(size == -1 for size in sizes) == 1:
+        if len(sizes) == 3 and along == [-1] and sizes_of_constant(left)[0] == stack[0]:
+            # Heads that are merged with the batch, and what is spread over it.
+            apart = make(graph, node, aten.reshape.default, left, [-1, *stack, *sizes[1:]])
+            result = _in_groups(graph, node, apart, matrices)
+            return make(graph, node, aten.reshape.default, result, [-1, *sizes_of(result, -1)[2:]])
         if along == stack:
             return _in_groups(graph, node, left, matrices)
         if all(size == 1 for size in along):
@@ -124,19 +129,19 @@ def _inner(graph: fx.Graph, node: Node) -> Node | None:
     ranks = [side.meta["val"].dim() for side in (left, right)]
     if 1 in ranks:
         pair = (left, right) if ranks[1] == 1 else (right, left)
-        return _product(graph, node, *pair)
+        return product(graph, node, *pair)
     if ranks[1] == 2:
-        return _product(graph, node, left, _transposed(graph, node, right))
+        return product(graph, node, left, _transposed(graph, node, right))
     return None
 
 
 @rewrites(aten.linalg_vecdot.default)
 def _vecdot(graph: fx.Graph, node: Node) -> Node:
-    product = make(graph, node, aten.mul.Tensor, *node.args[:2])
+    products = make(graph, node, aten.mul.Tensor, *node.args[:2])
     dim = node.kwargs.get("dim", -1)
     assert isinstance(dim, int)
-    dims = [dim % product.meta["val"].dim()]
-    return insert_like(graph, node, aten.sum.dim_IntList, (product, dims, False))
+    dims = [dim % products.meta["val"].dim()]
+    return insert_like(graph, node, aten.sum.dim_IntList, (products, dims, False))
 
 
 @rewrites(aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
@@ -148,12 +153,12 @@ def _addmm(graph: fx.Graph, node: Node) -> Node | None:
     if fixed and shapes == [1, 2] and not node.kwargs and bias.meta["val"].shape[0] != 1:
         args = (left, _transposed(graph, node, right), bias)
         return insert_like(graph, node, aten.linear.default, args)
-    product = _product(graph, node, left, right)
+    result = product(graph, node, left, right)
     scaled = [
         side if factor == 1 else make(graph, node, aten.mul.Tensor, side, factor)
         for side, factor in (
             (bias, node.kwargs.get("beta", 1)),
-            (product, node.kwargs.get("alpha", 1)),
+            (result, node.kwargs.get("alpha", 1)),
         )
     ]
     return insert_like(graph, node, aten.add.Tensor, tuple(scaled))
@@ -260,7 +265,7 @@ class _Contraction:
         front = [sizes[label] for label in (*batch, *shared)]
         x = self.make(aten.reshape.default, x, [*front, *merged[:2]])
         y = self.make(aten.reshape.default, y, [*front[len(batch) :], *merged[1:]])
-        product = _product(self.graph, self.node, x, y)
+        result = product(self.graph, self.node, x, y)
         labels = [*batch, *shared, *rows, *columns]
         shape = [sizes[label] for label in labels]
-        return self.make(aten.reshape.default, product, shape), labels
+        return self.make(aten.reshape.default, result, shape), labels

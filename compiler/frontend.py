@@ -36,6 +36,7 @@ from fxloom.preconditions import check_examples, check_finite, check_state, type
 from fxloom.rewriting import RULES
 from fxloom.state_names import spelled_program
 from fxloom.support import CHECKS, refusal, refused_ports
+from fxloom.unassigned import begin_as_zeros
 
 MAX_ELEMENTS = 2**28
 """Values of one tensor for one sample: the trial runs must fit into memory."""
@@ -104,6 +105,7 @@ def _capture_program(
 ) -> fx.GraphModule:
     _refuse_unfaithful(program)
     graph, state = _import(program, examples, axes)
+    begin_as_zeros(graph)
     normalize(graph)
     fold_constants(graph, state)
     for name, readers in _readers(graph).items():

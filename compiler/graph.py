@@ -9,7 +9,7 @@ ATen ops in one canonical form (see `normalize`), one output. Each node carries
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -201,7 +201,25 @@ def range_of(dtype: torch.dtype) -> tuple[int, int]:
 def check_inputs(graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]) -> None:
     """Raise CaptureError unless `inputs` are what the graph was captured for, in one batch."""
     arrived = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    specs = input_specs(graph_module)
+    _check(input_specs(graph_module), arrived)
+
+
+def as_samples(
+    graph_module: fx.GraphModule, inputs: Tensor | Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """A batch of data, samples first wherever the graph has them, in the types that it takes.
+
+    Raises CaptureError unless it is what the graph was captured for.
+    """
+    specs = [replace(spec, batch_axis=0) for spec in input_specs(graph_module)]
+    tensors = as_indices(graph_module, inputs)
+    fitting = zip(tensors, specs, strict=False)
+    typed = [x.to(spec.dtype) if spec.dtype.is_floating_point else x for x, spec in fitting]
+    _check(specs, [*typed, *tensors[len(specs) :]])
+    return tuple(typed)
+
+
+def _check(specs: Sequence[InputSpec], arrived: Sequence[Tensor]) -> None:
     if len(arrived) != len(specs):
         names = ", ".join(spec.name for spec in specs)
         raise CaptureError(f"required {len(specs)} inputs ({names}), {len(arrived)} arrived")

@@ -51,7 +51,8 @@ def fold_constants(graph: fx.Graph, state: State) -> None:
             folded = graph.get_attr(name)
         folded.meta["val"] = node.meta.get("val")
         node.replace_all_uses_with(folded)
-    graph.eliminate_dead_code()
+    # attention counts as random, and so as impure
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
 def _sources(node: Node) -> list[str]:

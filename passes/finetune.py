@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from fxloom.errors import CaptureError, DataError, RecipeError
 from fxloom.graph import (
     as_indices,
-    check_inputs,
+    as_samples,
     constant,
     origin,
     output_nodes,
@@ -39,7 +39,7 @@ from fxloom.passes.trainable import (
     readers,
     widen_biases,
 )
-from fxloom.passes.training import Samples, Training, as_declared, forward, split
+from fxloom.passes.training import Samples, Training, forward, split
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import convert, known_keys, unmatched
 
@@ -230,7 +230,7 @@ def _samples(graph: fx.GraphModule, data: Data) -> Samples:
             raise DataError("finetune: required labels, y_train, but the data has none")
         inputs = as_indices(graph, x)
         try:
-            check_inputs(graph, as_declared(graph, inputs))
+            as_samples(graph, inputs)
         except CaptureError as error:
             raise DataError(f"training data: {error}") from None
         parts.append(inputs)

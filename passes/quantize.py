@@ -24,8 +24,7 @@ from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
     arguments,
-    as_indices,
-    check_inputs,
+    as_samples,
     constant,
     describe,
     input_specs,
@@ -52,6 +51,7 @@ from fxloom.passes.chains import (
     NARROWING,
     RELATIONS,
     TABLES,
+    WHERE,
     Chain,
     feeds_tables_only,
     find_chains,
@@ -73,6 +73,7 @@ from fxloom.passes.fitting import (
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.legalize import Legalize
+from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE
@@ -90,6 +91,14 @@ NARROW = 6
 
 MOST_COMPARED = 2**31
 """What an integer input is compared with must fit its format, up to here."""
+BESIDE = (
+    *(aten.add.Tensor, aten.sub.Tensor, aten.clamp.default, *WHERE),
+    *(aten.maximum.default, aten.minimum.default),
+)
+"""Operations whose constants share a format with computed values."""
+FINER = 16
+"""By how many bits such a constant may be finer than those values: an epsilon of 1e-12 would make
+all of them 40 bits wider."""
 CLIPPING = ("percentile", "kl")
 """Methods that take the largest values for outliers."""
 LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format", "method")
@@ -246,25 +255,31 @@ class Quantization:
 
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
-        isolate(module)
         self.batch = batch_size(module)
+        self.masks = hide(module, self._batches)
+        isolate(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
         self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
+        self.warnings: list[str] = []
         self.typed: dict[tuple[Any, ...], Node] = {}
+        self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
 
     @property
     def summary(self) -> dict[str, object]:
-        """Formats that were chosen, the largest bias correction of every layer, and bounds of
-        the absolute error of every table."""
+        """Formats that were chosen, the largest bias correction of every layer, bounds of the
+        absolute error of every table, the numbers that were taken for masks, and warnings: one
+        line for each table that is as wrong as its values are large."""
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
             "equalized": self.equalized,
             "table_errors": self.tables,
+            "masks": self.masks,
+            "warnings": list(dict.fromkeys(self.warnings)),
         }
 
     def _check_patterns(self) -> None:
@@ -279,16 +294,11 @@ class Quantization:
         """The calibration samples, as the graph takes them."""
         specs = input_specs(self.module)
         for batch in self.data.spread(self.options.samples, self.batch):
-            inputs = as_indices(self.module, batch)
-            inputs = (
-                tuple(as_declared(x, spec) for x, spec in zip(inputs, specs, strict=False))
-                + inputs[len(specs) :]
-            )
             try:
-                check_inputs(self.module, inputs)
+                inputs = as_samples(self.module, batch)
             except CaptureError as error:
                 raise DataError(f"calibration data: {error}") from None
-            yield inputs
+            yield tuple(as_declared(x, spec) for x, spec in zip(inputs, specs, strict=True))
 
     def quantized(self) -> fx.GraphModule:
         """The graph with a format for every number.
@@ -333,6 +343,7 @@ class Quantization:
             self._insert(chain, to)
         self._round_fills()
         self._quantize_biases()
+        self._round_beside()
         finish(self.module)
         refresh_shapes(self.module)
         self._fit(wanted, means)
@@ -497,6 +508,13 @@ class Quantization:
         node, to, error = insert(self.module, end, to, self._table_bits(end), modes)
         self.formats[origin(end)] = str(to)
         self.tables[origin(end)] = error.record()
+        largest = max(-to.lo, to.hi) * to.step
+        if error.bound >= largest:
+            self.warnings.append(
+                f"{describe(end)}: may be off by {error.bound:.3g}, as much as any of its values "
+                f"(up to {largest:.3g}): {error.argument:.3g} by the {self._table_bits(end)} bits "
+                "of its argument. Give it more table_bits, or an argument of a smaller range"
+            )
         return node
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
@@ -550,6 +568,10 @@ class Quantization:
                         self._requantize_constant(node, position)
                     elif isinstance(argument, int | float):
                         self._shorten(node, position)
+                    else:
+                        continue
+                    if node.target in BESIDE:
+                        self.beside.append((node, position))
 
     def _requantize_constant(self, node: Node, position: int) -> None:
         source = arguments(node)[position]
@@ -681,6 +703,24 @@ class Quantization:
                 self._shorten(node, 2)
                 step = 2.0 ** -fraction_of(arguments(node)[0])
                 node.update_arg(2, round(arguments(node)[2] / step) * step)
+
+    def _round_beside(self) -> None:
+        """Numbers and constants that stand beside values take no finer steps than any rounding
+        of those sees."""
+        for node, position in self.beside:
+            argument = arguments(node)[position]
+            others = [each for each in node.all_input_nodes if is_real(each) and each != argument]
+            if not others:
+                continue
+            finest = max(map(fraction_of, others)) + FINER
+            if not isinstance(argument, Node):
+                node.update_arg(position, round(argument * 2.0**finest) * 2.0**-finest)
+            elif len(argument.users) == 1 and fraction_of(argument) > finest:
+                source, width, _, signed = arguments(argument)[:4]
+                width = max(width - (fraction_of(argument) - finest), 1 + signed)
+                to = FixedPoint(width, width - finest, signed)
+                argument.args = (source, width, to.integer, signed, *arguments(argument)[4:])
+                self.formats[str(source.target)] = str(to)
 
     def _quantize_biases(self) -> None:
         """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""

@@ -428,6 +428,28 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         ),
         ((4, 3), (4, 3)),
     ),
+    "written at computed places": (
+        fn(lambda m, x, y: (
+            torch.zeros_like(x).scatter_(2, x.argmax(2, keepdim=True), 1.0) * y,
+            x.scatter(1, y.argmax(1, keepdim=True), -0.75),
+            x.scatter(1, torch.stack([y[:, :, 0].argmin(1)] * 3, 1)[:, None], y),
+            torch.zeros(x.shape[0], 4, 3).scatter(
+                2, torch.stack([y.argmax(2), x.argmin(2)], 2), 0.5),
+        )),
+        ((4, 3), (4, 3)),
+    ),
+    "softmax under numbers that leave nothing": (
+        lambda: Buffers(
+            lambda m, x, y: (
+                x.masked_fill(y > y.amin(-1, True), -400).softmax(-1),
+                (torch.where(y < y.amax(1, True), -x, 900) / -2).softmax(1),
+                (x + ((1 - (y[:, 2] > 0).float()) * -600)[:, None]).softmax(-1),
+                (x + m.added).softmax(-1),
+            ),
+            added=torch.tensor([0.5, -300, 0]),
+        ),
+        ((4, 3), (4, 3)),
+    ),
     "attention that sees nothing": (
         fn(lambda m, q, k: (
             functional.scaled_dot_product_attention(q, q, q, attn_mask=(k > 0.4)[:, None]),
@@ -541,6 +563,25 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
            rows=lambda: nn.Embedding(9, 4),
            layer=lambda: nn.TransformerEncoderLayer(4, 2, 5, dropout=0, batch_first=True)),
         rows(9, 3),
+    ),
+    "learned queries": (
+        lambda: Buffers(
+            lambda m, x: (
+                *m.a((q := m.q.expand(x.shape[0], -1, -1)), x, x, key_padding_mask=x[..., 0] > 1),
+                m.a(m.q.repeat(x.shape[0], 1, 1), x, x, need_weights=False)[0],
+                m.a(x, q, q, need_weights=False)[0],
+                m.decoder(q, x),
+                functional.scaled_dot_product_attention(q, x, x, m.added),
+                functional.scaled_dot_product_attention(q, x, x, x[:, None, :, 1] > -1),
+            ),
+            {
+                "a": nn.MultiheadAttention(4, 2, batch_first=True),
+                "decoder": nn.TransformerDecoderLayer(4, 2, 5, dropout=0, batch_first=True),
+            },
+            q=torch.linspace(-1, 1.5, 8).reshape(1, 2, 4),
+            added=torch.tensor([0.5, -torch.inf, 0]),
+        ),
+        (3, 4),
     ),
     "multihead attention": (
         lambda: Buffers(

@@ -28,7 +28,11 @@ def _attention(node: Node) -> str | None:
     if isinstance(scale, int | float) and not (math.isfinite(scale) and scale > 0):
         return f"its scale must be finite and positive, got {scale}"
     if any(is_constant(argument) for argument in (query, key, value)):
-        return "its query, key and value must be computed from an input"
+        return (
+            "its query, key and value must be computed from an input; where they are learned, its "
+            "query or its key must be, and is_causal and enable_gqa be left at False: write a "
+            "mask and the heads out"
+        )
     if any(argument.meta["val"].dim() < 3 for argument in (query, key, value)):
         return "its query, key and value need a batch"
     if mask is None:
@@ -54,8 +58,8 @@ def _mask(node: Node, mask: Node, shape: tuple[int, ...], dim: int = -1) -> str 
         if mask.meta["val"].dtype == torch.bool:
             return None
         return (
-            "a computed mask must be a condition: where it is true scores are kept. Numbers that "
-            "are added may only be constants"
+            "a computed mask must be a condition, as mask > 0.5 is: where it is true scores are "
+            "kept. Numbers that are added may only be constants"
         )
     if node.graph.owning_module is None:
         return None

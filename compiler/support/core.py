@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.functions import FUNCTIONS
@@ -74,8 +74,29 @@ def _of_integers(node: Node) -> str | None:
     for argument in (*node.all_input_nodes, node):
         dtype = argument.meta["val"].dtype
         if not is_constant(argument) and not dtype.is_floating_point:
+            if _leads_to_rows(node):
+                return (
+                    f"it computes indices with {dtype}, and arithmetic on integers has no "
+                    "lowering. Compute them before the model, or use an nn.Embedding for each "
+                    "offset"
+                )
             return f"it computes with {dtype}. Convert it with .float() first"
     return None
+
+
+def _leads_to_rows(node: Node) -> bool:
+    """Whether an integer becomes the index of an embedding."""
+    pending, seen = [node], {node}
+    while pending:
+        for user in pending.pop().users:
+            if user.target is aten.embedding.default:
+                return True
+            value = user.meta.get("val")
+            is_whole = isinstance(value, Tensor) and not value.is_floating_point()
+            if is_whole and user not in seen:
+                seen.add(user)
+                pending.append(user)
+    return False
 
 
 def refused_ports(graph_module: fx.GraphModule) -> list[str]:

@@ -84,7 +84,8 @@ def masking_behind(x: Node) -> str | None:
             if added and node.target is aten.mul.Tensor and factor >= -MASKING:
                 return (
                     f"something times {number:g} is added to its argument, which leaves no bits "
-                    f"for the scores. {ADVICE}"
+                    "for the scores. If that is a mask of zeros and ones, make it a condition, "
+                    f"(mask > 0.5).float() * {number:g}, or pass it as bool. {ADVICE}"
                 )
             pending += [(argument, added) for argument in _computed(node)]
     return None

@@ -84,6 +84,30 @@ def test_what_is_only_chosen_is_never_rounded() -> None:
     assert not [instr for instr in program.instrs if instr.op.name in ("requantize", "mul")]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x, n: 1 / x.abs().clamp(min=n),
+        lambda m, x, n: x / (x.abs().sum(1, keepdim=True) + n),
+        lambda m, x, n: torch.maximum(x, m.number) * x,
+        lambda m, x, n: torch.where(x > 0, x, n) * x,
+        lambda m, x, n: (x - m.number) * x,
+    ],
+)
+@pytest.mark.parametrize("number", [1e-12, 1e-30])
+def test_an_epsilon_beside_values_makes_them_no_wider(
+    function: Callable[..., Any], number: float
+) -> None:
+    x = torch.randn(64, 5) * 1000
+    model = Buffers(lambda m, x: function(m, x, number), number=torch.tensor(number))
+    program = program_of(model, x)
+    assert max(instr.result.type.width for instr in program.instrs) <= 48
+    got = simulate(program, x.numpy())
+    assert isinstance(got, np.ndarray)
+    wanted = model(x).numpy()
+    assert np.median(np.abs(got - wanted)) < 0.02 * np.abs(wanted).max()
+
+
 def test_a_prelu_is_rounded_once_with_its_layer() -> None:
     program = program_of(nn.Sequential(nn.Linear(5, 4), nn.PReLU(4)), torch.randn(64, 5))
     assert [instr.op.name for instr in program.instrs].count("requantize") == 1
@@ -130,6 +154,11 @@ INDICES = torch.tensor([[1, 2], [3, 0]])
 REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "layer on integers": (lambda m, i: m.fc(i), INDICES, r"fc .*computes with torch.int64.*float"),
     "arithmetic on integers": (lambda m, x: x.argmax(1) + 1, VECTOR, "computes with torch.int64"),
+    "arithmetic on indices": (
+        lambda m, i: functional.embedding(i * 2, m.stack.reshape(24, 1)),
+        INDICES,
+        "mul.*computes indices with torch.int64.*before the model",
+    ),
     "sum of conditions": (lambda m, x: (x > 0).sum(1), VECTOR, r"sum.*\.float\(\) first"),
     "floats to integers": (lambda m, x: x.long(), VECTOR, "drops fractions"),
     "infinite fill": (
@@ -155,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], Tensor, str]] = {
     "mask from an input": (
         lambda m, x: (x + (1 - x[:, :1]) * -10000.0).softmax(1),
         VECTOR,
-        r"softmax.*something times -10000.*torch\.where",
+        r"softmax.*something times -10000.*\(mask > 0.5\).float\(\) \* -10000.*torch\.where",
     ),
     "argmax of all": (lambda m, x: x.argmax(), VECTOR, "argmax.*holds the batch"),
     "argmax over the batch": (lambda m, x: x.argmax(0), VECTOR, "argmax.*holds the batch"),

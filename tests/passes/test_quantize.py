@@ -304,6 +304,13 @@ def test_data_that_does_not_fit_the_model_is_refused(x: Any, message: str) -> No
         Quantize()(capture(nn.Linear(3, 4), torch.ones(2, 3)), Data(x_train=x))
 
 
+def test_data_that_does_not_fit_is_described_as_it_is_given() -> None:
+    graph = capture(nn.Linear(3, 4), torch.ones(7, 2, 3), batch_axes=1)
+    wanted = r"required shape \['batch', 7, 3\] of torch.float32, \[5, 6, 3\]"
+    with pytest.raises(DataError, match=wanted):
+        Quantize()(graph, Data(x_train=torch.ones(5, 6, 3)))
+
+
 def test_a_float64_model_is_calibrated_in_float64() -> None:
     model, x = nn.Linear(3, 4).double(), torch.randn(40, 3, dtype=torch.float64)
     program = program_of(model, x, weights=16, activations=16)

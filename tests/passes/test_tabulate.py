@@ -1,8 +1,10 @@
 """Tables: correctly rounded everywhere; softmax keeps its argmax; errors stay within bounds."""
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 
 from fxloom import functions, ops
 from fxloom.backends.simulator import Simulator, simulate
+from fxloom.compilation import compile
 from fxloom.data import Data
 from fxloom.errors import RecipeError, UnsupportedLayer
 from fxloom.exact import exact_forward
@@ -23,6 +26,7 @@ from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
 from fxloom.passes.softmaxes import softmax_formats
 from fxloom.program import Program
+from fxloom.target import Target
 from tests.models import Fn, make
 
 aten = torch.ops.aten
@@ -179,6 +183,24 @@ def test_function_stays_within_its_bound(module: nn.Module) -> None:
     y = simulate(lower(result.graph), x.numpy())
     worst = float(np.abs(y - module(x.double()).numpy()).max())
     assert errors["bound"] / 5 < worst <= errors["bound"]
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: torch.sin(1e4 * x), lambda x: torch.cos(x * 300), torch.sin]
+)
+def test_a_table_as_wrong_as_its_values_are_large_is_named_in_the_report(
+    function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    x = torch.randn(64, 4, generator=torch.manual_seed(0))
+    build = compile(Fn(lambda m, x: function(x)), data=x, target=Target(), out=tmp_path / "build")
+    warned = [line for line in build.report.notes if line.startswith("warning")]
+    if function is torch.sin:
+        assert not warned
+    else:
+        (line,) = warned
+        assert "may be off by" in line
+        assert "more table_bits" in line
+        assert line in build.report.to_text()
 
 
 def test_softmax_that_cannot_keep_its_order_is_refused() -> None:

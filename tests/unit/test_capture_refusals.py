@@ -66,6 +66,8 @@ def in_bfloat16(m: Function, x: Tensor) -> Tensor:
             if_positive,
             r"data-dependent control flow, line \d+ of test_capture_ref.*: `return x",
         ),
+        (lambda m, x: F.one_hot(x.argmax(1)), r"one_hot without num_classes, line \d+ of .*num_cl"),
+        (lambda m, x: x.data * 2, r"x\.data\. Use x itself, or x\.detach\(\)"),
         (lambda m, x: x * x.max().item(), r"aten.item, line \d+ of .*depends on the data"),
         (lambda m, x: x[x > 0], "^aten.index.Tensor.*depends on the data[^\n]*$"),
         (lambda m, x: x.nonzero(), "aten.nonzero.*depends on the data"),
