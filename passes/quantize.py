@@ -44,6 +44,7 @@ from fxloom.passes.calibration import (
     batch_size,
     candidates,
     covering,
+    least_error,
     observe,
 )
 from fxloom.passes.chains import (
@@ -590,9 +591,7 @@ class _Run:
             return best_encoded(values, encoding, width)
         if method == "minmax":
             return covering(low, high, width, signed)
-        errors = Errors(candidates(low, high, width, signed))
-        errors.see(values)
-        return errors.best
+        return least_error(values, candidates(low, high, width, signed))
 
     def _typed(self, source: Node, layer: Node, to: FixedPoint) -> Node:
         """requantize(source) in front of a layer, to nearest, saturating."""
