@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxloom.fixed_point import IntArray
+from fxloom.accumulators import accumulators
+from fxloom.fixed_point import FixedPoint, IntArray
 from fxloom.ops import (
     Add,
     Concat,
@@ -265,9 +266,9 @@ def estimate(program: Program, target: Target) -> Report:
     for instr in program.instrs:
         groups.setdefault(instr.origin, []).append(instr)
     target.require_layers(groups)
-    layers, counted = [], set[str]()
+    layers, counted, sums = [], set[str](), accumulators(program)
     for name, instrs in groups.items():
-        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted)
+        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted, sums)
         if target.backend not in RULED_BACKENDS:
             dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
             layer = replace(layer, dsp=dsp, latency=latency)
@@ -288,15 +289,19 @@ def _layer(
     settings: LayerSettings,
     io: str,
     counted: set[str],
+    sums: Mapping[str, FixedPoint],
 ) -> LayerReport:
-    """counted: constants of layers before this one; a shared one counts once."""
+    """counted: constants of layers before this one; a shared one counts once. sums: formats of
+    accumulators."""
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
     constants = [program.constants[arg] for arg in used if arg not in counted]
     counted.update(used)
     looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
     tables = [program.constants[arg] for arg in sorted(looked_up)]
     counted.update(looked_up)
-    summed = [i.result.type for i in instrs if isinstance(i.op, _ACCUMULATING)]
+    summed = [
+        sums.get(i.result.name, i.result.type) for i in instrs if isinstance(i.op, _ACCUMULATING)
+    ]
     has_matrix = any(_matrix(program, instr) is not None for instr in instrs)
     costs = [
         _FREE

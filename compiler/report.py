@@ -50,7 +50,8 @@ class Figure:
 class LayerReport:
     """One layer of the user's model.
 
-    result, weights, accumulator: formats; accumulator is the widest exact result before rounding.
+    result, weights, accumulator: formats; accumulator is the widest in which sums are added up:
+    that of the exact sum, or a narrower one where its upper bits are dropped.
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
     width, tables included. macs: multiply-adds by weights and between computed values, of one
     sample.
@@ -86,7 +87,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """One pass of the recipe: what it did, and figures of the graph before and after."""
+    """One pass of the recipe: what it did, and figures of the graph before and after.
+
+    summary: as the pass gives it; sentences under "remarks" are shown to people.
+    """
 
     name: str
     modified: bool
@@ -215,6 +219,8 @@ class Report:
                 if key in step.after and before != step.after[key]
             ]
             yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
+            for remark in step.summary.get("remarks", ()):
+                yield f"pass {step.name}: {remark}"
         for figure in (self.total.dsp, self.total.latency):
             if "at least" in figure.source:
                 yield f"total {figure.unit}: {figure.source}"

@@ -15,9 +15,19 @@ if TYPE_CHECKING:
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
+    from fxloom.passes.narrow_accumulators import NarrowAccumulators
     from fxloom.passes.quantize import Quantize
 
-__all__ = ["REGISTRY", "Finetune", "FoldBatchnorm", "Legalize", "Quantize", "get", "names"]
+__all__ = [
+    "REGISTRY",
+    "Finetune",
+    "FoldBatchnorm",
+    "Legalize",
+    "NarrowAccumulators",
+    "Quantize",
+    "get",
+    "names",
+]
 
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
@@ -25,6 +35,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
+        "narrow_accumulators": "fxloom.passes.narrow_accumulators:NarrowAccumulators",
         "quantize": "fxloom.passes.quantize:Quantize",
     }
 )
