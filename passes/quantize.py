@@ -93,7 +93,10 @@ MOST_COMPARED = 2**31
 """What an integer input is compared with must fit its format, up to here."""
 CLIPPING = ("percentile", "kl")
 """Methods that take the largest values for outliers."""
-LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format", "method")
+LAYER_KEYS = (
+    *("weights", "activations", "table_bits", "weight_format", "method"),
+    *("rounding", "overflow"),
+)
 
 
 @known_keys(RecipeError)
@@ -114,8 +117,8 @@ class Quantize:
     most 6 bits. equalize: whether neurons are scaled to fill the range of their format, which the
     next layer undoes; None means where activations have at most 6 bits. bias_correction: whether
     the mean of each output is made what it was (a fitted layer's always is). per_channel: whether
-    each output channel's weights get a binary point of their own. layers: other widths, formats and
-    methods for the layers that match a pattern (fnmatch on names; the last match wins).
+    each output channel's weights get a binary point of their own. layers: other widths, formats,
+    methods and modes for the layers that match a pattern (fnmatch on names; the last match wins).
     """
 
     name: ClassVar[str] = "quantize"
@@ -161,7 +164,7 @@ class Quantize:
                     raise RecipeError(f"{where}: unknown key; allowed: {', '.join(LAYER_KEYS)}")
                 if key == "weight_format":
                     encodings[where] = str(value)
-                elif key == "method":
+                elif key in ("method", "rounding", "overflow"):
                     for problem in convert(Quantize, {key: value})[1]:
                         raise RecipeError(f'layers."{pattern}".{problem}')
                 elif isinstance(value, int):
@@ -206,6 +209,13 @@ class Quantize:
     def method_of(self, layers: tuple[str, ...]) -> str:
         """How the binary points of layers known by any of these names are chosen."""
         return str(self._of_layers("method", layers, self.method))
+
+    def modes_of(self, layers: tuple[str, ...]) -> tuple[Rounding, Overflow]:
+        """How the activations of layers known by any of these names are rounded and fitted."""
+        return (
+            Rounding(str(self._of_layers("rounding", layers, str(self.rounding)))),
+            Overflow(str(self._of_layers("overflow", layers, str(self.overflow)))),
+        )
 
     def _of_layers(self, key: str, layers: tuple[str, ...], value: int | str) -> int | str:
         for pattern, keys in self.layers.items():
@@ -461,8 +471,7 @@ class _Run:
 
     def _tabulate(self, chain: Chain, to: FixedPoint) -> Node:
         """The lookups that compute the end of a chain."""
-        options, end = self.options, chain.end
-        modes = (options.rounding, options.overflow)
+        end, modes = chain.end, self.options.modes_of(chain.layers)
         insert = INSERTS[end.target]
         node, to, error = insert(self.module, end, to, self._table_bits(end), modes)
         self.formats[origin(end)] = str(to)
@@ -471,7 +480,7 @@ class _Run:
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
-        options, end = self.options, chain.end
+        end, (rounding, overflow) = chain.end, self.options.modes_of(chain.layers)
         if end.target in INSERTS:
             node = self._tabulate(chain, to)
             node.meta["twin"] = end.name
@@ -483,9 +492,9 @@ class _Run:
             if have is not None and have.width <= self._narrowed_bits(end):
                 end.replace_all_uses_with(source)
                 return
-        modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
         if not is_real(end):  # an index beyond the last is the last, not another
-            modes = (*modes[:3], str(options.rounding), str(Overflow.SAT))
+            overflow = Overflow.SAT
+        modes = (to.width, to.integer, to.signed, str(rounding), str(overflow))
         suffix = ".argument" if end.target is NARROWING else ""
         self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph

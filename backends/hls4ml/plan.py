@@ -265,6 +265,8 @@ class _Planner:
 
     def _kernel(self, op: Any, args: Sequence[str], result: Value, origin: str, what: str) -> Layer:
         """A layer that computes op, or a copy where that is None."""
+        if isinstance(op, Requantize):
+            op = op.without_idle_overflow(self.program.operand(args[0]))
         index, name, array = self._next(origin)
         arguments, weights, inputs = [], {}, []
         for number, arg in enumerate(args):
@@ -372,7 +374,8 @@ class _Planner:
         accum = None
         for instr in chain[1:]:
             if isinstance(instr.op, Requantize):
-                result = ValueType(instr.op.to, instr.op.rounding, instr.op.overflow)
+                op = instr.op.without_idle_overflow(self.program.operand(instr.args[0]))
+                result = ValueType(op.to, op.rounding, op.overflow)
                 accum = accum or needed_bits(exact.type, instr.op)
                 continue
             constant = self.program.constants[self._bias(instr, first.result) or ""]

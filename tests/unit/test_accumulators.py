@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fxloom import ops
 from fxloom.accumulators import accumulators, needed_bits
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding, requantize
+from fxloom.ops import Operand
 from fxloom.program import Program, ProgramBuilder
 
 SEES_THE_SIGN = (Rounding.TRN_ZERO, Rounding.RND_ZERO, Rounding.RND_INF)
@@ -79,3 +80,31 @@ def test_a_sum_that_something_else_reads_is_added_up_exactly(other: dict[str, bo
     program = layer(**other)
     for name, to in accumulators(program).items():
         assert to == program.value(name).type
+
+
+@given(
+    source=st.builds(FixedPoint, st.integers(2, 9), st.integers(-3, 8), st.booleans()),
+    to=st.builds(FixedPoint, st.integers(1, 9), st.integers(-4, 9), st.booleans()),
+    rounding=st.sampled_from(Rounding),
+    overflow=st.sampled_from(Overflow),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_overflow_is_idle_exactly_where_no_value_overflows(
+    source: FixedPoint,
+    to: FixedPoint,
+    rounding: Rounding,
+    overflow: Overflow,
+    ends: tuple[float, float],
+) -> None:
+    """Every value of the interval keeps its result, and WRAP is chosen wherever it may be."""
+    low, high = (source.lo + round(end * (source.hi - source.lo)) for end in sorted(ends))
+    op = ops.Requantize(to, rounding, overflow)
+    x = Operand((1,), source.fraction, low, high)
+    found = op.without_idle_overflow(x)
+    values = np.arange(low, high + 1)
+    wanted = requantize(values, source.fraction, to, rounding, overflow)
+    wrapped = requantize(values, source.fraction, to, rounding, Overflow.WRAP)
+    got = requantize(values, source.fraction, to, rounding, found.overflow)
+    np.testing.assert_array_equal(got, wanted)
+    if overflow is Overflow.SAT and (wanted == wrapped).all() and to.width > 1:
+        assert found.overflow is Overflow.WRAP
