@@ -544,13 +544,15 @@ def _requantize(plan: Plan) -> Run:
     bound = largest(x.lo, x.hi)
     # Halves are added before the floor: they must be exact in the carrier too.
     bound = bound + (1 << max(dropped - 1, 0)) if dropped > 0 else bound << -dropped
-    wraps = op.overflow is Overflow.WRAP and not fits_without_overflow(plan, op)
+    fits = fits_without_overflow(plan, op)
+    if op.overflow is Overflow.WRAP and not fits:
+        bound += 1 << op.to.width  # wrapping counts from the lowest mantissa
     work = carrier_for(bound)
-    if not _is_float(work) or wraps or not -64 < dropped < 64:
+    if not _is_float(work) or not -64 < dropped < 64:
         return by_definition(plan)
     scale = work.type(2.0**-dropped)
     rounding = _ROUND[op.rounding] if dropped > 0 else None
-    limit = None if fits_without_overflow(plan, op) else _LIMIT[op.overflow](op.to, work)
+    limit = None if fits else _LIMIT[op.overflow](op.to, work)
 
     def run(arrays: Sequence[Array]) -> Array:
         y = arrays[0]
@@ -610,10 +612,17 @@ def _zero_outside(to: FixedPoint, dtype: np.dtype[Any]) -> Callable[[Array], Arr
     return lambda y: np.where((y >= low) & (y <= high), y, dtype.type(0))
 
 
+def _wrap(to: FixedPoint, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """Powers of two: scaling and the product with whole turns are exact."""
+    low, size, turn = dtype.type(to.lo), dtype.type(2.0**to.width), dtype.type(2.0**-to.width)
+    return lambda y: np.subtract(y, np.floor((y - low) * turn) * size, out=y)
+
+
 _LIMIT: dict[Overflow, Callable[[FixedPoint, np.dtype[Any]], Callable[[Array], Array]]] = {
     Overflow.SAT: lambda to, dtype: _saturate(to, dtype, False),
     Overflow.SAT_SYM: lambda to, dtype: _saturate(to, dtype, True),
     Overflow.SAT_ZERO: _zero_outside,
+    Overflow.WRAP: _wrap,
 }
 
 

@@ -1,4 +1,5 @@
-"""python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models."""
+"""python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
+`binary_points`: the search for them."""
 
 import argparse
 import json
@@ -12,7 +13,9 @@ from rich.console import Console
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["ratios", "scale"], default="ratios")
+    parser.add_argument(
+        "what", nargs="?", choices=["ratios", "scale", "binary_points"], default="ratios"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no stock hls4ml")
     parser.add_argument("--case", action="append", help="only this one; may be repeated")
     parser.add_argument("--json", type=Path, help="default: benchmarks-WHAT.json")
@@ -20,6 +23,8 @@ def main() -> None:
     console = Console(width=120)
     if options.what == "scale":
         from benchmarks.scale import measure_all, table
+    elif options.what == "binary_points":
+        from benchmarks.binary_points import measure_all, table
     else:
         from benchmarks.tables import measure_all, table
     records = []

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxloom.fixed_point import IntArray
+from fxloom.accumulators import accumulators
+from fxloom.fixed_point import FixedPoint, IntArray
 from fxloom.ops import (
     Add,
     Concat,
@@ -29,6 +30,7 @@ from fxloom.ops import (
 )
 from fxloom.program import Instr, Program
 from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
+from fxloom.requantize_cost import Luts, conversion_luts
 from fxloom.target import LayerSettings, Strategy, Target
 
 HARD_DIGITS = 3
@@ -68,12 +70,19 @@ FIT_POOL = (
     "fitted: pools and sums: one window per cycle, then an adder tree as deep as a dense layer's; "
     "not yet compared with a synthesis"
 )
+CONVERSIONS = (
+    "fitted: rounding is an adder of the bits that are kept, saturation a LUT for every bit of the "
+    "result; on 165 conversions in yosys (logic synthesis), all within the interval; a layer's at "
+    "one position, a kernel's for all values or one pack"
+)
 FIT_ELEMENTWISE = "fitted: elementwise: 0 or 1 cycle, as 33 synthesised ReLU layers"
 RULE_REUSE = (
     "fitted: Latency strategy, reuse > 1: about min(reuse, hard weights / limit + 4), within 4"
 )
 RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
 WIRES = "rule: wires only"
+
+SUM = "sum over the layers"
 
 RULED_BACKENDS = ("Vitis", "Vivado")
 
@@ -265,12 +274,12 @@ def estimate(program: Program, target: Target) -> Report:
     for instr in program.instrs:
         groups.setdefault(instr.origin, []).append(instr)
     target.require_layers(groups)
-    layers, counted = [], set[str]()
+    layers, counted, sums = [], set[str](), accumulators(program)
     for name, instrs in groups.items():
-        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted)
+        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted, sums)
         if target.backend not in RULED_BACKENDS:
             dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
-            layer = replace(layer, dsp=dsp, latency=latency)
+            layer = replace(layer, dsp=dsp, latency=latency, rounding=None, rounding_saved=0)
         layers.append(layer)
     return Report(
         part=target.device.name,
@@ -288,15 +297,19 @@ def _layer(
     settings: LayerSettings,
     io: str,
     counted: set[str],
+    sums: Mapping[str, FixedPoint],
 ) -> LayerReport:
-    """counted: constants of layers before this one; a shared one counts once."""
+    """counted: constants of layers before this one; a shared one counts once. sums: formats of
+    accumulators."""
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
     constants = [program.constants[arg] for arg in used if arg not in counted]
     counted.update(used)
     looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
     tables = [program.constants[arg] for arg in sorted(looked_up)]
     counted.update(looked_up)
-    summed = [i.result.type for i in instrs if isinstance(i.op, _ACCUMULATING)]
+    summed = [
+        sums.get(i.result.name, i.result.type) for i in instrs if isinstance(i.op, _ACCUMULATING)
+    ]
     has_matrix = any(_matrix(program, instr) is not None for instr in instrs)
     costs = [
         _FREE
@@ -304,6 +317,7 @@ def _layer(
         else _cost(program, instr, settings, io)
         for instr in instrs
     ]
+    rounding, saved = _rounding(program, instrs, _repeats(program, instrs, io))
     return LayerReport(
         name=name,
         ops=tuple(instr.op.name for instr in instrs),
@@ -317,7 +331,44 @@ def _layer(
         macs=sum(_macs(program, instr) for instr in instrs),
         dsp=_sum([cost.dsp for cost in costs], "DSP"),
         latency=_sum([cost.latency for cost in costs], "cycles"),
+        rounding=rounding,
+        rounding_saved=saved,
     )
+
+
+def _repeats(program: Program, instrs: Sequence[Instr], io: str) -> int:
+    """At how many positions, one after the other, the same logic rounds the results of a layer.
+
+    hls4ml's layers do one position at a time; our kernels all of them at once, or one pack.
+    """
+    matrices = [m for m in (_matrix(program, instr) for instr in instrs) if m is not None]
+    multiplied = any(isinstance(instr.op, Mul) for instr in instrs)  # between product and rounding
+    if matrices and matrices[0].kind != KERNEL and not multiplied:
+        return matrices[0].positions
+    return prod(instrs[-1].result.shape[:-1]) if io == "stream" else 1
+
+
+def _rounding(
+    program: Program, instrs: Sequence[Instr], positions: int
+) -> tuple[Figure | None, int]:
+    """LUTs of what is rounded and saturated at one of the positions, None where nothing is; and
+    how many it would have besides, if formats alone said what cannot overflow."""
+    found: list[Luts] = []
+    saved = 0
+    for instr in instrs:
+        if not isinstance(instr.op, Requantize):
+            continue
+        count = max(instr.result.size // positions, 1)
+        source = program.value(instr.args[0]).type
+        op = instr.op.without_idle_overflow(program.operand(instr.args[0]))
+        parts = conversion_luts(source, op.to, op.rounding, op.overflow)
+        declared = conversion_luts(source, op.to, op.rounding, instr.op.overflow)
+        found += [Luts(*(count * n for n in part)) for part in parts]
+        saved += count * sum(b.likely - a.likely for a, b in zip(parts, declared, strict=True))
+    if not found:
+        return None, 0
+    likely, least, most = (sum(each) for each in zip(*found, strict=True))
+    return Figure(likely, "LUT", "fitted", CONVERSIONS, least, most), saved
 
 
 def _belongs_to_matrix(program: Program, instr: Instr) -> bool:
@@ -472,13 +523,14 @@ def _sum(figures: Sequence[Figure], unit: str) -> Figure:
 def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
     open_ended = [name for name, f in figures.items() if f.value is None or "unknown:" in f.source]
     without = f"; at least, for {', '.join(open_ended)} is not all known" if open_ended else ""
-    return replace(_sum(list(figures.values()), unit), source=f"sum over the layers{without}")
+    return replace(_sum(list(figures.values()), unit), source=f"{SUM}{without}")
 
 
 def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
     dsp = _grand_total({layer.name: layer.dsp for layer in layers}, "DSP")
     latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
     device = target.device
+    rounding = [layer.rounding for layer in layers if layer.rounding is not None]
     percent = None if dsp.value is None else round(100 * dsp.value / device.dsp, 1)
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
@@ -490,4 +542,5 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
             percent, "%", dsp.provenance, f"of {device.dsp} DSP blocks of {device.name}"
         ),
         latency=latency,
+        rounding=replace(_sum(rounding, "LUT"), source=SUM) if rounding else None,
     )

@@ -37,6 +37,12 @@ def verify_graph(graph: fx.GraphModule) -> Program:
     2**53 steps.
     """
     program = lower(graph)
+    require_exact(program)
+    return program
+
+
+def require_exact(program: Program) -> None:
+    """Raise VerifyError, naming the layers, where float64 could not evaluate a program exactly."""
     wide = {
         instr.origin: bound
         for instr in program.instrs
@@ -49,7 +55,6 @@ def verify_graph(graph: fx.GraphModule) -> Program:
             "narrower weights or activations there, or simulate the lowered program, which is "
             "exact up to 63 bits"
         )
-    return program
 
 
 def _largest_intermediate(program: Program, instr: Instr) -> int:

@@ -50,10 +50,13 @@ class Figure:
 class LayerReport:
     """One layer of the user's model.
 
-    result, weights, accumulator: formats; accumulator is the widest exact result before rounding.
+    result, weights, accumulator: formats; accumulator is the widest in which sums are added up:
+    that of the exact sum, or a narrower one where its upper bits are dropped.
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
     width, tables included. macs: multiply-adds by weights and between computed values, of one
-    sample.
+    sample. rounding: LUTs of rounding and saturation; rounding_saved: those that it would have
+    besides, if saturation were left out only where formats show that nothing overflows, not
+    where the proven interval does.
     """
 
     name: str
@@ -68,6 +71,8 @@ class LayerReport:
     macs: int
     dsp: Figure
     latency: Figure
+    rounding: Figure | None = None
+    rounding_saved: int = 0
     float_error: Figure | None = None
 
 
@@ -82,11 +87,15 @@ class Totals:
     dsp: Figure
     dsp_percent: Figure
     latency: Figure
+    rounding: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """One pass of the recipe: what it did, and figures of the graph before and after."""
+    """One pass of the recipe: what it did, and figures of the graph before and after.
+
+    summary: as the pass gives it; sentences under "remarks" are shown to people.
+    """
 
     name: str
     modified: bool
@@ -198,7 +207,8 @@ class Report:
         total = self.total
         counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
         dsp = f"{total.dsp} = {total.dsp_percent}%" if total.dsp.value is not None else "?"
-        return ["total", "", "", "", *(f"{n:,}" for n in counts), dsp, str(total.latency), ""]
+        figures = [dsp, str(total.latency), _figure_text(total.rounding)]
+        return ["total", "", "", "", *(f"{n:,}" for n in counts), *figures, ""]
 
     def _remarks(self) -> Iterator[str]:
         if self.accuracy is not None:
@@ -215,20 +225,24 @@ class Report:
                 if key in step.after and before != step.after[key]
             ]
             yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
-        for figure in (self.total.dsp, self.total.latency):
-            if "at least" in figure.source:
+            for remark in step.summary.get("remarks", ()):
+                yield f"pass {step.name}: {remark}"
+        for figure in (self.total.dsp, self.total.latency, self.total.rounding):
+            if figure is not None and "at least" in figure.source:
                 yield f"total {figure.unit}: {figure.source}"
+        if saved := sum(layer.rounding_saved for layer in self.layers):
+            yield f"rounding LUTs: {saved:,} fewer, for proofs that some values cannot overflow"
         if (self.total.dsp_percent.value or 0) > 100:
             yield (
                 f"DSP: more than {self.part} has. The vendor's tool can build multipliers from "
                 "LUTs instead; else choose a larger part or fewer bits"
             )
-        figures = [f for layer in self.layers for f in (layer.dsp, layer.latency)]
+        figures = [f for layer in self.layers for f in (layer.dsp, layer.latency, layer.rounding)]
         sources = dict.fromkeys(
             (f.unit, source)
             for f in figures
+            if f is not None and (f.value != 0 or f.high)
             for source in f.source.split(SEPARATOR)
-            if f.value != 0 or f.high
         )
         for unit, source in sources:
             yield f"{unit}: {source}"
@@ -246,6 +260,7 @@ HEADER = [
     "MACs",
     "DSP",
     "cycles",
+    "rounding LUTs",
     "float error",
 ]
 CSS = (
@@ -265,8 +280,13 @@ def _cells(layer: LayerReport) -> list[str]:
         *(f"{n:,}" if n else "" for n in counts),
         str(layer.dsp),
         str(layer.latency),
+        _figure_text(layer.rounding),
         _error_text(layer.float_error),
     ]
+
+
+def _figure_text(figure: Figure | None) -> str:
+    return "" if figure is None else str(figure)
 
 
 def _error_text(figure: Figure | None) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
     from fxloom.passes.mixed_precision import MixedPrecision
+    from fxloom.passes.narrow_accumulators import NarrowAccumulators
     from fxloom.passes.quantize import Quantize
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FoldBatchnorm",
     "Legalize",
     "MixedPrecision",
+    "NarrowAccumulators",
     "Quantize",
     "get",
     "names",
@@ -36,6 +38,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
         "mixed_precision": "fxloom.passes.mixed_precision:MixedPrecision",
+        "narrow_accumulators": "fxloom.passes.narrow_accumulators:NarrowAccumulators",
         "quantize": "fxloom.passes.quantize:Quantize",
     }
 )

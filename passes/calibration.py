@@ -30,6 +30,9 @@ CANDIDATES = 4
 BATCH_ELEMENTS = 2**22
 """Values of a batch's largest tensor, 16 MB: for larger ones the C library asks for fresh pages."""
 
+SAMPLED_BLOCKS = 16
+"""Blocks of a large tensor that say which candidate to try first."""
+
 MOST_SAMPLES = 256
 """Samples of a batch of a small model."""
 
@@ -95,6 +98,32 @@ class Errors:
     def best(self) -> FixedPoint:
         """The candidate with the least error; the widest range on a tie."""
         return self.candidates[min(range(len(self.sums)), key=self.sums.__getitem__)]
+
+
+def least_error(x: Tensor, shortlist: Sequence[FixedPoint]) -> FixedPoint:
+    """The format that Errors would choose for x, without adding up what cannot win any more.
+
+    Errors only grow, and one that exceeds the least total known is not added up to its end. The
+    candidate that is best on a few blocks comes first, so that most others stop early: exact, and
+    hardly slower for 16 candidates than for four.
+    """
+    parts = blocks(x)
+    if len(parts) < 4 * SAMPLED_BLOCKS or len(shortlist) == 1:
+        errors = Errors(shortlist)
+        errors.see(x)
+        return errors.best
+    sample = parts[:: len(parts) // SAMPLED_BLOCKS]
+    promise = [sum(squared_error(part, to) for part in sample) for to in shortlist]
+    least, best = float("inf"), len(shortlist)
+    for index in sorted(range(len(shortlist)), key=promise.__getitem__):
+        total = 0.0
+        for part in parts:  # in the order of Errors: the same sum, bit for bit
+            total += squared_error(part, shortlist[index])
+            if total > least:
+                break
+        else:
+            least, best = min((least, best), (total, index))
+    return shortlist[best]
 
 
 def batch_size(module: fx.GraphModule) -> int:

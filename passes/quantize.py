@@ -43,6 +43,7 @@ from fxloom.passes.calibration import (
     batch_size,
     candidates,
     covering,
+    least_error,
     observe,
 )
 from fxloom.passes.chains import (
@@ -101,7 +102,10 @@ FINER = 16
 all of them 40 bits wider."""
 CLIPPING = ("percentile", "kl")
 """Methods that take the largest values for outliers."""
-LAYER_KEYS = ("weights", "activations", "table_bits", "weight_format", "method")
+LAYER_KEYS = (
+    *("weights", "activations", "table_bits", "weight_format", "method"),
+    *("rounding", "overflow"),
+)
 
 
 @known_keys(RecipeError)
@@ -122,10 +126,10 @@ class Quantize:
     most 6 bits. equalize: whether neurons are scaled to fill the range of their format, which the
     next layer undoes; None means where activations have at most 6 bits. bias_correction: whether
     the mean of each output is made what it was (a fitted layer's always is). per_channel: whether
-    each output channel's weights get a binary point of their own. layers: other widths, formats and
-    methods for the layers that match a pattern (fnmatch on names; the last match wins); there,
-    weights may be a list with the bits of every output channel, which then have binary points of
-    their own (0 bits: no weights).
+    each output channel's weights get a binary point of their own. layers: other widths, formats,
+    methods and modes for the layers that match a pattern (fnmatch on names; the last match wins);
+    there, weights may be a list with the bits of every output channel, which then have binary
+    points of their own (0 bits: no weights).
     """
 
     name: ClassVar[str] = "quantize"
@@ -171,7 +175,7 @@ class Quantize:
                     raise RecipeError(f"{where}: unknown key; allowed: {', '.join(LAYER_KEYS)}")
                 if key == "weight_format":
                     encodings[where] = str(value)
-                elif key == "method":
+                elif key in ("method", "rounding", "overflow"):
                     for problem in convert(Quantize, {key: value})[1]:
                         raise RecipeError(f'layers."{pattern}".{problem}')
                 elif isinstance(value, tuple) and key == "weights":
@@ -239,6 +243,13 @@ class Quantize:
     def method_of(self, layers: tuple[str, ...]) -> str:
         """How the binary points of layers known by any of these names are chosen."""
         return str(self._of_layers("method", layers, self.method))
+
+    def modes_of(self, layers: tuple[str, ...]) -> tuple[Rounding, Overflow]:
+        """How the activations of layers known by any of these names are rounded and fitted."""
+        return (
+            Rounding(str(self._of_layers("rounding", layers, str(self.rounding)))),
+            Overflow(str(self._of_layers("overflow", layers, str(self.overflow)))),
+        )
 
     def _of_layers(
         self, key: str, layers: tuple[str, ...], value: int | str
@@ -502,8 +513,7 @@ class Quantization:
 
     def _tabulate(self, chain: Chain, to: FixedPoint) -> Node:
         """The lookups that compute the end of a chain."""
-        options, end = self.options, chain.end
-        modes = (options.rounding, options.overflow)
+        end, modes = chain.end, self.options.modes_of(chain.layers)
         insert = INSERTS[end.target]
         node, to, error = insert(self.module, end, to, self._table_bits(end), modes)
         self.formats[origin(end)] = str(to)
@@ -519,7 +529,7 @@ class Quantization:
 
     def _insert(self, chain: Chain, to: FixedPoint) -> None:
         """Round the end of a chain; a division rounds by itself."""
-        options, end = self.options, chain.end
+        end, (rounding, overflow) = chain.end, self.options.modes_of(chain.layers)
         if end.target in INSERTS:
             node = self._tabulate(chain, to)
             node.meta["twin"] = end.name
@@ -531,9 +541,9 @@ class Quantization:
             if have is not None and have.width <= self._narrowed_bits(end):
                 end.replace_all_uses_with(source)
                 return
-        modes = (to.width, to.integer, to.signed, str(options.rounding), str(options.overflow))
         if not is_real(end):  # an index beyond the last is the last, not another
-            modes = (*modes[:3], str(options.rounding), str(Overflow.SAT))
+            overflow = Overflow.SAT
+        modes = (to.width, to.integer, to.signed, str(rounding), str(overflow))
         suffix = ".argument" if end.target is NARROWING else ""
         self.formats[chain.layers[-1] + suffix] = str(to)
         graph = self.module.graph
@@ -672,9 +682,7 @@ class Quantization:
             return best_encoded(values, encoding, width)
         if method == "minmax":
             return covering(low, high, width, signed)
-        errors = Errors(candidates(low, high, width, signed))
-        errors.see(values)
-        return errors.best
+        return least_error(values, candidates(low, high, width, signed))
 
     def _typed(self, source: Node, layer: Node, to: FixedPoint) -> Node:
         """requantize(source) in front of a layer, to nearest, saturating."""

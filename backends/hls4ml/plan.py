@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fxloom.accumulators import needed_bits
 from fxloom.backends.hls4ml.dialect import DIALECTS, VITIS, Dialect, ValueType
 from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, render
 from fxloom.estimation import Allotment, allot, are_powers
@@ -264,6 +265,8 @@ class _Planner:
 
     def _kernel(self, op: Any, args: Sequence[str], result: Value, origin: str, what: str) -> Layer:
         """A layer that computes op, or a copy where that is None."""
+        if isinstance(op, Requantize):
+            op = op.without_idle_overflow(self.program.operand(args[0]))
         index, name, array = self._next(origin)
         arguments, weights, inputs = [], {}, []
         for number, arg in enumerate(args):
@@ -309,9 +312,10 @@ class _Planner:
     # -- hls4ml's own layers ----------------------------------------------------------------------
 
     def _chain(self, first: Instr) -> list[Instr]:
-        """A matmul or conv with the constant bias and the Requantize that follow, if any."""
+        """A matmul or conv with the constant bias and the Requantize that follow, if any; with two
+        of them where the first one only drops upper bits, as the accumulator can."""
         chain = [first]
-        while len(chain) < 3 and not isinstance(chain[-1].op, Requantize):
+        while not isinstance(chain[-1].op, Requantize) or _only_wraps(chain[-2:]):
             last = chain[-1].result
             if self.uses[last.name] != 1 or self.outputs[last.name]:
                 break
@@ -367,9 +371,12 @@ class _Planner:
         channels = first.result.shape[-1]
         bias = Weights(f"b{index}", np.zeros(channels, np.int8), FixedPoint(1, 1, False), False)
         result = ValueType(first.result.type)
+        accum = None
         for instr in chain[1:]:
             if isinstance(instr.op, Requantize):
-                result = ValueType(instr.op.to, instr.op.rounding, instr.op.overflow)
+                op = instr.op.without_idle_overflow(self.program.operand(instr.args[0]))
+                result = ValueType(op.to, op.rounding, op.overflow)
+                accum = accum or needed_bits(exact.type, instr.op)
                 continue
             constant = self.program.constants[self._bias(instr, first.result) or ""]
             data = np.broadcast_to(constant.data.reshape(-1), (channels,))
@@ -397,11 +404,20 @@ class _Planner:
             tuple(instr.op.name for instr in chain),
             {"weight": Weights(f"w{index}", data, weight.value.type, False), "bias": bias},
             # The exact result's format: as wide as the sum, no fraction bit dropped. Partial sums
-            # may wrap in it, which cannot change a sum that fits.
-            accum=ValueType(exact.type),
+            # may wrap in it, which cannot change a sum that fits. Nor can it change the lower bits
+            # of one that does not, where only those are read.
+            accum=ValueType(accum or exact.type),
             attributes=attributes,
             allotment=allotment,
         )
+
+
+def _only_wraps(pair: Sequence[Instr]) -> bool:
+    """Whether a sum comes first, and what follows drops upper bits of it and nothing else."""
+    before, instr = pair
+    if isinstance(before.op, Requantize) or not isinstance(instr.op, Requantize):
+        return False
+    return needed_bits(before.result.type, instr.op) == instr.result.type
 
 
 def _header_is_exact(source: FixedPoint, op: Requantize) -> bool:

@@ -1,6 +1,7 @@
 """The two operations that round, into a declared format."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -36,15 +37,27 @@ class Requantize:
 
     def infer(self, args: Sequence[Operand]) -> Inferred:
         (x,) = args
+        lo, hi = _fitted_bounds(*self._rounded(x), self.to, self.overflow)
+        return Inferred(x.shape, self.to.fraction, lo, hi, self.to)
+
+    def _rounded(self, x: Operand) -> tuple[int, int]:
         dropped = x.fraction - self.to.fraction
         if dropped <= 0:
             lo, hi = x.lo << -dropped, x.hi << -dropped
             require_int64(lo, hi, "requantize to a finer binary point")
-        else:
-            lo = _exact_quotient(x.lo, 1 << dropped, self.rounding)
-            hi = _exact_quotient(x.hi, 1 << dropped, self.rounding)
-        lo, hi = _fitted_bounds(lo, hi, self.to, self.overflow)
-        return Inferred(x.shape, self.to.fraction, lo, hi, self.to)
+            return lo, hi
+        return (
+            _exact_quotient(x.lo, 1 << dropped, self.rounding),
+            _exact_quotient(x.hi, 1 << dropped, self.rounding),
+        )
+
+    def without_idle_overflow(self, x: Operand) -> "Requantize":
+        """The same with WRAP, which is wires, where no value of x overflows, proven."""
+        lo, hi = self._rounded(x)
+        symmetric = self.overflow is Overflow.SAT_SYM and self.to.signed
+        if (-self.to.hi if symmetric else self.to.lo) <= lo and hi <= self.to.hi:
+            return replace(self, overflow=Overflow.WRAP)
+        return self
 
     def evaluate(self, args: Sequence[Operand], arrays: Sequence[Int64Array]) -> Int64Array:
         return requantize(arrays[0], args[0].fraction, self.to, self.rounding, self.overflow)

@@ -1,14 +1,17 @@
 """Which ranges the methods of calibration choose."""
 
+from unittest import mock
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fxloom.data import Data
+from fxloom.fixed_point import FixedPoint
 from fxloom.frontend import capture
-from fxloom.passes.calibration import covering
+from fxloom.passes.calibration import Errors, covering, least_error, squared_error
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.quantize import Quantize
 from tests.models import make
@@ -128,3 +131,44 @@ def test_weights_are_rounded_by_least_error_where_activations_go_by_percentiles(
         assert isinstance(formats, dict)
         found.append({name: to for name, to in formats.items() if name.endswith("weight")})
     assert found[0] == found[1] == found[2]
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    width=st.integers(1, 12),
+    tried=st.integers(1, 16),
+    spread=st.sampled_from(["even", "normal", "outlier", "grows", "steps"]),
+)
+@settings(max_examples=40)
+def test_stopping_early_chooses_what_all_errors_choose(
+    seed: int, width: int, tried: int, spread: str
+) -> None:
+    """Ties and values whose first blocks mislead included."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(70 * 16, generator=generator)
+    match spread:
+        case "even":
+            x = torch.rand(70 * 16, generator=generator) - 0.5
+        case "outlier":
+            x[-1] = 1e4
+        case "grows":
+            x *= torch.linspace(0.01, 4, len(x)) ** 3
+        case "steps":
+            x = torch.round(x)
+    widest = covering(float(x.min()), float(x.max()), width, True)
+    shortlist = [FixedPoint(width, widest.integer - finer, True) for finer in range(tried)]
+    with mock.patch("fxloom.quantized_ops.BLOCK", 16):
+        errors = Errors(shortlist)
+        errors.see(x)
+        with mock.patch("fxloom.passes.calibration.squared_error", wraps=squared_error) as counted:
+            assert least_error(x, shortlist) == errors.best
+    assert counted.call_count <= 70 * tried + 18 * tried
+
+
+def test_most_candidates_stop_early() -> None:
+    x = torch.randn(70 * 2**16, generator=torch.Generator().manual_seed(0))
+    widest = covering(float(x.min()), float(x.max()), 8, True)
+    shortlist = [FixedPoint(8, widest.integer - finer, True) for finer in range(16)]
+    with mock.patch("fxloom.passes.calibration.squared_error", wraps=squared_error) as counted:
+        least_error(x, shortlist)
+    assert counted.call_count < 70 * 16 / 2

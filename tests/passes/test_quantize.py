@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fxloom import ops
 from fxloom.backends.simulator import simulate
 from fxloom.data import Data
 from fxloom.errors import DataError, RecipeError, UnsupportedLayer, VerifyError
@@ -425,3 +426,26 @@ def test_a_bias_that_its_correction_makes_wide_is_read_as_it_was_kept() -> None:
     assert layer.args[2].args[1] > 16  # bits of the corrected bias
     y, wanted = simulate(lower(quantized), x.numpy()), model(x).detach().numpy()
     assert np.abs(y.mean(0) - wanted.mean(0)).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_layers_round_and_overflow_as_they_are_told() -> None:
+    model, x = make("mlp")
+    graph = capture(model, x[0][:2])
+    names = [name for name, _ in model.named_modules() if name]
+    keys = {"rounding": "TRN", "overflow": "WRAP"}
+    step = Quantize(layers={names[0]: keys, "*": {"overflow": "SAT_SYM"}, names[1]: keys})
+    program = lower(step(graph, Data(x_train=x[0])).graph)
+    modes = {
+        instr.origin: (instr.op.rounding, instr.op.overflow)
+        for instr in program.instrs
+        if isinstance(instr.op, ops.Requantize)
+    }
+    assert (Rounding.TRN, Overflow.WRAP) in modes.values()
+    assert (Rounding.RND, Overflow.SAT_SYM) in modes.values()
+    assert Overflow.SAT not in {overflow for _, overflow in modes.values()}
+
+
+@pytest.mark.parametrize(("key", "value"), [("rounding", "UP"), ("overflow", "CLAMP")])
+def test_unknown_modes_of_a_layer_are_named(key: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=rf'layers\."fc"\.{key}: required .*{value}'):
+        Quantize(layers={"fc": {key: value}})
