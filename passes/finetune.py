@@ -31,15 +31,9 @@ from fxloom.graph import (
 )
 from fxloom.passes.checkpoints import Checkpoint, digest
 from fxloom.passes.losses import LossName, loss_of
-from fxloom.passes.trainable import (
-    batch_norms,
-    bounds,
-    fit_biases,
-    own_copy,
-    readers,
-    widen_biases,
-)
+from fxloom.passes.trainable import batch_norms, own_copy, readers
 from fxloom.passes.training import Samples, Training, as_declared, forward, split
+from fxloom.passes.training_formats import TrainingFormats
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import convert, known_keys, unmatched
 
@@ -63,6 +57,10 @@ class Finetune:
     the last. patience: epochs without a lower loss on them at which training ends; 0 means that it
     never ends early. freeze: layers that do not train (fnmatch patterns on names); all others do,
     whether or not the model had them frozen. seed: of the order and of the held-out samples.
+    ranges: whether the binary points of weights and activations are learned, too, in the first half
+    of the epochs. narrowing: epochs in which widths fall from 8 bits to those of the graph, all of
+    them together; 0 means that they are there from the start. Both leave the formats of tables and
+    of what they look up, of divisions and of what the steps of a recurrence share.
     device: auto means a GPU where torch has one. checkpoint: a folder that gets the whole state
     after every epoch; the same training resumes from it.
     """
@@ -79,6 +77,8 @@ class Finetune:
     patience: int = 0
     freeze: tuple[str, ...] = ()
     seed: int = 0
+    ranges: bool = False
+    narrowing: int = 0
     device: str = "auto"
     checkpoint: str | None = None
 
@@ -103,6 +103,11 @@ class Finetune:
             for key, (holds, demand) in demands.items()
             if not holds
         ]
+        if not 0 <= self.narrowing < self.epochs:
+            problems.append(
+                f"narrowing: required 0 to {self.epochs - 1}, fewer epochs than all, got "
+                f"{self.narrowing}"
+            )
         if self.patience and not self.validation:
             problems.append("patience: required validation above 0, which patience looks at")
         if problems:
@@ -118,22 +123,29 @@ class Finetune:
                 "one output with the labels"
             )
         place = _device(self.device)
-        module = own_copy(graph)
-        trained = self._trained(module)
+        own = own_copy(graph)
+        trained = self._trained(own)
         checkpoint = self._checkpoint(graph, samples)
         samples = _moved(samples, place)
         training_samples, held_out = split(samples, self.validation, self.seed)
-        self._require_batches(module, len(training_samples))
-        module.to(place)
-        widen_biases(module)
+        self._require_batches(own, len(training_samples))
+        own.to(place)
+        formats = TrainingFormats(
+            own, trained, self._is_frozen, self.ranges, self.narrowing, self.epochs
+        )
+        if (self.ranges or self.narrowing) and not formats.rounded:
+            raise RecipeError(
+                "finetune: ranges and narrowing: required a quantized graph with formats that may "
+                "change, got none. Put quantize before this pass"
+            )
+        module = formats.module.to(place)
         with torch.no_grad():
             first = forward(module, samples.rows(torch.arange(min(len(samples), 64))).inputs)
         name, loss = loss_of(self.loss, first, samples.labels)
         with _progress(self.epochs) as progress:
             training = Training(
-                module,
-                {target: constant(module, target) for target in trained},
-                bounds(module, trained),
+                formats,
+                {target: constant(module, target) for target in trained} | formats.points,
                 lambda flag: self._set_training(module, flag),
                 loss,
                 self.epochs,
@@ -142,16 +154,16 @@ class Finetune:
                 self.batch,
                 self.patience,
                 self.seed,
+                self.narrowing,
                 checkpoint,
                 progress,
             )
             training.run(training_samples, held_out)
-        module.to("cpu")
-        for target, p in module.named_parameters():
+        result, biases, learned = formats.finished()
+        result.to("cpu")
+        for target, p in result.named_parameters():
             p.grad = None
             p.requires_grad_(constant(graph, target).requires_grad)
-        biases = fit_biases(module)
-        module.recompile()
         kept = training.history[training.best_epoch]
         summary: dict[str, object] = {
             "loss": name,
@@ -161,7 +173,9 @@ class Finetune:
             "kept": _shortened(kept),
             "biases": biases,
         }
-        return PassResult(module, True, summary)
+        if self.ranges:
+            summary["ranges"] = learned
+        return PassResult(result, True, summary)
 
     def _trained(self, module: fx.GraphModule) -> list[str]:
         """Names of the parameters that train; all others need no gradient."""

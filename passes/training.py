@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from fxloom.errors import DataError, RecipeError
 from fxloom.graph import input_specs, output_nodes
 from fxloom.passes.checkpoints import Checkpoint, Epochs
+from fxloom.passes.training_formats import TrainingFormats
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,13 +41,13 @@ class Samples:
 class Training:
     """One training of a graph whose tensors are its own; it changes them in place.
 
-    parameters: by name, those that train. bounds: least and largest values of some of them.
-    set_training: tells the graph that it trains, or that it does not.
+    formats: of its numbers, with the graph. parameters: by name, those that train. set_training:
+    tells the graph that it trains, or that it does not. first_kept: the first epoch whose state may
+    be kept: those before it had other formats.
     """
 
-    module: fx.GraphModule
+    formats: TrainingFormats
     parameters: Mapping[str, Tensor]
-    bounds: Mapping[str, tuple[Tensor, Tensor]]
     set_training: Callable[[bool], None]
     loss: Loss
     epochs: int
@@ -55,9 +56,15 @@ class Training:
     batch: int
     patience: int
     seed: int
+    first_kept: int
     checkpoint: Checkpoint | None
     progress: Callable[[int, float], None]
     history: Epochs = field(default_factory=list)
+
+    @property
+    def module(self) -> fx.GraphModule:
+        """The graph that trains."""
+        return self.formats.module
 
     def run(self, samples: Samples, held_out: Samples | None) -> None:
         """Train; with held-out samples, keep the state that has the least loss on them."""
@@ -82,8 +89,10 @@ class Training:
     @property
     def best_epoch(self) -> int:
         """The epoch whose state is kept: the first with the least validation loss, or the last."""
-        losses = [record["validation"] for record in self.history if "validation" in record]
-        return losses.index(min(losses)) if losses else len(self.history) - 1
+        last = len(self.history) - 1
+        losses = [each["validation"] for each in self.history[self.first_kept :]
+                  if "validation" in each]  # fmt: skip
+        return self.first_kept + losses.index(min(losses)) if losses else last
 
     def _is_stuck(self) -> bool:
         """Whether the validation loss has not fallen for too many epochs."""
@@ -95,6 +104,7 @@ class Training:
         order = torch.randperm(len(samples), generator=generator)
         batches = torch.tensor_split(order, batch_count(len(order), self.batch))
         total = 0.0
+        self.formats.begin(epoch)
         self.set_training(True)
         for index, rows in enumerate(batches):
             progress = (epoch + index / len(batches)) / self.epochs
@@ -125,7 +135,8 @@ class Training:
             )
         self._optimizer.step()
         with torch.no_grad():
-            for name, (low, high) in self.bounds.items():
+            self.formats.settle()
+            for name, (low, high) in self.formats.bounds.items():
                 self.parameters[name].clamp_(low, high)
         return value * len(samples)
 
