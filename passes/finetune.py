@@ -58,9 +58,10 @@ class Finetune:
     never ends early. freeze: layers that do not train (fnmatch patterns on names); all others do,
     whether or not the model had them frozen. seed: of the order and of the held-out samples.
     ranges: whether the binary points of weights and activations are learned, too, in the first half
-    of the epochs. narrowing: epochs in which widths fall from 8 bits to those of the graph, all of
-    them together; 0 means that they are there from the start. Both leave the formats of tables and
-    of what they look up, of divisions and of what the steps of a recurrence share.
+    of the epochs (of those after narrowing). narrowing: epochs in which widths fall from 8 bits to
+    those of the graph, all of them together; 0 means that they are there from the start. Both leave
+    the formats of tables and of what they look up, of divisions and of what the steps of a
+    recurrence share.
     device: auto means a GPU where torch has one. checkpoint: a folder that gets the whole state
     after every epoch; the same training resumes from it.
     """
@@ -108,6 +109,8 @@ class Finetune:
                 f"narrowing: required 0 to {self.epochs - 1}, fewer epochs than all, got "
                 f"{self.narrowing}"
             )
+        if self.ranges and self.epochs < 2:
+            problems.append(f"ranges: required at least 2 epochs, got {self.epochs}")
         if self.patience and not self.validation:
             problems.append("patience: required validation above 0, which patience looks at")
         if problems:
@@ -129,16 +132,14 @@ class Finetune:
         samples = _moved(samples, place)
         training_samples, held_out = split(samples, self.validation, self.seed)
         self._require_batches(own, len(training_samples))
-        own.to(place)
-        formats = TrainingFormats(
-            own, trained, self._is_frozen, self.ranges, self.narrowing, self.epochs
-        )
+        formats = TrainingFormats(own, trained, self._is_frozen, self.narrowing, self._learning)
         if (self.ranges or self.narrowing) and not formats.rounded:
             raise RecipeError(
                 "finetune: ranges and narrowing: required a quantized graph with formats that may "
                 "change, got none. Put quantize before this pass"
             )
-        module = formats.module.to(place)
+        formats.to(place)
+        module = formats.graph
         with torch.no_grad():
             first = forward(module, samples.rows(torch.arange(min(len(samples), 64))).inputs)
         name, loss = loss_of(self.loss, first, samples.labels)
@@ -154,7 +155,6 @@ class Finetune:
                 self.batch,
                 self.patience,
                 self.seed,
-                self.narrowing,
                 checkpoint,
                 progress,
             )
@@ -176,6 +176,11 @@ class Finetune:
         if self.ranges:
             summary["ranges"] = learned
         return PassResult(result, True, summary)
+
+    @property
+    def _learning(self) -> int:
+        """Epochs in which binary points are learned; weights settle in the others."""
+        return (self.epochs + self.narrowing) // 2 if self.ranges else 0
 
     def _trained(self, module: fx.GraphModule) -> list[str]:
         """Names of the parameters that train; all others need no gradient."""

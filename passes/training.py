@@ -42,8 +42,7 @@ class Training:
     """One training of a graph whose tensors are its own; it changes them in place.
 
     formats: of its numbers, with the graph. parameters: by name, those that train. set_training:
-    tells the graph that it trains, or that it does not. first_kept: the first epoch whose state may
-    be kept: those before it had other formats.
+    tells the graph that it trains, or that it does not.
     """
 
     formats: TrainingFormats
@@ -56,7 +55,6 @@ class Training:
     batch: int
     patience: int
     seed: int
-    first_kept: int
     checkpoint: Checkpoint | None
     progress: Callable[[int, float], None]
     history: Epochs = field(default_factory=list)
@@ -88,11 +86,12 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose state is kept: the first with the least validation loss, or the last."""
+        """The epoch whose state is kept: of those with the final formats the first with the least
+        validation loss; without any the last."""
         last = len(self.history) - 1
-        losses = [each["validation"] for each in self.history[self.first_kept :]
+        losses = [each["validation"] for each in self.history[self.formats.first_final :]
                   if "validation" in each]  # fmt: skip
-        return self.first_kept + losses.index(min(losses)) if losses else last
+        return self.formats.first_final + losses.index(min(losses)) if losses else last
 
     def _is_stuck(self) -> bool:
         """Whether the validation loss has not fallen for too many epochs."""
@@ -166,8 +165,13 @@ class Training:
         return torch.optim.AdamW([group for group in groups if group["params"]])
 
     def _state(self) -> dict[str, Tensor]:
-        """What training changes in the graph: parameters, and statistics of batch norms."""
-        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        """What training changes: parameters, statistics of batch norms, and binary points."""
+        graph = self.formats.graph
+        return {
+            **dict(graph.named_parameters()),
+            **dict(graph.named_buffers()),
+            **self.formats.points,
+        }
 
     def _saved(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
         slots = {

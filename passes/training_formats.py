@@ -1,19 +1,17 @@
 """Number formats while a graph trains: biases with room, binary points that are learned, widths
 that fall.
 
-A learned binary point is a real number of bits by which a range has grown, rounded for use: its
-gradient is that of a step size (Esser et al. 2019, arXiv 1902.08153), in bits and straight through
-the rounding (Jain et al. 2019, arXiv 1903.08066), so every scale stays a power of two. The formats
-in use always stand in the quantized graph itself; what trains is a copy of it, on the same
-tensors, in which gradients reach the binary points too.
+While binary points are learned, what trains is a copy of the graph, on the same tensors, in which
+every range is multiplied by a power of two with a real exponent: a step size with its gradient
+(Esser et al. 2019, arXiv 1902.08153), learned as a logarithm (Jain et al. 2019, arXiv 1903.08066).
+Then the exponents are rounded, and the graph itself goes on with the formats that this gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import log
-from typing import Any
+from math import ceil
 
 import torch
 from torch import Tensor, fx
@@ -41,23 +39,19 @@ aten = torch.ops.aten
 WIDEST = 8
 """Bits from which widths fall: networks lose nothing at 8 (see docs/accuracy.md)."""
 
-MOST_MOVED = 8
+MOST_MOVED = 8.0
 """Bits by which a binary point may move either way."""
-
-LEARNING = 0.5
-"""Share of the epochs after which binary points stay where they are: near a boundary they swing
-from one side to the other (Jain et al. 2019, section 5.2), and weights must settle in the end."""
 
 Bounds = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass
 class Rounded:
-    """A rounding whose format may change. node: in the quantized graph; twin: in what trains.
+    """A rounding whose format may change. node: in the quantized graph; twin: in what learns.
 
     to: its format as it was given, the coarsest channel's. shifts: of its channels, empty where
-    there is one binary point. learned: in what trains, what passes gradients to the binary point.
-    moved: by how many bits of range, one number or one a channel.
+    there is one binary point. point: by how many bits its range has grown, a tensor of one number
+    or one a channel where that is learned; scaled: the node of what learns that divides by it.
     """
 
     node: Node
@@ -65,11 +59,8 @@ class Rounded:
     to: FixedPoint
     shifts: tuple[int, ...]
     encoding: Encoding
-    learned: Node | None = None
-    moved: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.moved = (0,) * max(len(self.shifts), 1)
+    point: Tensor | None = None
+    scaled: Node | None = None
 
     @property
     def is_weight(self) -> bool:
@@ -77,42 +68,62 @@ class Rounded:
         return bool(arguments(self.node)[0].op == "get_attr")
 
     @property
-    def point(self) -> str | None:
-        """The name of its binary point, where that is learned."""
-        return None if self.learned is None else str(arguments(self.learned)[2].target)
-
-    @property
     def label(self) -> str:
         """What reports call it."""
         source = arguments(self.node)[0]
         return str(source.target) if self.is_weight else origin(self.node)
 
-    def format(self) -> tuple[FixedPoint, tuple[int, ...]]:
-        """The final format with its shifts, moved as far as was learned."""
+    @property
+    def moved(self) -> list[int]:
+        """By how many bits of range, rounded."""
+        if self.point is None:
+            return [0] * max(len(self.shifts), 1)
+        return [int(bits) for bits in self.point.detach().round().reshape(-1).tolist()]
+
+    def format(self, moved: Sequence[int]) -> tuple[FixedPoint, tuple[int, ...]]:
+        """The format with its shifts, moved by that many bits."""
         if not self.shifts:
-            return replace(self.to, integer=self.to.integer + self.moved[0]), ()
-        own = [moved - shift for moved, shift in zip(self.moved, self.shifts, strict=True)]
+            return replace(self.to, integer=self.to.integer + moved[0]), ()
+        own = [bits - shift for bits, shift in zip(moved, self.shifts, strict=True)]
         shifts = tuple(min(max(own) - each, MOST_SHIFTED) for each in own)
         return replace(self.to, integer=self.to.integer + max(own)), shifts
 
-    def write(self, extra: float) -> None:
-        """Put the format into both graphs. extra: the share of the bits up to WIDEST that are
-        there beside the final ones."""
-        to, shifts = self.format()
+    def write(self, to: FixedPoint, shifts: Sequence[int], extra: float) -> None:
+        """Put a format into both graphs. extra: the share of the bits up to WIDEST that are there
+        beside the final ones."""
         encoding = self.encoding
         if extra > 0 and to.width < WIDEST:
-            more = -int(-extra * (WIDEST - to.width) // 1)
-            to, encoding = replace(to, width=to.width + more), Encoding.FIXED
-        for node in (self.node,) if self.twin is self.node else (self.node, self.twin):
+            to = replace(to, width=to.width + ceil(extra * (WIDEST - to.width)))
+            encoding = Encoding.FIXED
+        for node in {self.node, self.twin}:
             source = arguments(node)[0]
             if self.is_weight:
                 set_weight(node, source, to, shifts, encoding)
             else:
                 node.args = (source, to.width, to.integer, *arguments(node)[3:])
-        if self.learned is not None:
-            kept = arguments(self.learned)[:3]
-            format = (to.width, to.integer, to.signed)
-            self.learned.args = (*kept, list(shifts), str(encoding), *format)
+        if self.scaled is not None:
+            levels = encoding.levels(to.width) or (to.lo, to.hi)
+            if encoding is Encoding.BINARY:  # of two levels each is the last
+                levels = (0, 0)
+            ends = (levels[0] * to.step, levels[-1] * to.step)
+            self.scaled.args = (*arguments(self.scaled)[:2], *ends, list(shifts))
+
+    def learn(self, module: fx.GraphModule) -> None:
+        """Let the twin's range grow by a power of two that gradients reach."""
+        source, graph = arguments(self.twin)[0], module.graph
+        start = torch.zeros(len(self.shifts)) if self.shifts else torch.zeros(())
+        values = source.meta["val"]
+        start = start.to(values.dtype)
+        point = tensor_node(module, self.twin, f"{self.label}.binary_point", start)
+        with graph.inserting_before(self.twin):
+            self.scaled = insert_like(graph, self.twin, divided, (source, point))
+        with graph.inserting_after(self.twin):
+            result = insert_like(graph, self.twin, multiplied, (self.twin, point))
+        for node in (self.scaled, result):
+            node.meta |= {key: self.twin.meta[key] for key in ("val", "batch_axis")}
+        self.twin.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+        self.twin.update_arg(0, self.scaled)
+        self.point = constant(module, point.target)
 
 
 @dataclass
@@ -120,109 +131,107 @@ class TrainingFormats:
     """The formats of a graph while it trains.
 
     graph: of its own, changed in place; quantized or not. trained: names of the parameters that
-    train. is_frozen: whether the layer of that name keeps its formats. ranges: whether binary
-    points are learned. narrowing: epochs in which widths fall to those of the graph. epochs: all.
+    train. is_frozen: whether the layer of that name keeps its formats. narrowing: epochs in which
+    widths fall to those of the graph. learning: epochs in which binary points are learned.
     """
 
     graph: fx.GraphModule
     trained: Sequence[str]
     is_frozen: Callable[[str], bool]
-    ranges: bool
     narrowing: int
-    epochs: int
+    learning: int
     module: fx.GraphModule = field(init=False)
+    bounds: Bounds = field(init=False)
     rounded: list[Rounded] = field(init=False, default_factory=list)
-    bounds: Bounds = field(init=False, default_factory=dict)
-    _extra: float = 0.0
 
     def __post_init__(self) -> None:
-        self.module = self.graph
-        if self.ranges:
-            self.module = copy_graph(self.graph)
-        if self.ranges or self.narrowing:
-            twins = dict(zip(self.graph.graph.nodes, self.module.graph.nodes, strict=True))
+        self._learner = copy_graph(self.graph) if self.learning else self.graph
+        self._biases: list[tuple[Node, Node]] = []
+        if self.learning or self.narrowing:
+            twins = dict(zip(self.graph.graph.nodes, self._learner.graph.nodes, strict=True))
+            given = [arguments(node)[2] for node in twins if node.target in LAYERS]
+            self._biases = [
+                (b, twins[b]) for b in given if b is not None and b.target is REQUANTIZE
+            ]
             names = {id(constant(self.graph, name)) for name in self.trained}
             self.rounded = [
                 _rounded(node, twins[node]) for node in twins if self._may_change(node, names)
             ]
-        if self.ranges:
-            self._learn()
-        self._write()
+        for each in self.rounded if self.learning else []:
+            overflow = arguments(each.node)[-1]
+            # Beyond what wraps, more range has no slope.
+            if each.is_weight or overflow in (Overflow.SAT, Overflow.SAT_SYM):
+                each.learn(self._learner)
+        self.begin(0)
 
     @property
     def points(self) -> dict[str, Tensor]:
         """The binary points that train, by name."""
+        found = ((f"{each.label}.binary_point", each.point) for each in self.rounded)
         return {
-            each.point: constant(self.module, each.point)
-            for each in self.rounded
-            if each.point is not None
+            f"{name}.{index}": point
+            for index, (name, point) in enumerate(found)
+            if point is not None
         }
+
+    @property
+    def first_final(self) -> int:
+        """The first epoch in which all formats are final."""
+        return max(self.narrowing, self.learning)
+
+    def to(self, place: torch.device) -> None:
+        """Move all tensors."""
+        self.graph.to(place)
+        self._learner.to(place)
+        self.begin(0)
 
     def begin(self, epoch: int) -> None:
         """Give every rounding the width that it has in an epoch, and the range learned so far."""
-        self._extra = max(0.0, 1 - epoch / self.narrowing) if self.narrowing else 0.0
-        learning = epoch < self.narrowing + LEARNING * (self.epochs - self.narrowing)
-        for point in self.points.values():
-            point.requires_grad_(learning)
-        self.settle(changed=bool(self.rounded))
+        extra = max(0.0, 1 - epoch / self.narrowing) if self.narrowing else 0.0
+        is_learning = epoch < self.learning
+        self.module = self._learner if is_learning else self.graph
+        for each in self.rounded:
+            moved = [0] * len(each.moved) if is_learning else each.moved
+            each.write(*each.format(moved), extra)
+        widen_biases(self.graph)
+        if is_learning:
+            for bias, twin in self._biases:
+                twin.args = (arguments(twin)[0], *arguments(bias)[1:])
+            self._learner.recompile()
+        self._limits = self.bounds = bounds(self.graph, list(self.trained))
 
-    def settle(self, *, changed: bool = False) -> None:
-        """After binary points were learned or loaded: round, and write formats that changed."""
+    def settle(self) -> None:
+        """After binary points were learned: bounds of the weights move with them."""
+        if self.module is self.graph:
+            return
+        grown: dict[int, Tensor] = {}
         for each in self.rounded:
             if each.point is not None:
-                learned = constant(self.module, each.point).detach()
-                moved = tuple(int(n) for n in learned.round().reshape(-1).tolist())
-                changed |= moved != each.moved
-                each.moved = moved
-        if changed:
-            self._write()
+                each.point.detach().clamp_(-MOST_MOVED, MOST_MOVED)
+            if each.point is not None and each.is_weight:
+                weights = constant(self.graph, arguments(each.node)[0].target)
+                factor = _by_channel(torch.exp2(each.point.detach()), weights)
+                most = grown.setdefault(id(weights), factor)  # of several roundings the widest
+                grown[id(weights)] = torch.maximum(most, factor)
+        self.bounds = {
+            name: (low * grown[key], high * grown[key])
+            if (key := id(constant(self.graph, name))) in grown
+            else (low, high)
+            for name, (low, high) in self._limits.items()
+        }
 
     def finished(self) -> tuple[fx.GraphModule, dict[str, str], dict[str, str]]:
         """The quantized graph with formats that fit; those of its biases, and of what was learned
         where it is not as it was given."""
-        self.begin(self.epochs)
-        formats = fit_biases(self.graph)
+        self.begin(self.first_final)
+        biases = fit_biases(self.graph)
         self.graph.recompile()
-        learned: dict[str, str] = {}
-        for each in self.rounded:
-            if any(each.moved):
-                to, shifts = each.format()
-                learned[each.label] = weight_label(to, shifts, each.encoding)
-        return self.graph, formats, learned
-
-    def _write(self) -> None:
-        for each in self.rounded:
-            each.write(self._extra)
-        widen_biases(self.graph)
-        if self.module is not self.graph:
-            for node, twin in zip(self._originals, self._twins, strict=True):
-                twin.args = (arguments(twin)[0], *arguments(node)[1:])
-            self.module.recompile()
-        self.bounds = bounds(self.graph, list(self.trained))
-
-    def _learn(self) -> None:
-        """Let gradients reach the binary points of all roundings that may change."""
-        biases = [arguments(n)[2] for n in self.graph.graph.nodes if n.target in LAYERS]
-        pairs = dict(zip(self.graph.graph.nodes, self.module.graph.nodes, strict=True))
-        self._originals = [b for b in biases if isinstance(b, Node) and b.target is REQUANTIZE]
-        self._twins = [pairs[bias] for bias in self._originals]
-        for each in self.rounded:
-            overflow = arguments(each.node)[-1]
-            if not each.is_weight and overflow not in (Overflow.SAT, Overflow.SAT_SYM):
-                continue  # beyond what wraps, more range has no slope
-            start = torch.zeros(len(each.shifts)) if each.shifts else torch.zeros(())
-            point = tensor_node(self.module, each.twin, f"{each.label}.binary_point", start)
-            with self.module.graph.inserting_after(each.twin):
-                node = insert_like(
-                    self.module.graph,
-                    each.twin,
-                    learned_range,
-                    (each.twin, arguments(each.twin)[0], point),
-                )
-            each.learned = node
-            each.twin.replace_all_uses_with(
-                node, delete_user_cb=node.__ne__
-            )
+        learned = {
+            each.label: weight_label(*each.format(each.moved), each.encoding)
+            for each in self.rounded
+            if any(each.moved)
+        }
+        return self.graph, biases, learned
 
     def _may_change(self, node: Node, trained: set[int]) -> bool:
         """Whether nothing but layers and roundings that follow depend on a node's format."""
@@ -276,63 +285,30 @@ def _is_pinned(node: Node) -> bool:
     return False
 
 
-def learned_range(
-    rounded: Tensor,
-    x: Tensor,
-    point: Tensor,
-    shifts: Sequence[int],
-    encoding: str,
-    width: int,
-    integer: int,
-    signed: bool,
-) -> Tensor:
-    """x as it was rounded; gradients pass, and reach the binary point as well.
+def divided(x: Tensor, point: Tensor, low: float, high: float, shifts: Sequence[int]) -> Tensor:
+    """x without what its range has grown by: divided by 2**point, [] or one number a channel.
 
-    shifts, encoding, width, integer, signed: of the format that it was rounded into.
+    low, high, shifts: what the format holds; beyond it the quotient's rounding does not depend on
+    the range. A weight that its bounds hold at the last level is one that would lie beyond it.
     """
-    to = FixedPoint(width, integer, signed)
-    result: Tensor = _LearnedRange.apply(rounded, x, point, shifts, Encoding(encoding), to)  # type: ignore[no-untyped-call]
-    return result
+    grown = _by_channel(point, x)
+    with torch.no_grad():
+        quotient = x * torch.exp2(-grown)
+        if shifts:
+            finer = torch.tensor(shifts, dtype=x.dtype, device=x.device)
+            quotient = quotient * torch.exp2(_by_channel(finer, x))
+        inside = (quotient > low * _NEARLY) & (quotient < high * _NEARLY)
+    return x * torch.exp2(-torch.where(inside, grown, grown.detach()))
 
 
-class _LearnedRange(torch.autograd.Function):
-    """With x in steps of its format, one more bit of range moves the result by the step and log(2)
-    times what rounding added, within the range, and the last mantissa beyond it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        rounded: Tensor,
-        x: Tensor,
-        point: Tensor,
-        shifts: Sequence[int],
-        encoding: Encoding,
-        to: FixedPoint,
-    ) -> Tensor:
-        ctx.save_for_backward(rounded, x)
-        ctx.format, ctx.by_channel = (shifts, encoding, to), point.dim() > 0
-        return rounded.view_as(rounded)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        slope = None
-        if ctx.needs_input_grad[2]:
-            slope = gradient * _by_range(*ctx.saved_tensors, *ctx.format)
-            slope = slope.flatten(1).sum(1) if ctx.by_channel else slope.sum()
-        return (gradient, None, slope, None, None, None)
+def multiplied(x: Tensor, point: Tensor) -> Tensor:
+    """x with what its range has grown by."""
+    return x * torch.exp2(_by_channel(point, x))
 
 
-def _by_range(
-    rounded: Tensor, x: Tensor, shifts: Sequence[int], encoding: Encoding, to: FixedPoint
-) -> Tensor:
-    """By how much a rounded value grows with every bit of range."""
-    if encoding is Encoding.BINARY:  # of two levels each is the last
-        return rounded * log(2)
-    levels = encoding.levels(to.width) or (to.lo, to.hi)
-    step = torch.full((1,) * x.dim(), to.step, dtype=x.dtype, device=x.device)
-    if shifts:
-        finer = torch.tensor(shifts, dtype=x.dtype, device=x.device)
-        step = step * torch.exp2(-finer).reshape(-1, *(1,) * (x.dim() - 1))
-    # A weight that the optimizer's bounds hold at the last level is one that would lie beyond it.
-    inside = (x > levels[0] * step) & (x < levels[-1] * step)
-    return torch.where(inside, rounded - x, rounded) * log(2)
+_NEARLY = 1 - 2.0**-16
+"""Bounds times 2**point are rounded."""
+
+
+def _by_channel(point: Tensor, x: Tensor) -> Tensor:
+    return point.reshape(-1, *(1,) * (x.dim() - 1)) if point.dim() else point

@@ -20,7 +20,7 @@ from fxloom.lowering import lower
 from fxloom.passes import training
 from fxloom.passes.chains import LAYERS
 from fxloom.passes.finetune import Finetune
-from fxloom.passes.training_formats import learned_range
+from fxloom.passes.training_formats import divided, multiplied
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
 from tests.models import make
 from tests.passes.test_finetune import accuracy, assert_equal, circles, perceptron, quantized, state
@@ -67,24 +67,34 @@ def straight(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
+def learned(x: Tensor, point: Tensor, to: FixedPoint, shifts: list[int], encoding: str) -> Tensor:
+    """x rounded with a range that has grown by 2**point."""
+    levels = Encoding(encoding).levels(to.width) or (to.lo, to.hi)
+    ends = (0.0, 0.0) if encoding == "binary" else (levels[0] * to.step, levels[-1] * to.step)
+    kind = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
+    small = divided(x, point, *ends, shifts)
+    return multiplied(REQUANTIZE_WEIGHTS(small, shifts, encoding, *kind), point)
+
+
 @pytest.mark.parametrize("to", [FixedPoint(4, 1), FixedPoint(3, 2, False), FixedPoint(6, -1)])
-def test_the_gradient_of_a_range_is_that_of_a_step_size(to: FixedPoint) -> None:
+@pytest.mark.parametrize("grown", [0.0, 0.3, -1.4])
+def test_the_gradient_of_a_range_is_that_of_a_step_size(to: FixedPoint, grown: float) -> None:
     x = 3 * torch.randn(500, generator=torch.Generator().manual_seed(0))
     weights = torch.randn(500, generator=torch.Generator().manual_seed(1))
-    point = torch.zeros((), requires_grad=True)
+    point = torch.tensor(grown, requires_grad=True)
     inputs = x.clone().requires_grad_()
-    rounded = REQUANTIZE(inputs, to.width, to.integer, to.signed, "RND_CONV", "SAT")
-    result = learned_range(rounded, inputs, point, [], "fixed", to.width, to.integer, to.signed)
-    assert torch.equal(result, rounded)
+    result = learned(inputs, point, to, [], "fixed")
     (result * weights).sum().backward()
     # Esser et al. 2019, equations 1 and 2, with a step of 2**bits: autograd does the rest.
-    bits = torch.tensor(float(-to.fraction), requires_grad=True)
+    bits = torch.tensor(grown - to.fraction, requires_grad=True)
     other = x.clone().requires_grad_()
     step = torch.exp2(bits)
-    ((straight((other / step).clamp(to.lo, to.hi)) * step) * weights).sum().backward()
+    wanted = straight((other / step).clamp(to.lo, to.hi)) * step
+    (wanted * weights).sum().backward()
+    assert torch.allclose(result, wanted, rtol=1e-5)
     assert point.grad is not None
     assert bits.grad is not None
-    assert torch.allclose(point.grad, bits.grad, rtol=1e-4)
+    assert torch.allclose(point.grad, bits.grad, rtol=1e-3)
     assert inputs.grad is not None
     assert other.grad is not None
     assert torch.allclose(inputs.grad, other.grad, rtol=1e-5)
@@ -94,21 +104,24 @@ def test_the_gradient_of_a_range_is_that_of_a_step_size(to: FixedPoint) -> None:
 def test_a_channel_has_a_gradient_of_its_own(encoding: Encoding) -> None:
     x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     x[1] /= 4
-    width = encoding.width(3)
-    args = ([0, 2], str(encoding), width, 1, True)
-    rounded = torch.ops.fxloom.requantize_weights(x, *args, "RND_CONV", "SAT")
-    point = torch.zeros(2, requires_grad=True)
-    learned_range(rounded, x, point, *args).sum().backward()
+    to = FixedPoint(encoding.width(3), 1)
+    point = torch.tensor([0.2, -0.3], requires_grad=True)
+    learned(x, point, to, [0, 2], encoding).sum().backward()
     assert point.grad is not None
     for channel, shift in enumerate([0, 2]):
-        alone = torch.zeros((), requires_grad=True)
-        kind = (width, 1 - shift, True)
-        learned_range(
-            rounded[channel], x[channel], alone, [], str(encoding), *kind
-        ).sum().backward()
+        alone = point.detach()[channel].clone().requires_grad_()
+        own = FixedPoint(to.width, 1 - shift)
+        learned(x[channel], alone, own, [], encoding).sum().backward()
         assert alone.grad is not None
         assert torch.allclose(point.grad[channel], alone.grad)
         assert alone.grad != 0
+
+
+def test_a_weight_at_the_end_of_its_range_asks_for_more() -> None:
+    x, point = torch.tensor([0.875, -1.0]), torch.zeros((), requires_grad=True)
+    (learned(x, point, FixedPoint(4, 1), [], "fixed") * x).sum().backward()
+    assert point.grad is not None
+    assert point.grad > 0
 
 
 def test_a_range_that_is_much_too_small_is_learned(data: Data) -> None:
@@ -131,18 +144,22 @@ def test_a_range_that_is_much_too_small_is_learned(data: Data) -> None:
     assert accuracy(result.graph, X, Y) > 0.9
 
 
+ENCODED: list[dict[str, Any]] = [
+    {},
+    {"weight_format": "ternary", "per_channel": True},
+    {"per_channel": True},
+    {"weight_format": "binary"},
+    {"weight_format": "power_of_two"},
+]
+OTHERS = ["resnet avg 3", "layer used twice", "lstm, last step", "softmax", "separable"]
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options"),
     [
-        {},
-        {"per_channel": True},
-        {"weight_format": "ternary", "per_channel": True},
-        {"weight_format": "binary"},
-        {"weight_format": "power_of_two"},
+        *(("mlp", each) for each in ENCODED),
+        *((name, ENCODED[i % 2]) for i, name in enumerate(OTHERS)),
     ],
-)
-@pytest.mark.parametrize(
-    "name", ["mlp", "resnet avg 3", "layer used twice", "lstm, last step", "softmax", "separable"]
 )
 def test_the_result_lowers_and_simulates_exactly(name: str, options: dict[str, Any]) -> None:
     model, inputs = make(name)
@@ -217,7 +234,7 @@ def test_widths_fall_to_those_of_the_graph(data: Data, monkeypatch: pytest.Monke
 
 
 def test_no_state_of_wider_formats_is_kept(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([0.1, 0.1, 3.0, 2.0, 2.5, 2.5, 2.5])
+    losses = iter([0.1, 0.1, 3.0, 2.0, 2.5, 2.5, 2.5, 2.5])
     monkeypatch.setattr(training.Training, "_validate", lambda *_: next(losses))
     step = Finetune(epochs=9, validation=0.1, patience=2, narrowing=2)
     result = step(quantized(perceptron(), data), data)
