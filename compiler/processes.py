@@ -42,10 +42,9 @@ class Processes:
                 "distributed: required the package accelerate, which is not installed. "
                 "pip install 'fxloom[train]'"
             ) from None
-        # What a graph does not use has no gradient to wait for; formats are exact in float32.
-        options = DistributedDataParallelKwargs(
-            find_unused_parameters=True, broadcast_buffers=False
-        )
+        # Parameters that lead to other outputs only have no gradient to wait for.
+        options = DistributedDataParallelKwargs(find_unused_parameters=True)
+        # Formats are exact in float32, not in what a user may have configured for other trainings.
         accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[options])
         return cls(accelerator, accelerator.process_index, accelerator.num_processes)
 

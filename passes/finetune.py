@@ -58,16 +58,15 @@ class Finetune:
     to others only stay as they are. validation: share of the training samples that is held out; the
     state with the least loss on them is kept, else the last. patience: epochs without a lower loss
     on them at which training ends; 0 means that it never ends early. freeze: layers that do not
-    train (fnmatch patterns on names); all others do,
-    whether or not the model had them frozen. seed: of the order and of the held-out samples.
-    ranges: whether the binary points of weights and activations are learned, too, in the first half
-    of the epochs (of those after narrowing). narrowing: epochs in which widths fall from 8 bits to
-    those of the graph, all of them together; 0 means that they are there from the start. Both leave
-    the formats of tables and of what they look up, of divisions and of what the steps of a
-    recurrence share.
-    device: auto means a GPU where torch has one. distributed: whether the processes that accelerate
-    launched train together, each on its share of every batch. checkpoint: a folder that gets the
-    whole state after every epoch; the same training resumes from it.
+    train (fnmatch patterns on names); all others do, whether or not the model had them frozen.
+    seed: of the order and of the held-out samples. ranges: whether the binary points of weights and
+    activations are learned, too, in the first half of the epochs (of those after narrowing).
+    narrowing: epochs in which widths fall from 8 bits to those of the graph, all of them together;
+    0 means that they are there from the start. Both leave the formats of tables and of what they
+    look up, of divisions and of what the steps of a recurrence share. device: auto means a GPU
+    where torch has one. distributed: whether the processes that accelerate launched train together,
+    each on its share of every batch. checkpoint: a folder that gets the whole state after every
+    epoch; the same training resumes from it.
     """
 
     name: ClassVar[str] = "finetune"

@@ -20,7 +20,7 @@ from fxloom.lowering import lower
 from fxloom.passes import training
 from fxloom.passes.chains import LAYERS
 from fxloom.passes.finetune import Finetune
-from fxloom.passes.training_formats import divided, multiplied
+from fxloom.passes.learned_ranges import divided, multiplied
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
 from tests.models import make
 from tests.passes.test_finetune import accuracy, assert_equal, circles, perceptron, quantized, state
@@ -242,7 +242,7 @@ def test_no_state_of_wider_formats_is_kept(data: Data, monkeypatch: pytest.Monke
     assert result.summary["epochs"] == 6
 
 
-@pytest.mark.parametrize("stop", [2, 4])
+@pytest.mark.parametrize("stop", [2, 4, 6])
 def test_it_resumes_bit_for_bit(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -290,6 +290,11 @@ def test_binary_points_stay_in_the_second_half(data: Data, monkeypatch: pytest.M
 def test_a_float_graph_has_no_formats_to_change(data: Data, keys: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="required a quantized graph"):
         Finetune(epochs=2, **keys)(capture(perceptron(), X[:2]), data)
+
+
+def test_one_epoch_is_too_few_to_learn_ranges() -> None:
+    with pytest.raises(RecipeError, match="ranges: required at least 2 epochs, got 1"):
+        Finetune(epochs=1, ranges=True)
 
 
 @pytest.mark.parametrize("narrowing", [-1, 5, 6])
