@@ -292,6 +292,17 @@ def test_a_float_graph_has_no_formats_to_change(data: Data, keys: dict[str, Any]
         Finetune(epochs=2, **keys)(capture(perceptron(), X[:2]), data)
 
 
+def test_both_graphs_have_the_same_tensors_wherever_they_were_moved(data: Data) -> None:
+    graph, step = quantized(perceptron(), data), Finetune(epochs=4, ranges=True)
+    want = state(step(graph, data).graph)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # as some devices need it
+    try:
+        got = state(step(graph, data).graph)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    assert_equal(got, want)
+
+
 def test_one_epoch_is_too_few_to_learn_ranges() -> None:
     with pytest.raises(RecipeError, match="ranges: required at least 2 epochs, got 1"):
         Finetune(epochs=1, ranges=True)
