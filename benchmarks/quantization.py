@@ -172,6 +172,8 @@ def main() -> None:
     parser.add_argument("--nearest", action="store_true", help="by minima and maxima, no fitting")
     parser.add_argument("--method", choices=["mse", "minmax", "percentile", "kl"], default="mse")
     parser.add_argument("--trained", action="store_true", help="then trained in few bits")
+    parser.add_argument("--ranges", action="store_true", help="trained: binary points as well")
+    parser.add_argument("--narrowing", type=int, default=0, help="trained: epochs of falling width")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -187,7 +189,9 @@ def main() -> None:
         options.seeds,
         options.only or list(TASKS),
         plain if options.nearest else {"method": options.method},
-        TRAINING if options.trained else None,
+        TRAINING | {"ranges": options.ranges, "narrowing": options.narrowing}
+        if options.trained
+        else None,
     ):
         records.append(record)
         bound = record["lost"] + record["two_errors"]

@@ -23,6 +23,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from fxloom.errors import FxloomError
+from fxloom.processes import is_follower
 from fxloom.signals import terminate_as_interrupt
 from fxloom.tables import (
     check_table,
@@ -250,6 +251,8 @@ def compile_(
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
         build = compile(loaded, examples, passes, target, samples, out, tell)
+    if passes is not None and is_follower(passes.passes):
+        return
     typer.echo(build.report.to_text())
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
     if build.target.backend == "oneAPI":  # g++ cannot run such a project

@@ -35,6 +35,7 @@ from fxloom.frontend import capture
 from fxloom.graph import as_indices, check_inputs, origin, output_nodes
 from fxloom.lowering import lower
 from fxloom.manifest import read_manifest
+from fxloom.processes import is_follower, train_together, wait_for_all
 from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
@@ -107,7 +108,8 @@ def compile(
     example_inputs: what the model is called with; by default the first samples of data, as int64
     where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
     TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
-    Data.of takes. progress: told what begins. Raises an FxloomError for whatever is wrong with one
+    Data.of takes. progress: told what begins. Where processes train together, the first one writes
+    and the others open what it wrote. Raises an FxloomError for whatever is wrong with one
     of these; then nothing on disk has changed.
     """
     tell = progress or (lambda text: None)
@@ -122,6 +124,12 @@ def compile(
         if samples is None:
             raise FxloomError("compile: required example inputs or data, got neither")
         example_inputs = examples_of(model, samples)
+    if is_follower(steps.passes):
+        with one_thread():
+            graph = capture(model, example_inputs)
+            steps.run(graph, samples)
+        wait_for_all()
+        return open_build(out)
     manifest: dict[str, Any] = {}
     directory = BuildDir(out, manifest)
     with one_thread(), directory as folder:
@@ -151,6 +159,8 @@ def compile(
             "versions": tool_versions(),
         }
         tell("put it in place")
+    if train_together(steps.passes):
+        wait_for_all()
     # `missing/../build` is a name for the new directory, but not one that opens it.
     path = directory.path if ".." in Path(out).parts else Path(out)
     project = backend.open(path / PROJECT, program)

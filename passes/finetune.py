@@ -31,15 +31,10 @@ from fxloom.graph import (
 )
 from fxloom.passes.checkpoints import Checkpoint, digest
 from fxloom.passes.losses import LossName, loss_of
-from fxloom.passes.trainable import (
-    batch_norms,
-    bounds,
-    fit_biases,
-    own_copy,
-    readers,
-    widen_biases,
-)
-from fxloom.passes.training import Samples, Training, forward, split
+from fxloom.passes.trainable import batch_norms, own_copy, readers
+from fxloom.passes.training import Samples, Training, batch_count, forward, split
+from fxloom.passes.training_formats import TrainingFormats
+from fxloom.processes import Processes
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import convert, known_keys, unmatched
 
@@ -58,13 +53,20 @@ class Finetune:
     epochs: how often every sample is seen. learning_rate: of AdamW at the first step; it falls to
     zero as a cosine. weight_decay: of AdamW, for weights and not for biases. batch: samples of a
     step. loss: cross_entropy (class numbers and an output for each class), nll (the same where
-    outputs are probabilities), mse (numbers); auto chooses by labels and outputs. validation: share
-    of the training samples that is held out; the state with the least loss on them is kept, else
-    the last. patience: epochs without a lower loss on them at which training ends; 0 means that it
-    never ends early. freeze: layers that do not train (fnmatch patterns on names); all others do,
-    whether or not the model had them frozen. seed: of the order and of the held-out samples.
-    device: auto means a GPU where torch has one. checkpoint: a folder that gets the whole state
-    after every epoch; the same training resumes from it.
+    outputs are probabilities), mse (numbers); auto chooses by labels and outputs. output: the one
+    that the labels are for, where there are several: output_0, output_1 and so on; layers that lead
+    to others only stay as they are. validation: share of the training samples that is held out; the
+    state with the least loss on them is kept, else the last. patience: epochs without a lower loss
+    on them at which training ends; 0 means that it never ends early. freeze: layers that do not
+    train (fnmatch patterns on names); all others do, whether or not the model had them frozen.
+    seed: of the order and of the held-out samples. ranges: whether the binary points of weights and
+    activations are learned, too, in the first half of the epochs (of those after narrowing).
+    narrowing: epochs in which widths fall from 8 bits to those of the graph, all of them together;
+    0 means that they are there from the start. Both leave the formats of tables and of what they
+    look up, of divisions and of what the steps of a recurrence share. device: auto means a GPU
+    where torch has one. distributed: whether the processes that accelerate launched train together,
+    each on its share of every batch. checkpoint: a folder that gets the whole state after every
+    epoch; the same training resumes from it.
     """
 
     name: ClassVar[str] = "finetune"
@@ -75,11 +77,15 @@ class Finetune:
     weight_decay: float = 1e-2
     batch: int = 64
     loss: LossName = "auto"
+    output: str | None = None
     validation: float = 0.0
     patience: int = 0
     freeze: tuple[str, ...] = ()
     seed: int = 0
+    ranges: bool = False
+    narrowing: int = 0
     device: str = "auto"
+    distributed: bool = False
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
@@ -103,6 +109,13 @@ class Finetune:
             for key, (holds, demand) in demands.items()
             if not holds
         ]
+        if not 0 <= self.narrowing < self.epochs:
+            problems.append(
+                f"narrowing: required 0 to {self.epochs - 1}, fewer epochs than all, got "
+                f"{self.narrowing}"
+            )
+        if self.ranges and self.epochs < 2:
+            problems.append(f"ranges: required at least 2 epochs, got {self.epochs}")
         if self.patience and not self.validation:
             problems.append("patience: required validation above 0, which patience looks at")
         if problems:
@@ -112,46 +125,51 @@ class Finetune:
         if data is None:
             raise RecipeError("finetune: required data to train on, got none")
         samples = _samples(graph, data)
-        if len(outputs := output_nodes(graph)) != 1:
-            raise RecipeError(
-                f"finetune: required a model with one output, got {len(outputs)}: a loss compares "
-                "one output with the labels"
-            )
-        place = _device(self.device)
-        module = own_copy(graph)
-        trained = self._trained(module)
+        output = self._output(graph)
+        processes = self._processes()
+        place = processes.device if self.distributed else _device(self.device)
+        own = own_copy(graph)
+        trained = self._trained(own)
         checkpoint = self._checkpoint(graph, samples)
         samples = _moved(samples, place)
         training_samples, held_out = split(samples, self.validation, self.seed)
-        self._require_batches(module, len(training_samples))
-        module.to(place)
-        widen_biases(module)
+        self._require_batches(own, len(training_samples), processes.count)
+        formats = TrainingFormats(own, trained, self._is_frozen, self.narrowing, self._learning)
+        if (self.ranges or self.narrowing) and not formats.rounded:
+            raise RecipeError(
+                "finetune: ranges and narrowing: required a quantized graph with formats that may "
+                "change, got none. Put quantize before this pass"
+            )
+        formats.to(place)
+        module = formats.graph
         with torch.no_grad():
-            first = forward(module, samples.rows(torch.arange(min(len(samples), 64))).inputs)
+            first = forward(
+                module, samples.rows(torch.arange(min(len(samples), 64))).inputs, output
+            )
         name, loss = loss_of(self.loss, first, samples.labels)
-        with _progress(self.epochs) as progress:
+        with _progress(self.epochs, processes.index == 0) as progress:
             training = Training(
-                module,
-                {target: constant(module, target) for target in trained},
-                bounds(module, trained),
+                formats,
+                {target: constant(module, target) for target in trained} | formats.points,
                 lambda flag: self._set_training(module, flag),
                 loss,
+                output,
                 self.epochs,
                 self.learning_rate,
                 self.weight_decay,
                 self.batch,
                 self.patience,
                 self.seed,
+                processes,
                 checkpoint,
                 progress,
             )
             training.run(training_samples, held_out)
-        module.to("cpu")
-        for target, p in module.named_parameters():
+        result, biases, learned = formats.finished()
+        result.to("cpu")
+        for target, p in result.named_parameters():
             p.grad = None
             p.requires_grad_(constant(graph, target).requires_grad)
-        biases = fit_biases(module)
-        module.recompile()
         kept = training.history[training.best_epoch]
         summary: dict[str, object] = {
             "loss": name,
@@ -161,7 +179,14 @@ class Finetune:
             "kept": _shortened(kept),
             "biases": biases,
         }
-        return PassResult(module, True, summary)
+        if self.ranges:
+            summary["ranges"] = learned
+        return PassResult(result, True, summary)
+
+    @property
+    def _learning(self) -> int:
+        """Epochs in which binary points are learned; weights settle in the others."""
+        return (self.epochs + self.narrowing) // 2 if self.ranges else 0
 
     def _trained(self, module: fx.GraphModule) -> list[str]:
         """Names of the parameters that train; all others need no gradient."""
@@ -195,13 +220,47 @@ class Finetune:
         if frozen:
             module.recompile()
 
-    def _require_batches(self, module: fx.GraphModule, samples: int) -> None:
+    def _output(self, graph: fx.GraphModule) -> int:
+        """The number of the output that the labels are for."""
+        count = len(output_nodes(graph))
+        names = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+        wanted = "output" if self.output is None else self.output
+        if wanted not in names:
+            key = "none" if self.output is None else f'"{self.output}"'
+            raise RecipeError(
+                f"finetune: output: required one of {', '.join(names)}, which the labels are for, "
+                f"got {key}"
+            )
+        return names.index(wanted)
+
+    def _processes(self) -> Processes:
+        """This process alone, or all that were launched with it."""
+        if not self.distributed:
+            return Processes()
+        if self.device not in ("auto", "cpu"):
+            raise RecipeError(
+                f'finetune: device: required "auto" or "cpu" where processes train together, got '
+                f'"{self.device}": accelerate gives each its own'
+            )
+        return Processes.launched(cpu=self.device == "cpu")
+
+    def _require_batches(self, module: fx.GraphModule, samples: int, processes: int) -> None:
+        if processes > (least := samples // batch_count(samples, self.batch)):
+            raise RecipeError(
+                f"finetune: batch: required at least a sample for each of {processes} processes, "
+                f"got batches of {least}"
+            )
         count = min(self.batch, samples)
         norms = [origin(n) for n in batch_norms(module) if not self._is_frozen(origin(n))]
         if count < 2 and norms:
             raise RecipeError(
                 f"finetune: {norms[0]}: a batch norm needs batches of at least 2 samples, got "
                 f"{count}. Choose a larger batch, give more samples, or freeze it"
+            )
+        if processes > 1 and norms:
+            raise RecipeError(
+                f"finetune: {norms[0]}: a batch norm sees the batch of one process only. Put "
+                "fold_batchnorm or quantize before this pass, or freeze it"
             )
 
     def _checkpoint(self, graph: fx.GraphModule, samples: Samples) -> Checkpoint | None:
@@ -211,7 +270,7 @@ class Finetune:
         keys = {
             each.name: str(getattr(self, each.name))
             for each in fields(self)
-            if each.name not in ("checkpoint", "device")
+            if each.name not in ("checkpoint", "device", "distributed")
         }
         identity = {
             "graph": digest([str(graph.graph), *(p for item in state.items() for p in item)]),
@@ -263,10 +322,10 @@ def _shortened(record: Mapping[str, float]) -> dict[str, float]:
 
 
 @contextmanager
-def _progress(epochs: int) -> Iterator[Callable[[int, float], None]]:
+def _progress(epochs: int, tells: bool) -> Iterator[Callable[[int, float], None]]:
     """A function that is told the epochs that are done and the loss: for people only."""
     tell = progress_of_pass()
-    if not sys.stderr.isatty():
+    if not (tells and sys.stderr.isatty()):
         yield lambda done, loss: None
     elif tell is not None:
         yield lambda done, loss: tell(f"epoch {done} of {epochs}, loss {loss:.4g}")

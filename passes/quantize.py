@@ -267,7 +267,7 @@ class Quantization:
     def __init__(self, options: Quantize, module: fx.GraphModule, data: Data) -> None:
         self.options, self.module, self.data = options, module, data
         self.batch = batch_size(module)
-        self.masks = hide(module, self._batches)
+        self.masks = hide(module, self.batches)
         isolate(module)
         self.chains = find_chains(module.graph)
         self.formats: dict[str, str] = {}

@@ -75,9 +75,9 @@ def _biases(module: fx.GraphModule) -> Iterator[tuple[Node, Node]]:
 
 
 def widen_biases(module: fx.GraphModule) -> None:
-    """Let biases become as large as training makes them, in the steps that they have."""
-    for _, bias in _biases(module):
-        room = ROOM - fraction_of(bias)
+    """Let biases become as large as training makes them, in the steps of their products."""
+    for node, bias in _biases(module):
+        room = ROOM - sum(fraction_of(argument) for argument in arguments(node)[:2])
         bias.args = (arguments(bias)[0], ROOM, room, True, *arguments(bias)[4:])
     module.recompile()
 

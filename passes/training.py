@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from math import ceil, cos, isfinite, pi
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxloom.errors import DataError, RecipeError
 from fxloom.graph import input_specs, output_nodes
 from fxloom.passes.checkpoints import Checkpoint, Epochs
+from fxloom.passes.training_formats import TrainingFormats
+from fxloom.processes import Processes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,28 +42,36 @@ class Samples:
 class Training:
     """One training of a graph whose tensors are its own; it changes them in place.
 
-    parameters: by name, those that train. bounds: least and largest values of some of them.
-    set_training: tells the graph that it trains, or that it does not.
+    formats: of its numbers, with the graph. parameters: by name, those that train. set_training:
+    tells the graph that it trains, or that it does not. output: the one that the loss
+    is of. batch: samples of a step, of all processes together.
     """
 
-    module: fx.GraphModule
+    formats: TrainingFormats
     parameters: Mapping[str, Tensor]
-    bounds: Mapping[str, tuple[Tensor, Tensor]]
     set_training: Callable[[bool], None]
     loss: Loss
+    output: int
     epochs: int
     learning_rate: float
     weight_decay: float
     batch: int
     patience: int
     seed: int
+    processes: Processes
     checkpoint: Checkpoint | None
     progress: Callable[[int, float], None]
     history: Epochs = field(default_factory=list)
 
+    @property
+    def module(self) -> fx.GraphModule:
+        """The graph that trains."""
+        return self.formats.module
+
     def run(self, samples: Samples, held_out: Samples | None) -> None:
         """Train; with held-out samples, keep the state that has the least loss on them."""
         self._optimizer = self._adamw()
+        self._wrapped: nn.Module | None = None
         best: dict[str, Tensor] = self._resume()
         for epoch in range(len(self.history), self.epochs):
             if self._is_stuck():
@@ -72,8 +82,9 @@ class Training:
             self.history.append(record)
             if held_out is not None and self.best_epoch == epoch:
                 best = {name: t.detach().clone() for name, t in self._state().items()}
-            if self.checkpoint is not None:
+            if self.checkpoint is not None and self.processes.index == 0:
                 self.checkpoint.save(self._saved(best), self.history)
+            self.processes.wait()
             self.progress(epoch + 1, record["loss"])
         with torch.no_grad():
             for name, tensor in best.items():
@@ -81,9 +92,12 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose state is kept: the first with the least validation loss, or the last."""
-        losses = [record["validation"] for record in self.history if "validation" in record]
-        return losses.index(min(losses)) if losses else len(self.history) - 1
+        """The epoch whose state is kept: of those with the final formats the first with the least
+        validation loss; without any the last."""
+        last = len(self.history) - 1
+        losses = [each["validation"] for each in self.history[self.formats.first_final :]
+                  if "validation" in each]  # fmt: skip
+        return self.formats.first_final + losses.index(min(losses)) if losses else last
 
     def _is_stuck(self) -> bool:
         """Whether the validation loss has not fallen for too many epochs."""
@@ -95,27 +109,36 @@ class Training:
         order = torch.randperm(len(samples), generator=generator)
         batches = torch.tensor_split(order, batch_count(len(order), self.batch))
         total = 0.0
+        self.formats.begin(epoch)
+        if self._wrapped is not self.module:
+            self._wrapped, self._call = self.module, self.processes.wrap(self.module)
         self.set_training(True)
         for index, rows in enumerate(batches):
             progress = (epoch + index / len(batches)) / self.epochs
             rate = self.learning_rate * (1 + cos(pi * progress)) / 2
-            total += self._step(samples.rows(rows.to(samples.labels.device)), rate, epoch)
+            own = self.processes.share(rows)
+            # The mean over processes of such losses is the mean over the samples.
+            weight = len(own) * self.processes.count / len(rows)
+            part = samples.rows(own.to(samples.labels.device))
+            total += self._step(part, weight, rate, epoch)
         self.set_training(False)
-        return total / len(samples)
+        return self.processes.total(total) / len(samples)
 
-    def _step(self, samples: Samples, rate: float, epoch: int) -> float:
+    def _step(self, samples: Samples, weight: float, rate: float, epoch: int) -> float:
         """One step of the optimizer; returns the sum of the losses."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
         with torch.enable_grad():  # whatever the caller is in
-            loss = self.loss(forward(self.module, samples.inputs), samples.labels)
+            output = forward(self.module, samples.inputs, self.output, self._call)
+            loss = self.loss(output, samples.labels)
+            weighted = loss * weight
         if not loss.requires_grad:
             raise RecipeError(
                 "no gradient reaches a parameter that trains: the output does not depend on one, "
                 "or only by comparisons or indices"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        weighted.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         slopes = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not isfinite(value) or not isfinite(float(torch.nn.utils.get_total_norm(slopes))):
@@ -125,7 +148,8 @@ class Training:
             )
         self._optimizer.step()
         with torch.no_grad():
-            for name, (low, high) in self.bounds.items():
+            self.formats.settle()
+            for name, (low, high) in self.formats.bounds.items():
                 self.parameters[name].clamp_(low, high)
         return value * len(samples)
 
@@ -134,9 +158,11 @@ class Training:
         total = 0.0
         with torch.no_grad():
             for rows in torch.split(torch.arange(len(samples)), self.batch):
-                part = samples.rows(rows.to(samples.labels.device))
-                loss = self.loss(forward(self.module, part.inputs), part.labels)
-                total += float(loss) * len(part)
+                part = samples.rows(self.processes.share(rows).to(samples.labels.device))
+                if len(part):
+                    loss = self.loss(forward(self.module, part.inputs, self.output), part.labels)
+                    total += float(loss) * len(part)
+        total = self.processes.total(total)
         if not isfinite(total):
             raise RecipeError(
                 f"the loss on held-out samples is not finite ({total:g}). "
@@ -155,8 +181,13 @@ class Training:
         return torch.optim.AdamW([group for group in groups if group["params"]])
 
     def _state(self) -> dict[str, Tensor]:
-        """What training changes in the graph: parameters, and statistics of batch norms."""
-        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        """What training changes: parameters, statistics of batch norms, and binary points."""
+        graph = self.formats.graph
+        return {
+            **dict(graph.named_parameters()),
+            **dict(graph.named_buffers()),
+            **self.formats.points,
+        }
 
     def _saved(self, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
         slots = {
@@ -169,6 +200,7 @@ class Training:
 
     def _resume(self) -> dict[str, Tensor]:
         """Take up the state of the checkpoint, if there is one; returns the best state so far."""
+        self.processes.wait()
         found = None if self.checkpoint is None else self.checkpoint.load()
         if found is None:
             return {}
@@ -212,12 +244,15 @@ def as_declared(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Ten
     )
 
 
-def forward(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The output of a graph that has one, samples first. inputs: samples first."""
-    result = module(*as_declared(module, inputs))
-    output = result[0] if isinstance(result, tuple | list) else result
+def forward(
+    module: fx.GraphModule, inputs: tuple[Tensor, ...], index: int, call: nn.Module | None = None
+) -> Tensor:
+    """One of the outputs of a graph, samples first. inputs: samples first. call: the graph as
+    several processes call it."""
+    result = (call or module)(*as_declared(module, inputs))
+    output = result[index] if isinstance(result, tuple | list) else result
     assert isinstance(output, Tensor)
-    axis = output_nodes(module)[0].meta.get("batch_axis") or 0
+    axis = output_nodes(module)[index].meta.get("batch_axis") or 0
     return output.movedim(axis, 0)
 
 

@@ -237,6 +237,20 @@ def test_batch_norms_train_and_frozen_ones_do_not(data: Data) -> None:
     lower(quantized(result, data)).verify()
 
 
+def test_a_norm_trains_with_its_batches_before_it_is_folded(data: Data) -> None:
+    """Float training, folding, training in few bits: one recipe."""
+    graph = capture(perceptron(norm=True), X[:2])
+    few = Quantize(weights=3, activations=4, samples=64)
+    steps = [Finetune(epochs=20, learning_rate=0.01), few, Finetune(epochs=20, learning_rate=0.01)]
+    result = Recipe(steps).run(graph, data)
+    floats = Recipe(steps[:1]).run(graph, data).graph
+    for name in ("1.running_mean", "1.running_var"):
+        assert not torch.equal(floats.state_dict()[name], state(graph)[name])
+    assert not any(n.target is aten.batch_norm.default for n in result.graph.graph.nodes)
+    assert np.array_equal(simulate(lower(result.graph), X.numpy()), exact_forward(result.graph, X))
+    assert accuracy(result.graph, X, Y) > 0.95
+
+
 def test_tied_weights_stay_tied() -> None:
     layer = nn.Linear(4, 4)
     model = nn.Sequential(layer, nn.ReLU(), layer)
@@ -439,9 +453,36 @@ def test_a_loss_that_is_not_finite_is_an_error(data: Data) -> None:
         Finetune(epochs=3, learning_rate=1e30)(graph, data)
 
 
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = nn.Linear(2, 16), nn.Linear(16, 3), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(x).relu()
+        return self.one(hidden), self.two(hidden)
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_one_of_several_outputs_trains(data: Data, is_quantized: bool) -> None:
+    torch.manual_seed(0)
+    model = Heads()
+    graph = quantized(model, data, weights=4) if is_quantized else capture(model, X[:2])
+    result = Finetune(epochs=60, learning_rate=0.02, output="output_1")(graph, data).graph
+    assert (result(X)[1].argmax(1) == Y).float().mean() > 0.85
+    for name, tensor in state(graph).items():
+        if "one" in name:
+            assert torch.equal(tensor, result.state_dict()[name])
+    with pytest.raises(RecipeError, match=r'one of output_0, output_1, which.*got "two"'):
+        Finetune(output="two")(graph, data)
+    if is_quantized:
+        got, want = simulate(lower(result), X.numpy()), exact_forward(result, X)
+        assert all(np.array_equal(a, b.numpy()) for a, b in zip(got, want, strict=True))
+
+
 def test_several_outputs_and_outputs_without_gradients_are_refused(data: Data) -> None:
     model, inputs = make("two outputs")
-    with pytest.raises(RecipeError, match="one output, got 3"):
+    with pytest.raises(RecipeError, match=r"one of output_0, output_1, output_2.*got none"):
         Finetune()(capture(model, inputs), Data(inputs[0], torch.zeros(len(inputs[0]))))
 
     with pytest.raises(RecipeError, match=r"output is real, got torch\.int64"):
