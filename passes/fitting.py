@@ -130,8 +130,9 @@ class Fitting:
         source = arguments(typed)[0]
         fresh = tensor_node(self.module, typed, release_tensor(self.module, source), values)
         shifts, encoding = (fractions - least).tolist(), encoding_of(typed)
-        set_weight(typed, fresh, kind, shifts, encoding, widths_of(typed))
-        self.formats[str(fresh.target)] = weight_label(typed)
+        widths = widths_of(typed)
+        set_weight(typed, fresh, kind, shifts, encoding, widths)
+        self.formats[str(fresh.target)] = weight_label(kind, shifts, encoding, widths)
 
     def _add_to_bias(self, node: Node, shift: Tensor) -> None:
         typed = arguments(node)[2]
@@ -232,14 +233,14 @@ def widths_of(typed: Node) -> tuple[int, ...]:
     return tuple(arguments(typed)[3]) if typed.target is REQUANTIZE_WEIGHTS else ()
 
 
-def weight_label(typed: Node) -> str:
+def weight_label(
+    to: FixedPoint, shifts: Sequence[int], encoding: Encoding, widths: Sequence[int] = ()
+) -> str:
     """ "ternary fixed<2,1> shifted by 0 to 3", "fixed<5,1> of 2 to 5 bits"."""
-    encoding, widths = encoding_of(typed), widths_of(typed)
-    shifts = arguments(typed)[1] if typed.target is REQUANTIZE_WEIGHTS else ()
     name = "" if encoding is Encoding.FIXED else f"{encoding} "
     bits = f" of {min(widths)} to {max(widths)} bits" if widths else ""
     spread = f" shifted by 0 to {max(shifts)}" if any(shifts) else ""
-    return f"{name}{FixedPoint(*arguments(typed)[-5:-2])}{bits}{spread}"
+    return f"{name}{to}{bits}{spread}"
 
 
 def best_encoded(values: Tensor, encoding: Encoding, width: int) -> FixedPoint:

@@ -18,7 +18,7 @@ from fxloom.editing import tensor_node
 from fxloom.encodings import Encoding
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, insert_like, origin
-from fxloom.passes.fitting import MOST_SHIFTED, encoding_of, set_weight
+from fxloom.passes.fitting import MOST_SHIFTED, encoding_of, set_weight, widths_of
 from fxloom.quantized_ops import REQUANTIZE_WEIGHTS
 
 WIDEST = 8
@@ -30,8 +30,9 @@ class Rounded:
     """A rounding whose format may change. node: in the quantized graph; twin: in what learns.
 
     to: its format as it was given, the coarsest channel's. shifts: of its channels, empty where
-    there is one binary point. point: by how many bits its range has grown, a tensor of one number
-    or one a channel where that is learned; scaled: the node of what learns that divides by it.
+    there is one binary point. widths: of its channels, empty where all have that of the format.
+    point: by how many bits its range has grown, a tensor of one number or one a channel where that
+    is learned; scaled: the node of what learns that divides by it.
     """
 
     node: Node
@@ -39,6 +40,7 @@ class Rounded:
     to: FixedPoint
     shifts: tuple[int, ...]
     encoding: Encoding
+    widths: tuple[int, ...] = ()
     point: Tensor | None = None
     scaled: Node | None = None
 
@@ -71,14 +73,16 @@ class Rounded:
     def write(self, to: FixedPoint, shifts: Sequence[int], extra: float) -> None:
         """Put a format into both graphs. extra: the share of the bits up to WIDEST that are there
         beside the final ones."""
-        encoding = self.encoding
+        encoding, widths = self.encoding, self.widths
         if extra > 0 and to.width < WIDEST:
-            to = replace(to, width=to.width + ceil(extra * (WIDEST - to.width)))
+            to = replace(to, width=_widened(to.width, extra))
             encoding = Encoding.FIXED
+        if extra > 0:
+            widths = tuple(_widened(bits, extra) if bits else 0 for bits in widths)
         for node in {self.node, self.twin}:
             source = arguments(node)[0]
             if self.is_weight:
-                set_weight(node, source, to, shifts, encoding)
+                set_weight(node, source, to, shifts, encoding, widths)
             else:
                 node.args = (source, to.width, to.integer, *arguments(node)[3:])
         if self.scaled is not None:
@@ -106,11 +110,15 @@ class Rounded:
         self.point = constant(module, point.target)
 
 
+def _widened(bits: int, extra: float) -> int:
+    return max(bits, bits + ceil(extra * (WIDEST - bits)))
+
+
 def rounded(node: Node, twin: Node) -> Rounded:
     """A rounding in the quantized graph and in what learns."""
     args = arguments(node)
     shifts = tuple(args[1]) if node.target is REQUANTIZE_WEIGHTS else ()
-    return Rounded(node, twin, FixedPoint(*args[-5:-2]), shifts, encoding_of(node))
+    return Rounded(node, twin, FixedPoint(*args[-5:-2]), shifts, encoding_of(node), widths_of(node))
 
 
 def divided(x: Tensor, point: Tensor, low: float, high: float, shifts: Sequence[int]) -> Tensor:

@@ -612,7 +612,7 @@ class Quantization:
                 to = self._weight_format(values, encoding, bits, method)
             self.typed[key] = self._typed(source, layer, to)
             set_weight(self.typed[key], source, to, shifts, encoding, widths)
-            self.formats[str(source.target)] = weight_label(self.typed[key])
+            self.formats[str(source.target)] = weight_label(to, shifts, encoding, widths)
         return self.typed[key]
 
     def _channel_widths(self, layer: Node, values: Tensor, encoding: Encoding) -> tuple[int, ...]:

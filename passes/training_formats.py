@@ -73,7 +73,9 @@ class TrainingFormats:
             ]
         for each in self.rounded if self.learning else []:
             overflow = arguments(each.node)[-1]
-            # Beyond what wraps, more range has no slope.
+            # Beyond what wraps, more range has no slope; channels of their own widths keep theirs.
+            if each.widths:
+                continue
             if each.is_weight or overflow in (Overflow.SAT, Overflow.SAT_SYM):
                 each.learn(self._learner)
         self.begin(0)
@@ -148,7 +150,7 @@ class TrainingFormats:
         biases = fit_biases(self.graph)
         self.graph.recompile()
         learned = {
-            each.label: weight_label(*each.format(each.moved), each.encoding)
+            each.label: weight_label(*each.format(each.moved), each.encoding, each.widths)
             for each in self.rounded
             if any(each.moved)
         }

@@ -73,7 +73,7 @@ def learned(x: Tensor, point: Tensor, to: FixedPoint, shifts: list[int], encodin
     ends = (0.0, 0.0) if encoding == "binary" else (levels[0] * to.step, levels[-1] * to.step)
     kind = (to.width, to.integer, to.signed, "RND_CONV", "SAT")
     small = divided(x, point, *ends, shifts)
-    return multiplied(REQUANTIZE_WEIGHTS(small, shifts, encoding, *kind), point)
+    return multiplied(REQUANTIZE_WEIGHTS(small, shifts, encoding, [], *kind), point)
 
 
 @pytest.mark.parametrize("to", [FixedPoint(4, 1), FixedPoint(3, 2, False), FixedPoint(6, -1)])

@@ -16,7 +16,7 @@ from fxloom.errors import RecipeError
 from fxloom.exact import exact_forward
 from fxloom.frontend import capture
 from fxloom.lowering import lower
-from fxloom.passes import FoldBatchnorm, Legalize, MixedPrecision, Quantize
+from fxloom.passes import Finetune, FoldBatchnorm, Legalize, MixedPrecision, Quantize
 from fxloom.passes.allocation import cheapest
 from fxloom.passes.distance import Distance
 from fxloom.passes.hessian import traces
@@ -274,3 +274,20 @@ def test_budgets_that_cannot_be_met_say_what_can() -> None:
             step(graph, data)
     with pytest.raises(RecipeError, match="required data"):
         MixedPrecision(weight_bits=3)(graph)
+
+
+def test_mixed_widths_train() -> None:
+    model, data = classes()
+    x = torch.as_tensor(data.example(600))
+    mixed = MixedPrecision(weight_bits=1.5, quantize={"activations": 6})
+    train = Finetune(epochs=6, narrowing=2, ranges=True, learning_rate=1e-2)
+    before = run(model, data, mixed).graph
+    graph = Recipe([mixed, train]).run(capture(model, x[:2]), data).graph
+    program = lower(graph)
+    np.testing.assert_array_equal(simulate(program, x.numpy()), exact_forward(graph, x).numpy())
+    right = [float((g(x).argmax(1) == data.labels()).double().mean()) for g in (before, graph)]
+    assert right[1] > right[0]
+    widths = {n.name: n.args[3] for n in graph.graph.nodes if "requantize_weights" in str(n.target)}
+    assert widths == {
+        n.name: n.args[3] for n in before.graph.nodes if "requantize_weights" in str(n.target)
+    }
