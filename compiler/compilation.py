@@ -45,6 +45,7 @@ from fxloom.threads import one_thread
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
+FOUND = "found.toml"
 TARGET = "target.toml"
 REPORT = "report.json"
 SAMPLES = "samples.safetensors"
@@ -148,6 +149,8 @@ def compile(
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
         save_program(program, folder / PROGRAM)
         _write(folder / RECIPE, steps.to_toml())
+        if result.found != steps:
+            _write(folder / FOUND, result.found.to_toml())
         _write(folder / TARGET, goal.to_toml())
         _write(folder / REPORT, report.to_json())
         if kept:

@@ -36,12 +36,14 @@ class PassResult:
     """What a pass returns.
 
     graph: the rewritten graph; the input itself only where modified is False. summary: what the
-    pass did, for the report: names to numbers, text, and lists and tables of them.
+    pass did, for the report: names to numbers, text, and lists and tables of them. found: of a pass
+    that searches, the pass with what it found, which does the same without a search.
     """
 
     graph: GraphModule
     modified: bool
     summary: dict[str, object]
+    found: Pass | None = None
 
 
 @runtime_checkable
@@ -73,12 +75,14 @@ class RecipeResult:
     """The final graph and one step per pass.
 
     seconds: wall time of each step; kept apart from the steps, since those are written to files
-    that must be the same on every machine.
+    that must be the same on every machine. found: the recipe with what its passes found in place of
+    those that searched; the recipe itself where none did.
     """
 
     graph: GraphModule
     steps: tuple[Step, ...]
     seconds: tuple[float, ...]
+    found: Recipe
 
 
 def count_parameters(graph: GraphModule) -> Figures:
@@ -165,7 +169,7 @@ class Recipe:
         with its place.
         """
         self.require_data(data)
-        steps, seconds = [], []
+        steps, seconds, found = [], [], []
         after = figures(graph)
         for number, step in enumerate(self.passes, 1):
             place = f"{number}/{len(self.passes)} {step.name}"
@@ -184,7 +188,8 @@ class Recipe:
             after = figures(graph) if result.modified else before
             steps.append(Step(step.name, result.modified, result.summary, before, after))
             seconds.append(perf_counter() - begin)
-        return RecipeResult(graph, tuple(steps), tuple(seconds))
+            found.append(result.found or step)
+        return RecipeResult(graph, tuple(steps), tuple(seconds), Recipe(found))
 
 
 def _prefixed(progress: Callable[[str], None] | None, place: str) -> Callable[[str], None] | None:

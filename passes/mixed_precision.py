@@ -17,9 +17,9 @@ from fxloom.settings import build, convert, known_keys
 if TYPE_CHECKING:
     from fxloom.data import Data
 
-BUDGETS = ("weight_bits", "error", "points", "dsp")
+BUDGETS = ("weight_bits", "bit_operations", "error", "points", "dsp")
 
-Method = Literal["sensitivity", "hessian"]
+Method = Literal["sensitivity", "hessian", "learned"]
 
 
 @known_keys(RecipeError)
@@ -27,24 +27,28 @@ Method = Literal["sensitivity", "hessian"]
 class MixedPrecision:
     """Quantize with as many bits for each layer's weights as they are worth.
 
-    Exactly one budget is given. weight_bits: bits of a weight in the mean over all of them. error:
+    Exactly one budget is given. weight_bits: bits of a weight in the mean over all of them.
+    bit_operations: over all multiplications, the bits of the weight times those of what it is
+    multiplied with (close to LUT + 55 DSP: Sun et al. 2024, arXiv 2405.00645). error:
     how far outputs may be from the float model's on the calibration samples, in root mean squares
     relative to their deviation. points: percentage points of accuracy that may be lost on them
     (with labels y_train; without, share of samples whose largest output may be another). These two
     take the fewest bits that keep to them. dsp: DSP blocks, estimated on `target` (a part, or a
     TOML file), which takes the most bits that fit. method: what a width is taken to cost;
     sensitivity: how far outputs move, by the curvature of that distance and checked by injecting
-    the errors; hessian: the trace of the Hessian times the squared error of the weights (HAWQ).
+    the errors; hessian: the trace of the Hessian times the squared error of the weights (HAWQ);
+    learned: widths in real numbers follow the slope of that distance and of what bits cost.
     granularity: whether channels or whole layers have a width. widths: those to choose from; 0
-    gives a channel up (by sensitivity only). quantize: keys of the quantize pass for everything
+    gives a channel up (not by hessian). quantize: keys of the quantize pass for everything
     else; what its `layers` say of weights stays.
-    The summary holds the recipe of a quantize pass that does the same again.
+    What was found is a quantize pass that does the same again; `compile` writes it to found.toml.
     """
 
     name: ClassVar[str] = "mixed_precision"
     needs_data: ClassVar[bool] = True
 
     weight_bits: float | None = None
+    bit_operations: int | None = None
     error: float | None = None
     points: float | None = None
     dsp: int | None = None
@@ -89,6 +93,6 @@ class MixedPrecision:
             self.granularity == "layer",
             self.widths,
             self.target,
-            budget == "error",
+            budget,
         )
-        return search.result(budget, float(getattr(self, budget)))
+        return search.result(float(getattr(self, budget)))

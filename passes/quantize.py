@@ -501,6 +501,18 @@ class Quantization:
             default = options.outputs
         return options.width("activations", chain.layers, default)
 
+    def read_bits(self, layer: Node) -> int:
+        """Bits of the values that a layer of the float graph multiplies with."""
+        ends = {chain.end: chain for chain in self.chains}
+        pending, found = [arguments(layer)[0]], [1]
+        while pending:
+            node = pending.pop()
+            if node in ends:
+                found.append(self._activation_width(ends[node]))
+            elif node.op == "call_function":
+                pending.extend(node.all_input_nodes)
+        return max(found)
+
     def _table_bits(self, node: Node) -> int:
         """Bits that index the table of a node, or the tables that its users are."""
         tables = [node] if node.target in INSERTS else list(node.users)

@@ -313,15 +313,14 @@ class Costs:
                 wanted = several(self.module(*batch))
                 count += len(wanted[0])
                 for index, table in enumerate(replaced):
-                    layers = {node: new for each, new in table.items() for node in each.nodes}
-                    got = several(_Injected(self.module, layers).run(*batch))
+                    got = several(injected(self.module, table, batch))
                     totals[index] += float(self.distance.between(wanted, got))
         return [total / max(count, 1) for total in totals]
 
     def measured(self, choice: Choice) -> float:
         """How far the outputs move with the chosen widths."""
-        injected = {each: self._chosen(each, choice[each.name]) for each in self.weights}
-        return self.distances([injected])[0]
+        chosen = {each: self._chosen(each, choice[each.name]) for each in self.weights}
+        return self.distances([chosen])[0]
 
     def corrected(self, choice: Choice, together: float) -> bool:
         """Compare with what the chosen widths really do, and mend the tables where that is more.
@@ -330,7 +329,7 @@ class Costs:
         Silenced channels are judged apart from narrow ones: no expansion tells how much a whole
         channel carries.
         """
-        injected = {each: self._chosen(each, choice[each.name]) for each in self.weights}
+        new = {each: self._chosen(each, choice[each.name]) for each in self.weights}
         predicted = sum(
             float(self.tables[name][np.arange(len(places)), places].sum())
             for name, places in choice.items()
@@ -344,7 +343,7 @@ class Costs:
             for is_silent in (True, False):
                 if bool((silent == is_silent).any()):
                     parts.append((each, is_silent))
-                    tried.append({each: injected[each].only(silent == is_silent, each.values)})
+                    tried.append({each: new[each].only(silent == is_silent, each.values)})
         mended = False
         for (each, is_silent), measured in zip(parts, self.distances(tried), strict=True):
             table, places = self.tables[each.name], np.asarray(choice[each.name])
@@ -371,6 +370,12 @@ class Costs:
         shifts = [choices[place].shifts[channel] for channel, place in enumerate(places)]
         weights = torch.stack(channels).reshape(each.values.shape)
         return Replaced(weights.to(each.values.dtype), torch.stack(shifts).to(each.values.dtype))
+
+
+def injected(module: fx.GraphModule, replaced: Mapping[Weights, Replaced], batch: Batch) -> Any:
+    """The outputs of a graph with other weights in some layers."""
+    layers = {node: new for each, new in replaced.items() for node in each.nodes}
+    return _Injected(module, layers).run(*batch)
 
 
 class _Injected(fx.Interpreter):

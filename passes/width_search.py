@@ -6,13 +6,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from glob import escape
-from math import floor
+from math import floor, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from fxloom.batch_axis import sample_shape
 from fxloom.encodings import Encoding
 from fxloom.errors import RecipeError
 from fxloom.estimation import estimate
@@ -21,9 +22,11 @@ from fxloom.lowering import lower
 from fxloom.passes.allocation import cheapest
 from fxloom.passes.distance import Distance, several
 from fxloom.passes.hessian import costs_by_trace
-from fxloom.passes.quantize import Quantize
+from fxloom.passes.learned_widths import learned_bits
+from fxloom.passes.quantize import Quantization, Quantize
 from fxloom.passes.sensitivity import Choice, Costs, Weights, all_weights, costs_by_curvature
-from fxloom.recipe import PassResult, Recipe, progress_of_pass
+from fxloom.passes.training import as_declared
+from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.target import Target
 
 if TYPE_CHECKING:
@@ -48,9 +51,8 @@ class _Found(NamedTuple):
 class WidthSearch:
     """One search for the widths of a graph's weights.
 
-    quantize: everything else. method: see MixedPrecision; so for widths and target. by_layer:
-    whether all channels of a layer have one width. squares: whether outputs are compared as numbers
-    even where they are class scores.
+    quantize: everything else. method, widths, target: see MixedPrecision; budget: the name of one
+    of its budgets. by_layer: whether all channels of a layer have one width.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class WidthSearch:
         by_layer: bool,
         widths: Sequence[int],
         target: str | None,
-        squares: bool,
+        budget: str,
     ) -> None:
         self.graph, self.data, self.quantize = graph, data, quantize
         self.method, self.by_layer, self.target = method, by_layer, target
+        self.budget = budget
         run = quantize.prepared(graph, data)
         self.module, self.batches = run.module, run.batches
         everything = all_weights(self.module)
@@ -75,19 +78,32 @@ class WidthSearch:
                 "mixed_precision: no layer is left whose width could be chosen; "
                 f"layers with weights: {', '.join(each.name for each in everything) or 'none'}"
             )
-        fixed = [each for each in everything if not self._is_free(each)]
-        self.fixed_bits = sum(self._fixed_width(each) * each.values.numel() for each in fixed)
-        self.free_count = sum(each.values.numel() for each in self.weights)
-        self.count = self.free_count + sum(each.values.numel() for each in fixed)
+        self.units = {each.name: self._unit(run, each) for each in everything}
+        self.count = sum(self.units[each.name] * each.channels for each in everything)
+        self.fixed = sum(
+            self._fixed_width(each) * self.units[each.name] * each.channels
+            for each in everything
+            if not self._is_free(each)
+        )
+        self.free = sum(self.units[each.name] * each.channels for each in self.weights)
         # A whole layer cannot go, and no derivative tells what a whole channel carries.
-        may_silence = method == "sensitivity" and not by_layer
+        may_silence = method != "hessian" and not by_layer
         self.widths = sorted(set(widths) - (set() if may_silence else {0}))
         self.tries: list[dict[str, float]] = []
         self.tell = progress_of_pass() or (lambda text: None)
         self.tell("what each width costs")
-        make = costs_by_curvature if method == "sensitivity" else costs_by_trace
-        self.distance = Distance.of(self.module, self.batches, squares=squares)
+        make = costs_by_trace if method == "hessian" else costs_by_curvature
+        self.distance = Distance.of(self.module, self.batches, squares=budget == "error")
         self.costs = make(self.module, self.weights, self.widths, self.batches, self.distance)
+
+    def _unit(self, run: Quantization, each: Weights) -> int:
+        """What a bit of every weight of an output channel costs."""
+        if self.budget != "bit_operations":
+            return each.inputs
+        return sum(
+            prod(sample_shape(node)) // each.channels * each.inputs * run.read_bits(node)
+            for node in each.nodes
+        )
 
     def _is_free(self, each: Weights) -> bool:
         """Whether the recipe says nothing of the weights of a layer."""
@@ -101,16 +117,22 @@ class WidthSearch:
             return sum(widths) / len(widths)
         return encoding.stored(encoding.width(self.quantize.width("weights", each.layers)))
 
-    def result(self, budget: str, limit: float) -> PassResult:
-        """The graph quantized with the widths that keep to a budget, one of MixedPrecision's."""
-        bits = limit if budget == "weight_bits" else self._bits_for(budget, limit)
-        found = self._best(bits)
+    def result(self, limit: float) -> PassResult:
+        """The graph quantized with the widths that keep to the budget."""
+        match self.budget:
+            case "weight_bits":
+                found = self._best(limit * self.count, limit)
+            case "bit_operations":
+                found = self._best(limit, limit)
+            case _:
+                bits = self._bits_for(limit)
+                found = self._best(bits * self.count, bits)
         used = {
             each.name: [self.widths[place] for place in found.choice[each.name]]
             for each in self.weights
         }
         summary = {
-            "average_bits": round(self._average(found.choice), 4),
+            **self._used(found.choice),
             "widths": {
                 each.name: {
                     "mean": round(float(np.mean(used[each.name])), 2),
@@ -123,17 +145,16 @@ class WidthSearch:
             },
             "error": round(self._error(found.result.graph), 6),
             "tried": self.tries,
-            "recipe": Recipe([found.recipe]).to_toml(),
             "quantize": found.result.summary,
         }
-        return PassResult(found.result.graph, True, summary)
+        return PassResult(found.result.graph, True, summary, found.recipe)
 
     # Widths for a number of bits
 
-    def _best(self, bits: float) -> _Found:
-        """The widths of at most that many bits a weight, in the mean, that move outputs least."""
+    def _best(self, budget: float, limit: float) -> _Found:
+        """The widths within a budget that move the outputs least. limit: what messages call it."""
         found = []
-        for choice in self._choices(bits):
+        for choice in self._choices(floor(budget - self.fixed), limit):
             recipe = self._recipe(choice)
             result = recipe(self.graph, self.data)
             found.append(_Found(self._moved(result.graph), choice, recipe, result))
@@ -160,27 +181,28 @@ class WidthSearch:
                 count += len(wanted[0])
         return total / max(count, 1)
 
-    def _choices(self, bits: float) -> Iterator[Choice]:
+    def _choices(self, budget: int, limit: float) -> Iterator[Choice]:
         """For every layer and channel the place of its width, in different opinions."""
-        budget = floor(bits * self.count - self.fixed_bits)
-        for costs in self.costs:
+        if self.method == "learned":
+            yield self._solved(self._learned(budget), budget, limit)
+        for costs in self.costs if self.method != "learned" else []:
             if not costs.rounded:
-                yield self._solved(costs, budget, bits)
+                yield self._solved(costs, budget, limit)
                 continue
             found: list[tuple[float, Choice]] = []
             for _ in range(ROUNDS):
-                choice = self._solved(costs, budget, bits)
+                choice = self._solved(costs, budget, limit)
                 found.append((costs.measured(choice), choice))
                 if not costs.corrected(choice, found[-1][0]):
                     break
             yield min(found, key=lambda pair: pair[0])[1]
-        fitting = [n for n, width in enumerate(self.widths) if width * self.free_count <= budget]
+        fitting = [n for n, width in enumerate(self.widths) if width * self.free <= budget]
         if fitting and self.widths[fitting[-1]]:  # mixing is to be no worse than not mixing
             yield {each.name: [fitting[-1]] * each.channels for each in self.weights}
 
-    def _solved(self, costs: Costs, budget: int, bits: float) -> Choice:
+    def _solved(self, costs: Costs, budget: int, limit: float) -> Choice:
         sizes = {
-            each.name: np.tile(np.array(self.widths) * each.inputs, (each.channels, 1))
+            each.name: np.tile(np.array(self.widths) * self.units[each.name], (each.channels, 1))
             for each in self.weights
         }
         tables = costs.tables
@@ -194,10 +216,13 @@ class WidthSearch:
                 budget,
             )
             if found is None:
-                least = self.fixed_bits + sum(float(s.min(1).sum()) for s in sizes.values())
+                least = self.fixed + sum(float(s.min(1).sum()) for s in sizes.values())
+                if self.budget != "bit_operations":
+                    least /= self.count
+                name = "bit_operations" if self.budget == "bit_operations" else "weight_bits"
                 raise RecipeError(
-                    f"mixed_precision: {bits:g} bits a weight cannot be had: with widths "
-                    f"{self.widths} the fewest are {least / self.count:g}"
+                    f"mixed_precision: {name} = {limit:g} cannot be had: with widths "
+                    f"{self.widths} the fewest are {least:g}"
                 )
             choice: dict[str, list[int]] = {}
             for each in self.weights:
@@ -216,18 +241,34 @@ class WidthSearch:
                 row = int(table[:, 0].argmax())
                 table[row, 0] = max(float(table.sum()) * 1e3, 1.0)
 
-    def _average(self, choice: Choice) -> float:
-        bits = self.fixed_bits + sum(
-            each.inputs * sum(self.widths[place] for place in choice[each.name])
+    def _learned(self, budget: int) -> Costs:
+        """Costs that choose the widths next to those that gradients find."""
+        (costs, *_) = self.costs
+        bits = learned_bits(costs, self.units, budget)
+        if self.by_layer:
+            bits = {name: found.mean().expand_as(found) for name, found in bits.items()}
+        far = {
+            each.name: self.units[each.name]
+            * (bits[each.name].numpy()[:, None] - np.array(self.widths)) ** 2
+            for each in self.weights
+        }
+        return replace(costs, tables=far, rounded={})
+
+    def _used(self, choice: Choice) -> dict[str, float]:
+        used = self.fixed + sum(
+            self.units[each.name] * sum(self.widths[place] for place in choice[each.name])
             for each in self.weights
         )
-        return bits / self.count
+        if self.budget == "bit_operations":
+            return {"bit_operations": used}
+        return {"average_bits": round(used / self.count, 4)}
 
     # Bits for what is wanted
 
-    def _bits_for(self, key: str, limit: float) -> float:
+    def _bits_for(self, limit: float) -> float:
         """The bits a weight that a budget asks for: the fewest that are good enough, or the most
         that the part has room for."""
+        key = self.budget
         measures: dict[str, Callable[[fx.GraphModule], float]] = {
             "error": self._error,
             "points": self._points,
@@ -235,14 +276,14 @@ class WidthSearch:
         }
         measure = measures[key]
         least, most = (
-            (self.fixed_bits + bits * self.free_count) / self.count
+            (self.fixed + bits * self.free) / self.count
             for bits in (max(min(self.widths), 1), max(self.widths))
         )
         grid = [most - n * GRID for n in range(int((most - least) / GRID) + 1)][::-1]
 
         def holds(bits: float) -> bool:
             self.tell(f"{bits:g} bits a weight")
-            got = measure(self._best(bits).result.graph)
+            got = measure(self._best(bits * self.count, bits).result.graph)
             self.tries.append({"weight_bits": bits, key: round(got, 6)})
             return got <= limit
 
@@ -275,7 +316,7 @@ class WidthSearch:
         right, kept, count = 0, 0, 0
         with torch.inference_mode():
             for x, labels in self.data.sampled("train", self.quantize.samples):
-                inputs = as_indices(self.module, x)
+                inputs = as_declared(self.module, as_indices(self.module, x))
                 a, b = self.module(*inputs), graph(*inputs)
                 if not isinstance(a, Tensor) or a.dim() != 2:
                     raise RecipeError(

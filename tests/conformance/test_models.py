@@ -20,6 +20,7 @@ from fxloom.encodings import Encoding
 from fxloom.fixed_point import Overflow, Rounding
 from fxloom.frontend import capture
 from fxloom.lowering import lower
+from fxloom.passes.mixed_precision import MixedPrecision
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program
 from fxloom.target import Target
@@ -106,6 +107,23 @@ def test_weights_without_multipliers_give_the_simulators_integers(
     text = (tmp_path / "project" / "firmware" / "parameters.h").read_text()
     assert "fxloom::power_product<" in text
     assert "nnet::product::mult<" not in text
+    for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.io)
+def test_channels_of_their_own_widths_give_the_simulators_integers(
+    target: Target, tmp_path: Path
+) -> None:
+    programs, inputs = [], []
+    for name in ("signals", "separable", "mlp"):
+        model, x = make(name)
+        step = MixedPrecision(weight_bits=2.5, quantize={"activations": 5})
+        program = lower(step(capture(model, x[0][:2]), Data(x_train=x[0])).graph)
+        programs.append(program)
+        inputs += quantize_inputs(program, [3 * x[0][:SAMPLES].numpy()])
+    packed = pack(programs)
+    build = get("hls4ml").emit(packed, target, tmp_path / "project", cache=tmp_path / "cache")
     for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
         np.testing.assert_array_equal(got, wanted)
 

@@ -1,6 +1,7 @@
 """Widths of their own for layers and channels: found under a budget, exact in every reader."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,7 @@ def legal(model: nn.Module, x: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("make", [classes, image])
-@pytest.mark.parametrize("method", ["sensitivity", "hessian"])
+@pytest.mark.parametrize("method", ["sensitivity", "hessian", "learned"])
 @pytest.mark.parametrize("granularity", ["channel", "layer"])
 def test_the_budget_holds_and_the_recipe_reproduces(
     make: Any, method: Any, granularity: Any
@@ -186,8 +187,7 @@ def test_the_budget_holds_and_the_recipe_reproduces(
     step = MixedPrecision(weight_bits=3.3, method=method, granularity=granularity)
     result = run(model, data, step)
     assert 2.5 < result.summary["average_bits"] <= 3.3
-    recipe = Recipe.parse(result.summary["recipe"])
-    (again,) = recipe.passes
+    (again,) = Recipe.parse(Recipe([result.found]).to_toml()).passes
     assert isinstance(again, Quantize)
     assert lower(run(model, data, again).graph).digest() == lower(result.graph).digest()
     assert lower(run(model, data, step).graph).digest() == lower(result.graph).digest()
@@ -229,20 +229,35 @@ def test_bits_that_keep_to_a_limit(key: str, limit: float) -> None:
         assert all(got > limit for bits, got in tries.items() if bits < min(kept))
 
 
+@pytest.mark.parametrize("method", ["sensitivity", "hessian", "learned"])
+def test_bit_operations_are_those_of_the_products(method: Any) -> None:
+    model, data = image()  # 25 positions of 18 x 6, 9 of 18 x 2 in 3 groups, 54 x 4
+    keys = {"activations": 6, "inputs": 3, "layers": {"6": {"weights": 5}}}
+    full = 25 * 18 * 6 * 3 + 9 * 18 * 6 * 6
+    step = MixedPrecision(
+        bit_operations=4 * full + 54 * 4 * 6 * 5, method=method, granularity="layer", quantize=keys
+    )
+    result = run(model, data, step)
+    widths = {name: each["fewest"] for name, each in result.summary["widths"].items()}
+    used = 25 * 18 * 6 * 3 * widths["0"] + 9 * 18 * 6 * 6 * widths["3"] + 54 * 4 * 6 * 5
+    assert result.summary["bit_operations"] == used <= step.bit_operations
+    with pytest.raises(RecipeError, match=f"the fewest are {2 * full + 54 * 4 * 6 * 5}$"):
+        run(model, data, replace(step, bit_operations=full))
+
+
 def test_what_the_recipe_says_of_layers_stays() -> None:
     model, data = classes()
     keys = {"layers": {"0": {"weights": 8}, "2": {"weight_format": "ternary"}}}
     result = run(model, data, MixedPrecision(weight_bits=6, quantize=keys))
     assert list(result.summary["widths"]) == ["4"]
     assert result.summary["quantize"]["formats"]["2.weight"].startswith("ternary")
-    (again,) = Recipe.parse(result.summary["recipe"]).passes
-    assert again.layers["0"] == {"weights": 8}  # type: ignore[attr-defined]
+    assert result.found.layers["0"] == {"weights": 8}
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({}, "required one budget of weight_bits, error, points, dsp, got none"),
+        ({}, "required one budget of weight_bits, bit_operations, error, points, dsp, got none"),
         ({"weight_bits": 3, "error": 0.1}, "got weight_bits, error"),
         ({"weight_bits": 0}, "weight_bits: required a number above 0, got 0"),
         ({"weight_bits": float("nan")}, "weight_bits: required a number above 0"),
