@@ -11,7 +11,7 @@ says of the widths that are chosen is compared with what injecting them does: se
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -46,6 +46,9 @@ MOST_MOMENTS = 2**26
 MOST_FITTED = 2**20
 """Weights of a layer up to which their rounding is fitted; larger layers are rounded to nearest,
 which makes all their widths more costly alike."""
+
+BLOCK = 2**20
+"""Weights that are rounded at once."""
 
 TRUSTED = 1.5
 """How many times the expansion's distance may be measured before it is corrected."""
@@ -223,8 +226,7 @@ def _problems(
         if isinstance(found, _Spread):
             mean = found.total / found.count
             spread = found.squares / found.count - mean.square()
-            target = each.values.flatten(1)[None].to(torch.float64)
-            yield each, Diagonal(target, spread), mean[None, None]
+            yield each, Diagonal(each.values.flatten(1)[None], spread), mean[None, None]
         else:
             groups = found.sums["x"].shape[0]
             weights = each.values.reshape(groups, each.channels // groups, -1)
@@ -247,24 +249,34 @@ class Rounded:
 
 def rounded(each: Weights, problem: Problem | Diagonal, means: Tensor, width: int) -> Rounded:
     """The best weights of a width; 0 bits: none."""
-    if width == 0:
-        mantissas = torch.zeros_like(problem.target)
-        steps = torch.ones_like(mantissas[:, :, :1])
-    else:
-        mantissas, steps = _best(problem, Grid(FixedPoint(width, width, True), Encoding.FIXED))
-    weights = mantissas * steps
-    off = weights - each.values.reshape(weights.shape).to(torch.float64)
-    return Rounded(
-        mantissas.flatten(0, 1).to(torch.int8 if width <= 8 else torch.int32),
-        steps.flatten(),
-        problem.errors(weights).flatten(),
-        (off * means).sum(2).flatten(),
-    )
-
-
-def _best(problem: Problem | Diagonal, grid: Grid) -> tuple[Tensor, Tensor]:
+    grid = Grid(FixedPoint(max(width, 1), max(width, 1), True), Encoding.FIXED)
     candidates = step_candidates(problem.target, grid, True)
-    if isinstance(problem, Problem) and problem.target.numel() <= MOST_FITTED:
+    values = each.values.reshape(problem.target.shape)
+    outputs = values.shape[1]
+    # Several copies of a piece in float64 at once, not of a layer.
+    size = max(BLOCK * outputs // values.numel(), 1)
+    pieces = []
+    for first in range(0, outputs, size):
+        rows = slice(first, first + size)
+        part = replace(problem, target=problem.target[:, rows].to(torch.float64))
+        if width == 0:
+            mantissas = torch.zeros_like(part.target)
+            steps = torch.ones_like(mantissas[:, :, :1])
+        else:
+            mantissas, steps = _best(part, [steps[:, rows] for steps in candidates], grid, values)
+        weights = mantissas * steps
+        off = ((weights - values[:, rows].to(torch.float64)) * means).sum(2)
+        kind = torch.int8 if width <= 8 else torch.int32
+        pieces.append((mantissas.to(kind), steps[:, :, 0], part.errors(weights), off))
+    whole = [torch.cat(parts, 1).flatten(0, 1) for parts in zip(*pieces, strict=True)]
+    return Rounded(*whole)
+
+
+def _best(
+    problem: Problem | Diagonal, candidates: Sequence[Tensor], grid: Grid, layer: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mantissas and steps for some outputs of a layer."""
+    if isinstance(problem, Problem) and layer.numel() <= MOST_FITTED:
         return best_steps(problem, candidates, grid.nearest, by_output=True)
     tried = [grid.nearest(problem.target / steps) for steps in candidates]
     errors = torch.stack(
@@ -272,7 +284,7 @@ def _best(problem: Problem | Diagonal, grid: Grid) -> tuple[Tensor, Tensor]:
     )
     choice = errors.argmin(0)[None, :, :, None]
     mantissas = torch.stack(tried).gather(0, choice.expand(1, *tried[0].shape))[0]
-    return mantissas, torch.stack(candidates).gather(0, choice)[0]
+    return mantissas, torch.stack(list(candidates)).gather(0, choice)[0]
 
 
 @dataclass(frozen=True)
@@ -362,14 +374,14 @@ class Costs:
 
     def _chosen(self, each: Weights, places: Sequence[int]) -> Replaced:
         """Weights of the layer with every channel in its width."""
-        choices = self.rounded[each.name]
+        choices, dtype = self.rounded[each.name], each.values.dtype
         channels = [
-            choices[place].mantissas[channel] * choices[place].steps[channel]
+            choices[place].mantissas[channel] * choices[place].steps[channel].to(dtype)
             for channel, place in enumerate(places)
         ]
         shifts = [choices[place].shifts[channel] for channel, place in enumerate(places)]
         weights = torch.stack(channels).reshape(each.values.shape)
-        return Replaced(weights.to(each.values.dtype), torch.stack(shifts).to(each.values.dtype))
+        return Replaced(weights, torch.stack(shifts).to(dtype))
 
 
 def injected(module: fx.GraphModule, replaced: Mapping[Weights, Replaced], batch: Batch) -> Any:

@@ -193,6 +193,19 @@ def test_the_budget_holds_and_the_recipe_reproduces(
     assert lower(run(model, data, step).graph).digest() == lower(result.graph).digest()
 
 
+@pytest.mark.parametrize("name", ["MOST_INPUTS", "MOST_FITTED", "BLOCK"])
+def test_large_layers_are_weighed_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = image()
+    whole = run(model, data, MixedPrecision(weight_bits=3))
+    monkeypatch.setattr(f"fxloom.passes.sensitivity.{name}", 20)
+    pieces = run(model, data, MixedPrecision(weight_bits=3))
+    assert pieces.summary["average_bits"] <= 3
+    if name == "BLOCK":
+        assert pieces.found == whole.found
+    else:
+        assert pieces.summary["error"] < 3 * whole.summary["error"]
+
+
 def test_outputs_move_less_than_with_uniform_widths() -> None:
     model, data = classes()
     x = torch.as_tensor(data.example(600))
