@@ -20,11 +20,13 @@ from fxloom.encodings import Encoding
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, describe, origin
-from fxloom.passes.calibration import NEGLIGIBLE, Batch, Means, covering
+from fxloom.passes.adaround import best_neighbours
+from fxloom.passes.calibration import Batch, Means, covering
 from fxloom.passes.chains import find_chains, fraction_of
+from fxloom.passes.grid import FINER, Grid, step_candidates
 from fxloom.passes.replay import Replay, is_rounded
 from fxloom.passes.second_order import Moments, best_steps, refit
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits, times_power
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, times_power
 
 aten = torch.ops.aten
 
@@ -35,23 +37,19 @@ ROWS_PER_INPUT = 16
 LEAST_ROWS = 8192
 """Rows of data for a covariance: patches of images are drawn where there are more."""
 
-FINER = 4
-"""Binary points tried for weights: the one that covers them, and finer ones that clip."""
-
-MOST_SHIFTED = 12
-"""Largest distance between the binary points of channels: each bit widens the exact product."""
-
 
 @dataclass
 class Fitting:
     """module: the quantized graph, changed in place. floats: the graph it was made from, with the
-    same names. corrected: gets the largest change of every layer's bias; formats: of its weights.
+    same names. is_adaptive: whether weights go to neighbours of the float ones only (AdaRound).
+    corrected: gets the largest change of every layer's bias; formats: of its weights.
     """
 
     module: fx.GraphModule
     floats: fx.GraphModule
     batches: Sequence[Batch]
     per_channel: bool
+    is_adaptive: bool = False
     corrected: dict[str, float] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
 
@@ -110,12 +108,12 @@ class Fitting:
         problem = refit(weights.reshape(groups, len(weights) // groups, -1), moments)
         grid = Grid.of(FixedPoint(width, width, signed), encoding, widths, groups)
         by_output = self.per_channel or bool(widths)
-        mantissas, steps = best_steps(
-            problem,
-            step_candidates(problem.target, grid, by_output),
-            grid.nearest,
-            by_output=by_output,
-        )
+        tried = step_candidates(problem.target, grid, by_output)
+        if self.is_adaptive:
+            values = weights.reshape(problem.target.shape).to(torch.float64)
+            mantissas, steps = best_neighbours(problem, values, tried, grid, by_output=by_output)
+        else:
+            mantissas, steps = best_steps(problem, tried, grid.nearest, by_output=by_output)
         fitted = mantissas * steps
         self._write(typed, fitted.reshape(weights.shape).to(weights.dtype), steps, grid.to)
         bias = moments.mean("y") - (fitted @ moments.mean("x")[:, :, None])[:, :, 0]
@@ -144,64 +142,6 @@ class Fitting:
         to = bias_format(node, corrected)
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The mantissas that weights may have: those of a format, of an encoding, or, in every output
-    channel, those from low to high [groups, outputs, 1]."""
-
-    to: FixedPoint
-    encoding: Encoding
-    widths: Tensor | None = None
-    limits: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, to: FixedPoint, encoding: Encoding, widths: Sequence[int], groups: int) -> Grid:
-        """widths: of the output channels; none mean that all have the width of `to`."""
-        if not widths:
-            return cls(to, encoding)
-        bits = torch.tensor(list(widths)).reshape(groups, -1, 1)
-        limits = channel_limits(torch.empty(len(widths), 1, dtype=torch.float64), widths, to.signed)
-        low, high = (limit.reshape(groups, -1, 1) for limit in limits)
-        return cls(to, encoding, bits, (low, high))
-
-    def nearest(self, mantissas: Tensor) -> Tensor:
-        """Real-valued mantissas [groups, outputs, inputs] to the nearest that there are."""
-        if self.limits is None:
-            return self.encoding.nearest(mantissas, self.to)
-        return torch.round(mantissas).clamp_(*self.limits)
-
-    def width(self, group: int, output: int) -> int:
-        """Bits of a channel."""
-        return self.to.width if self.widths is None else int(self.widths[group, output])
-
-
-def step_candidates(target: Tensor, grid: Grid, by_output: bool) -> list[Tensor]:
-    """Steps [groups, outputs, 1] to try for weights like the target [groups, outputs, inputs].
-
-    by_output: whether each output has its own.
-    """
-    low, high = target.amin(2), target.amax(2)
-    if not by_output:
-        low, high = low.amin().expand_as(low), high.amax().expand_as(high)
-    fractions = torch.tensor(
-        [
-            [
-                covering(a, b, max(grid.width(group, output), 1), grid.to.signed).fraction
-                for output, (a, b) in enumerate(zip(*pair, strict=True))
-            ]
-            for group, pair in enumerate(zip(low.tolist(), high.tolist(), strict=True))
-        ]
-    )
-    alive = torch.maximum(low.abs(), high.abs()) >= NEGLIGIBLE
-    if grid.widths is not None:
-        alive &= grid.widths[:, :, 0] > 0
-    least = int(fractions[alive].min()) if bool(alive.any()) else 0
-    fractions = torch.where(alive, fractions, least).clamp(max=least + MOST_SHIFTED - FINER)
-    # The largest power of two is half of what a format holds.
-    first = 0 if grid.encoding is Encoding.FIXED else -1
-    return [torch.exp2(-(fractions + n).double())[:, :, None] for n in range(first, FINER)]
 
 
 def set_weight(

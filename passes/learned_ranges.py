@@ -18,7 +18,8 @@ from fxloom.editing import tensor_node
 from fxloom.encodings import Encoding
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, insert_like, origin
-from fxloom.passes.fitting import MOST_SHIFTED, encoding_of, set_weight, widths_of
+from fxloom.passes.fitting import encoding_of, set_weight, widths_of
+from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.quantized_ops import REQUANTIZE_WEIGHTS
 
 WIDEST = 8

@@ -63,7 +63,6 @@ from fxloom.passes.chains import (
 )
 from fxloom.passes.equalize import equalize
 from fxloom.passes.fitting import (
-    MOST_SHIFTED,
     Fitting,
     best_encoded,
     bias_format,
@@ -72,6 +71,7 @@ from fxloom.passes.fitting import (
     weight_label,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
+from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.legalize import Legalize
 from fxloom.passes.masks import hide
@@ -123,13 +123,14 @@ class Quantize:
     layers: fixed, or binary, ternary and power_of_two, which need no multiplier (weights says the
     bits of the last, 2 to 5). weight_rounding: nearest, or second_order: every layer fitted to its
     float outputs on what the quantized layers before it give; auto means that for weights of at
-    most 6 bits. equalize: whether neurons are scaled to fill the range of their format, which the
-    next layer undoes; None means where activations have at most 6 bits. bias_correction: whether
-    the mean of each output is made what it was (a fitted layer's always is). per_channel: whether
-    each output channel's weights get a binary point of their own. layers: other widths, formats,
-    methods and modes for the layers that match a pattern (fnmatch on names; the last match wins);
-    there, weights may be a list with the bits of every output channel, which then have binary
-    points of their own (0 bits: no weights).
+    most 6 bits; adaround: the same, but each weight stays next to its float value. equalize:
+    whether neurons are scaled to fill the range of their format, which the next layer undoes; None
+    means where activations have at most 6 bits. bias_correction: whether the mean of each output is
+    made what it was (a fitted layer's always is). per_channel: whether each output channel's
+    weights get a binary point of their own. layers: other widths, formats, methods and modes for
+    the layers that match a pattern (fnmatch on names; the last match wins); there, weights may be a
+    list with the bits of every output channel, which then have binary points of their own (0 bits:
+    no weights).
     """
 
     name: ClassVar[str] = "quantize"
@@ -145,7 +146,7 @@ class Quantize:
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
     weight_format: Encoding = Encoding.FIXED
-    weight_rounding: Literal["auto", "nearest", "second_order"] = "auto"
+    weight_rounding: Literal["auto", "nearest", "adaround", "second_order"] = "auto"
     equalize: bool | None = None
     bias_correction: bool = True
     samples: int = 1024
@@ -400,6 +401,7 @@ class Quantization:
             floats,
             list(self.batches()),
             self.options.per_channel,
+            self.options.weight_rounding == "adaround",
             self.corrected,
             self.formats,
         )
@@ -418,7 +420,7 @@ class Quantization:
             widths = [n for n in self.options.channel_widths((origin(node),)) if n]
             bits = min(widths or [self.options.width("weights", (origin(node),))])
             return bits <= NARROW or self.options.encoding((origin(node),)) is not Encoding.FIXED
-        return self.options.weight_rounding == "second_order"
+        return self.options.weight_rounding in ("second_order", "adaround")
 
     # Activations
 
@@ -647,6 +649,11 @@ class Quantization:
 
     def _encoding(self, layer: Node, bits: int) -> Encoding:
         encoding = self.options.encoding((origin(layer),))
+        if encoding is not Encoding.FIXED and self.options.weight_rounding == "adaround":
+            raise RecipeError(
+                f"quantize: {describe(layer)}: adaround is for fixed weights, not {encoding} ones; "
+                'choose weight_rounding = "second_order"'
+            )
         if encoding is Encoding.POWER_OF_TWO and not 2 <= bits <= MOST_POWER_BITS:
             raise RecipeError(
                 f"quantize: {describe(layer)}: weights that are powers of two need 2 to "

@@ -27,7 +27,8 @@ from fxloom.graph import arguments, constant, origin
 from fxloom.passes.calibration import Batch
 from fxloom.passes.chains import LAYERS
 from fxloom.passes.distance import Distance, several
-from fxloom.passes.fitting import MOST_INPUTS, Grid, input_rows, output_rows, step_candidates
+from fxloom.passes.fitting import MOST_INPUTS, input_rows, output_rows
+from fxloom.passes.grid import Grid, step_candidates
 from fxloom.passes.second_order import Moments, Problem, best_steps, refit
 
 aten = torch.ops.aten
