@@ -60,10 +60,14 @@ def parse_toml(text: str, source: str, error: type[FxloomError]) -> dict[str, An
 
 
 def toml_line(key: str, value: Any) -> str:
-    """'key = value' and a line end, with tables written inline. Raises TypeError, as tomli_w."""
+    """'key = value' and a line end, with tables and lists of numbers in one line. Raises
+    TypeError, as tomli_w."""
+    quoted = tomli_w.dumps({key: 0}).removesuffix(" = 0\n")
+    if isinstance(value, list | tuple) and all(type(each) in (int, float) for each in value):
+        numbers = (tomli_w.dumps({"x": each}).strip().removeprefix("x = ") for each in value)
+        return f"{quoted} = [{', '.join(numbers)}]\n"
     if not isinstance(value, Mapping):
         return tomli_w.dumps({key: value})
-    quoted = tomli_w.dumps({key: 0}).removesuffix(" = 0\n")
     entries = [toml_line(inner, item).rstrip("\n") for inner, item in value.items()]
     return f"{quoted} = {{ {', '.join(entries)} }}\n" if entries else f"{quoted} = {{}}\n"
 

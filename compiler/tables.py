@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from enum import EnumType
 from inspect import getdoc
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -139,7 +139,12 @@ def list_passes() -> list[RenderableType]:
             default = key.default if factory is MISSING else factory()
             shown = "required" if default is MISSING else "" if default is None else str(default)
             kind = hints[key.name]
-            modes = " | ".join(kind) if isinstance(kind, EnumType) else str(key.type)
+            if isinstance(kind, EnumType):
+                modes = " | ".join(kind)
+            elif get_origin(kind) is Literal:
+                modes = " | ".join(get_args(kind))
+            else:
+                modes = str(key.type)
             rows.append([f"  {key.name}", modes, shown])
         found += [Text(name, style="bold"), Text(f"  {(getdoc(cls) or '').splitlines()[0]}")]
         if rows:
