@@ -160,6 +160,7 @@ class WidthSearch:
                 for each in self.weights
             },
             "error": round(self._error(found.result.graph), 6),
+            "remarks": [self._remark(found.choice)],
             "given": {each.name: self._fixed_width(each) for each in self.given},
             "tried": self.tries,
             "quantize": found.result.summary,
@@ -241,10 +242,10 @@ class WidthSearch:
         found = cheapest(harm, size, min(budget, int(size.max(1).sum())))
         if found is None:
             name = "bit_operations" if self.budget == "bit_operations" else "weight_bits"
-            kept = ", ".join(each.name for each in self.given)
+            given = ", ".join(each.name for each in self.given)
             raise RecipeError(
                 f"mixed_precision: {name} = {limit:g} cannot be had: with widths {self.widths} "
-                f"the fewest are {self._least():g}" + (f"; {kept} keep theirs" if kept else "")
+                f"the fewest are {self._least():g}" + (f"; {given} keep theirs" if given else "")
             )
         choice: dict[str, list[int]] = {}
         for each in self.weights:
@@ -275,6 +276,18 @@ class WidthSearch:
             for each in self.weights
         }
         return replace(costs, tables=far, rounded={})
+
+    def _remark(self, choice: Choice) -> str:
+        """A sentence for the report."""
+        widths = [self.widths[n] for each in self.weights for n in choice[each.name]]
+        ((_, used),) = self._used(choice).items()
+        kind = "bit operations" if self.budget == "bit_operations" else "bits a weight in the mean"
+        if self.by_layer:
+            return f"{used:g} {kind}, {min(widths)} to {max(widths)} by layer"
+        return (
+            f"{used:g} {kind}, {min(widths)} to {max(widths)} by output channel; bits in the table "
+            "are those of a layer's widest channel"
+        )
 
     def _used(self, choice: Choice) -> dict[str, float]:
         used = self.fixed + sum(
