@@ -49,7 +49,7 @@ def _along_axis(graph: fx.Graph, node: Node) -> Node:
     return joined(graph, node, parts, min(dim, parts[0].meta["val"].dim() - 1))
 
 
-@rewrites(aten.cat.default)
+@rewrites(aten.cat.default, aten.concat.default, aten.concatenate.default)
 def _cat(graph: fx.Graph, node: Node) -> Node:
     parts, dim = node.args
     assert isinstance(parts, Sequence)

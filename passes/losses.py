@@ -38,16 +38,7 @@ def loss_of(name: LossName, output: Tensor, labels: Tensor) -> tuple[str, Loss]:
     if name == "mse":
         _require_shape(labels[:1].numel(), output[:1].numel(), labels, output)
         return name, lambda y, t: functional.mse_loss(y, t.to(y.dtype).reshape(y.shape))
-    if not whole:
-        raise DataError(f'y_train: loss = "{name}" required class numbers, got {labels.dtype}')
-    places = output[:1, :1].numel()
-    _require_shape(labels[:1].numel(), places, labels, output)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(
-            f"y_train: required class numbers 0 to {classes - 1}, for the model has {classes} "
-            f"outputs; got {low} to {high}"
-        )
+    require_classes(labels, output, f'loss = "{name}" ')
 
     def entropy(y: Tensor, t: Tensor) -> Tensor:
         return functional.cross_entropy(y, t.reshape(len(y), *y.shape[2:]))
@@ -57,6 +48,19 @@ def loss_of(name: LossName, output: Tensor, labels: Tensor) -> tuple[str, Loss]:
         return functional.nll_loss(logarithms, t.reshape(len(y), *y.shape[2:]))
 
     return name, entropy if name == "cross_entropy" else likelihood
+
+
+def require_classes(labels: Tensor, output: Tensor, who: str = "") -> None:
+    """Raise DataError for labels that are not one class of the outputs for every place."""
+    if labels.is_floating_point():
+        raise DataError(f"y_train: {who}required class numbers, got {labels.dtype}")
+    _require_shape(labels[:1].numel(), output[:1, :1].numel(), labels, output)
+    low, high, classes = int(labels.min()), int(labels.max()), output.shape[1]
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"y_train: required class numbers 0 to {classes - 1}, for the model has {classes} "
+            f"outputs; got {low} to {high}"
+        )
 
 
 def are_probabilities(output: Tensor) -> bool:

@@ -47,8 +47,11 @@ def hide(
         span = ranges[each.scores]
         reach = 2 * max(abs(span.low), abs(span.high)) * abs(each.scale)
         result = each.hidden(module, reach)
-        if result is not None:
-            masked, mask = result
+        if result is None:
+            continue
+        masked, mask = result
+        _fold_conditions(module)
+        if not _empties_a_row(module, masked):
             each.softmax.replace_all_uses_with(masked)
             masks[origin(each.softmax)] = {"mask": mask, "reach": reach}
     finish(module)  # without what was tried in vain
@@ -111,6 +114,35 @@ def _complete(module: fx.GraphModule, before: Node, behind: Node) -> None:
         if "batch_axis" not in before.meta:
             before.meta["val"] = infer(module, before)
             before.meta["batch_axis"] = result_axis(before)
+
+
+def _fold_conditions(module: fx.GraphModule) -> None:
+    """Conditions of constants as the constants they are."""
+    for node in list(module.graph.nodes):
+        sources = node.all_input_nodes
+        is_call = node.op == "call_function" and sources
+        if not is_call or not all(source.op == "get_attr" for source in sources):
+            continue
+        if node.meta["val"].dtype != torch.bool:
+            continue
+        args, kwargs = fx.node.map_arg(
+            (arguments(node), node.kwargs), lambda n: constant(module, n.target).detach()
+        )
+        assert callable(node.target)
+        values = node.target(*args, **kwargs)
+        node.replace_all_uses_with(tensor_node(module, node, f"{origin(node)}.kept", values))
+
+
+def _empties_a_row(module: fx.GraphModule, masked: Node) -> bool:
+    """Whether a constant mask leaves nothing in some row: there the numbers are compared with one
+    another, and are scores."""
+    scores, kept, dim, _ = arguments(masked)
+    if not is_constant(kept):
+        return False
+    values = constant(module, kept.target)
+    along = dim - scores.meta["val"].dim()  # from the end: a constant may have fewer axes
+    rows = values.any(along) if values.dim() >= -along else values
+    return not bool(rows.all())
 
 
 # Constants ----------------------------------------------------------------------------------------

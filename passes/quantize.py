@@ -633,12 +633,12 @@ class Quantization:
         widths = self.options.channel_widths((origin(layer),))
         if not widths:
             return ()
-        channels = len(values) if layer.target in LAYERS else 0
-        if len(widths) != channels:
-            has = f"{channels} output channels" if channels else "no output channels"
+        if layer.target not in LAYERS:
+            return ()  # a constant of something else by that name has the most of these bits
+        if len(widths) != len(values):
             raise RecipeError(
                 f"quantize: {describe(layer)}: weights: required bits for each output channel, got "
-                f"{len(widths)} of them; the layer has {has}"
+                f"{len(widths)} of them; the layer has {len(values)} output channels"
             )
         if encoding is not Encoding.FIXED:
             raise RecipeError(

@@ -10,6 +10,7 @@ says of the widths that are chosen is compared with what injecting them does: se
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -57,17 +58,23 @@ TRUSTED = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a layer, or of several that share them. layers: their names."""
+    """The weights of a layer, or of several that share them.
 
-    source: Node
+    name: of the first layer, or of the tensor where other weights go by that name as well. layers:
+    their names. is_alone: whether these names mean no other weights.
+    """
+
+    name: str
     nodes: tuple[Node, ...]
     layers: tuple[str, ...]
     values: Tensor
+    is_alone: bool
 
     @property
-    def name(self) -> str:
-        """Of the first layer."""
-        return self.layers[0]
+    def source(self) -> Node:
+        """The tensor's node."""
+        found: Node = arguments(self.nodes[0])[1]
+        return found
 
     @property
     def channels(self) -> int:
@@ -88,15 +95,19 @@ def all_weights(module: fx.GraphModule) -> list[Weights]:
             source = arguments(node)[1]
             if isinstance(source, Node) and source.op == "get_attr":
                 readers.setdefault(source, []).append(node)
-    return [
-        Weights(
-            source,
-            tuple(nodes),
-            tuple(dict.fromkeys(origin(node) for node in nodes)),
-            constant(module, source.target).detach(),
-        )
+    layers = {
+        source: tuple(dict.fromkeys(origin(node) for node in nodes))
         for source, nodes in readers.items()
-    ]
+    }
+    counts = Counter(name for names in layers.values() for name in names)
+    found = []
+    for source, nodes in readers.items():
+        names = layers[source]
+        is_alone = all(counts[name] == 1 for name in names)
+        name = names[0] if is_alone else str(source.target)
+        values = constant(module, source.target).detach()
+        found.append(Weights(name, tuple(nodes), names, values, is_alone))
+    return found
 
 
 class _Probed(fx.Interpreter):

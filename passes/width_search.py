@@ -6,10 +6,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from glob import escape
-from math import floor, prod
+from math import ceil, floor, prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
@@ -23,17 +24,31 @@ from fxloom.passes.allocation import cheapest
 from fxloom.passes.distance import Distance, several
 from fxloom.passes.hessian import costs_by_trace
 from fxloom.passes.learned_widths import learned_bits
+from fxloom.passes.losses import require_classes
 from fxloom.passes.quantize import Quantization, Quantize
-from fxloom.passes.sensitivity import Choice, Costs, Weights, all_weights, costs_by_curvature
+from fxloom.passes.sensitivity import (
+    Choice,
+    Costs,
+    Table,
+    Weights,
+    all_weights,
+    costs_by_curvature,
+)
 from fxloom.passes.training import as_declared
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.target import Target
 
 if TYPE_CHECKING:
     from fxloom.data import Data
 
+IntTable = npt.NDArray[np.int64]
+
 ROUNDS = 12
 """Times that the costs may be corrected by what the chosen widths do."""
+
+MOST_BUDGET = 2.0**62
+"""Beyond this all is allowed."""
 
 GRID = 0.25
 """Bits a weight between two trials of a search."""
@@ -69,6 +84,8 @@ class WidthSearch:
         self.graph, self.data, self.quantize = graph, data, quantize
         self.method, self.by_layer, self.target = method, by_layer, target
         self.budget = budget
+        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+            raise RecipeError("mixed_precision: the graph is quantized already")
         run = quantize.prepared(graph, data)
         self.module, self.batches = run.module, run.batches
         everything = all_weights(self.module)
@@ -78,12 +95,11 @@ class WidthSearch:
                 "mixed_precision: no layer is left whose width could be chosen; "
                 f"layers with weights: {', '.join(each.name for each in everything) or 'none'}"
             )
+        self.given = [each for each in everything if not self._is_free(each)]
         self.units = {each.name: self._unit(run, each) for each in everything}
         self.count = sum(self.units[each.name] * each.channels for each in everything)
         self.fixed = sum(
-            self._fixed_width(each) * self.units[each.name] * each.channels
-            for each in everything
-            if not self._is_free(each)
+            self._fixed_width(each) * self.units[each.name] * each.channels for each in self.given
         )
         self.free = sum(self.units[each.name] * each.channels for each in self.weights)
         # A whole layer cannot go, and no derivative tells what a whole channel carries.
@@ -106,8 +122,8 @@ class WidthSearch:
         )
 
     def _is_free(self, each: Weights) -> bool:
-        """Whether the recipe says nothing of the weights of a layer."""
-        plain = self.quantize.encoding(each.layers) is Encoding.FIXED
+        """Whether the recipe says nothing of the weights of a layer, and can."""
+        plain = each.is_alone and self.quantize.encoding(each.layers) is Encoding.FIXED
         return plain and not self.quantize.is_set("weights", each.layers)
 
     def _fixed_width(self, each: Weights) -> float:
@@ -144,6 +160,7 @@ class WidthSearch:
                 for each in self.weights
             },
             "error": round(self._error(found.result.graph), 6),
+            "given": {each.name: self._fixed_width(each) for each in self.given},
             "tried": self.tries,
             "quantize": found.result.summary,
         }
@@ -154,7 +171,7 @@ class WidthSearch:
     def _best(self, budget: float, limit: float) -> _Found:
         """The widths within a budget that move the outputs least. limit: what messages call it."""
         found = []
-        for choice in self._choices(floor(budget - self.fixed), limit):
+        for choice in self._choices(floor(min(budget, MOST_BUDGET) - self.fixed + 1e-6), limit):
             recipe = self._recipe(choice)
             result = recipe(self.graph, self.data)
             found.append(_Found(self._moved(result.graph), choice, recipe, result))
@@ -200,46 +217,51 @@ class WidthSearch:
         if fitting and self.widths[fitting[-1]]:  # mixing is to be no worse than not mixing
             yield {each.name: [fitting[-1]] * each.channels for each in self.weights}
 
+    def _items(self, costs: Costs) -> tuple[Table, IntTable]:
+        """What every channel, or layer, costs in every width: harm and size.
+
+        Where widths begin with none, the channel of a layer that carries most has the next one in
+        its place: something must come through.
+        """
+        harms, sizes = [], []
+        for each in self.weights:
+            harm = costs.tables[each.name].copy()
+            size = np.tile(np.array(self.widths) * self.units[each.name], (each.channels, 1))
+            if self.widths[0] == 0:
+                kept = int(harm[:, 0].argmax())
+                harm[kept, 0], size[kept, 0] = harm[kept, 1], size[kept, 1]
+            if self.by_layer:
+                harm, size = harm.sum(0, keepdims=True), size.sum(0, keepdims=True)
+            harms.append(harm)
+            sizes.append(size)
+        return np.concatenate(harms), np.concatenate(sizes)
+
     def _solved(self, costs: Costs, budget: int, limit: float) -> Choice:
-        sizes = {
-            each.name: np.tile(np.array(self.widths) * self.units[each.name], (each.channels, 1))
-            for each in self.weights
-        }
-        tables = costs.tables
-        if self.by_layer:
-            sizes = {name: size.sum(0, keepdims=True) for name, size in sizes.items()}
-            tables = {name: table.sum(0, keepdims=True) for name, table in tables.items()}
-        while True:
-            found = cheapest(
-                np.concatenate([tables[each.name] for each in self.weights]),
-                np.concatenate([sizes[each.name] for each in self.weights]),
-                budget,
+        harm, size = self._items(costs)
+        found = cheapest(harm, size, min(budget, int(size.max(1).sum())))
+        if found is None:
+            name = "bit_operations" if self.budget == "bit_operations" else "weight_bits"
+            kept = ", ".join(each.name for each in self.given)
+            raise RecipeError(
+                f"mixed_precision: {name} = {limit:g} cannot be had: with widths {self.widths} "
+                f"the fewest are {self._least():g}" + (f"; {kept} keep theirs" if kept else "")
             )
-            if found is None:
-                least = self.fixed + sum(float(s.min(1).sum()) for s in sizes.values())
-                if self.budget != "bit_operations":
-                    least /= self.count
-                name = "bit_operations" if self.budget == "bit_operations" else "weight_bits"
-                raise RecipeError(
-                    f"mixed_precision: {name} = {limit:g} cannot be had: with widths "
-                    f"{self.widths} the fewest are {least:g}"
-                )
-            choice: dict[str, list[int]] = {}
-            for each in self.weights:
-                rows = len(tables[each.name])
-                places, found = found[:rows], found[rows:]
-                choice[each.name] = places * each.channels if self.by_layer else places
-            dead = [
-                each.name
-                for each in self.weights
-                if not any(self.widths[place] for place in choice[each.name])
-            ]
-            if not dead:
-                return choice
-            for name in dead:  # nothing would come through: its best channel stays
-                table = tables[name]
-                row = int(table[:, 0].argmax())
-                table[row, 0] = max(float(table.sum()) * 1e3, 1.0)
+        choice: dict[str, list[int]] = {}
+        for each in self.weights:
+            rows = 1 if self.by_layer else each.channels
+            places, found = found[:rows], found[rows:]
+            if self.widths[0] == 0:
+                kept = int(costs.tables[each.name][:, 0].argmax())
+                places[kept] = max(places[kept], 1)
+            choice[each.name] = places * each.channels if self.by_layer else places
+        return choice
+
+    def _least(self) -> float:
+        """The smallest budget there is, rounded up to what messages show: it can be asked for."""
+        least = self.fixed + int(self._items(self.costs[0])[1].min(1).sum())
+        if self.budget == "bit_operations":
+            return least
+        return ceil(least / self.count * 1e4) / 1e4
 
     def _learned(self, budget: int) -> Costs:
         """Costs that choose the widths next to those that gradients find."""
@@ -275,10 +297,7 @@ class WidthSearch:
             "dsp": self._dsp,
         }
         measure = measures[key]
-        least, most = (
-            (self.fixed + bits * self.free) / self.count
-            for bits in (max(min(self.widths), 1), max(self.widths))
-        )
+        least, most = self._least(), (self.fixed + max(self.widths) * self.free) / self.count
         grid = [most - n * GRID for n in range(int((most - least) / GRID) + 1)][::-1]
 
         def holds(bits: float) -> bool:
@@ -290,11 +309,13 @@ class WidthSearch:
         # More bits bring the outputs nearer, and need more blocks: the trials go to where it turns.
         easiest, order = (grid[0], grid[::-1]) if key == "dsp" else (grid[-1], grid)
         if not holds(easiest):
-            got = self.tries[-1][key]
-            advice = "Give activations more bits" if key != "dsp" else "Reuse multipliers more"
+            got = ceil(self.tries[-1][key] * 1e4) / 1e4
+            advice = (
+                "Give activations or widths more bits" if key != "dsp" else "Reuse multipliers more"
+            )
             raise RecipeError(
                 f"mixed_precision: {key} = {limit:g} cannot be had: with {easiest:g} bits a "
-                f"weight it is {got:g}. {advice}, or allow {key} = {got:g}"
+                f"weight it is {got:g}. {advice}, or {key} = {got:g}"
             )
         return order[bisect_left(order, True, hi=len(order) - 1, key=holds)]
 
@@ -318,11 +339,15 @@ class WidthSearch:
             for x, labels in self.data.sampled("train", self.quantize.samples):
                 inputs = as_declared(self.module, as_indices(self.module, x))
                 a, b = self.module(*inputs), graph(*inputs)
-                if not isinstance(a, Tensor) or a.dim() != 2:
+                if not isinstance(a, Tensor) or a.dim() != 2 or a.shape[1] < 2:
                     raise RecipeError(
-                        "mixed_precision: points: required one output of class scores"
+                        "mixed_precision: points: required one output of class scores, [samples, "
+                        "classes]; for others give error"
                     )
-                wanted = a.argmax(1) if labels is None else labels.reshape(-1)
+                wanted = a.argmax(1)
+                if labels is not None:
+                    require_classes(labels, a)
+                    wanted = labels.reshape(-1)
                 right += int((a.argmax(1) == wanted).sum())
                 kept += int((b.argmax(1) == wanted).sum())
                 count += len(wanted)

@@ -842,6 +842,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         fn(lambda m, x, y: (
             torch.hstack([x, y, x]), torch.dstack([x, 2 * y]), torch.column_stack([y, x]),
             torch.hstack([(v := x.mean(1)), v]), torch.dstack([v, v + 1]),
+            torch.concat([x, y * 2], -1), torch.concatenate([y, x], dim=1),
             torch.true_divide(x, 3) - torch.true_divide(y, v.square()[:, None] + 1),
         )),
         ((3, 4), (3, 4)),

@@ -80,6 +80,33 @@ def test_a_constant_that_is_added_keeps_what_is_no_mask() -> None:
     np.testing.assert_array_equal(answers(results[0], *x), answers(results[1], *x))
 
 
+@pytest.mark.parametrize("number", [-100.0, -9999.0])
+def test_constant_conditions_become_masks(number: float) -> None:
+    x, _ = scores(6.0)
+    conditions: dict[str, Callable[[Any], Tensor]] = {
+        "buffer": lambda m: m.hidden > 0.5,
+        "compared": lambda m: (m.hidden == 0).logical_not(),
+        "made": lambda m: torch.arange(6) % 2 == 1,
+    }
+    for condition in conditions.values():
+        models = [
+            lambda m, x, n=n, c=condition: x.masked_fill(c(m), n).softmax(1)
+            for n in (number, -torch.inf)
+        ]
+        results = [quantized(model, x, hidden=torch.arange(6) % 2.0) for model in models]
+        (record,) = results[0].summary["masks"].values()  # type: ignore[attr-defined]
+        assert record["mask"] == number
+        np.testing.assert_array_equal(*(answers(result, x) for result in results))
+
+
+def test_a_constant_that_hides_all_of_a_row_stays_a_score() -> None:
+    x = torch.rand(64, 3, 6) * 4 - 2
+    seen = torch.tensor([[True] * 6, [False] * 6, [True, False] * 3])
+    result = quantized(lambda m, x: torch.where(m.seen, x, -100.0).softmax(2), x, seen=seen)
+    assert result.summary["masks"] == {}
+    assert np.abs(answers(result, x)[:, 1] - 1 / 6).max() < 1 / 128
+
+
 @pytest.mark.parametrize("name", MASKS)
 def test_a_number_within_reach_of_the_scores_stays_one(name: str) -> None:
     x = scores(90.0)

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxloom.backends.simulator import quantize_inputs, reference, simulate
 from fxloom.data import Data
-from fxloom.errors import RecipeError
+from fxloom.errors import FxloomError, RecipeError
 from fxloom.exact import exact_forward
 from fxloom.frontend import capture
 from fxloom.lowering import lower
@@ -254,7 +254,7 @@ def test_bit_operations_are_those_of_the_products(method: Any) -> None:
     widths = {name: each["fewest"] for name, each in result.summary["widths"].items()}
     used = 25 * 18 * 6 * 3 * widths["0"] + 9 * 18 * 6 * 6 * widths["3"] + 54 * 4 * 6 * 5
     assert result.summary["bit_operations"] == used <= step.bit_operations
-    with pytest.raises(RecipeError, match=f"the fewest are {2 * full + 54 * 4 * 6 * 5}$"):
+    with pytest.raises(RecipeError, match=f"the fewest are {2 * full + 54 * 4 * 6 * 5}; 6 keep"):
         run(model, data, replace(step, bit_operations=full))
 
 
@@ -302,6 +302,71 @@ def test_budgets_that_cannot_be_met_say_what_can() -> None:
             step(graph, data)
     with pytest.raises(RecipeError, match="required data"):
         MixedPrecision(weight_bits=3)(graph)
+    with pytest.raises(RecipeError, match="the graph is quantized already"):
+        MixedPrecision(weight_bits=3)(Quantize()(graph, data).graph, data)
+
+
+def test_something_comes_through_every_layer() -> None:
+    torch.manual_seed(0)
+    data = Data(x_train=torch.randn(40, 8))
+    for sizes in ((8, 1), (8, 1, 1), (8, 4, 1)):
+        model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(sizes)))
+        least = 2 * sum(a for a, _ in itertools.pairwise(sizes))
+        least /= sum(a * b for a, b in itertools.pairwise(sizes))
+        with pytest.raises(RecipeError, match=f"weight_bits = 0.1 cannot .* are {least:.4g}"):
+            run(model, data, MixedPrecision(weight_bits=0.1))
+        for method in ("sensitivity", "learned"):
+            step = MixedPrecision(weight_bits=least + 1e-4, method=method)  # type: ignore[arg-type]
+            widths = run(model, data, step).summary["widths"]
+            assert all(each["most"] == 2 for each in widths.values())
+
+
+def test_huge_budgets_are_all_there_is() -> None:
+    model, data = image()
+    for step in (MixedPrecision(weight_bits=1e300), MixedPrecision(bit_operations=10**30)):
+        widths = run(model, data, step).summary["widths"].values()
+        assert all(each["fewest"] >= 6 for each in widths)
+
+
+def test_weights_that_share_a_name_keep_the_recipes_width() -> None:
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = c = torch.zeros(x.shape[0], 4)
+            for step in range(3):
+                h, c = self.cell(x[:, step], (h, c))
+            return self.head(h)
+
+    torch.manual_seed(0)
+    data = Data(x_train=torch.randn(50, 3, 5))
+    result = run(Cells().eval(), data, MixedPrecision(weight_bits=7.95, method="learned"))
+    assert set(result.summary["widths"]) == {"head"}
+    assert set(result.summary["given"].values()) == {8}
+    assert result.summary["average_bits"] <= 7.95
+    x = torch.as_tensor(data.example(20))
+    program = lower(result.graph)
+    np.testing.assert_array_equal(
+        simulate(program, x.numpy()), exact_forward(result.graph, x).numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        (1, None, r"required one output of class scores, \[samples, classes\]"),
+        (4, torch.full((60,), 9), "required class numbers 0 to 3, .* got 9 to 9"),
+        (4, torch.zeros(60, 4), "required class numbers, got torch.float32"),
+        (4, torch.zeros(60, 4, dtype=torch.int64), "required 1 labels a sample"),
+    ],
+)
+def test_points_need_classes(outputs: int, labels: Any, message: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, outputs))
+    with pytest.raises(FxloomError, match=message):
+        run(model, Data(torch.randn(60, 6), labels), MixedPrecision(points=1))
 
 
 def test_mixed_widths_train() -> None:
