@@ -31,6 +31,7 @@ from fxloom.exporting import (
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
 from fxloom.naming import State, fold_constants, name_layers, share
+from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
 from fxloom.rewriting import RULES
@@ -90,6 +91,7 @@ def capture(
         )
     check_state(parameters_of(model))
     with untouched(model):
+        refuse_nested_tensors(model, examples)
         traced = spelled_program(export(model, examples, axes))
         program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
         return _capture_program(traced, program, model, examples, axes, supported)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fxloom.errors import CaptureError, FxloomError
+from fxloom.errors import CaptureError, FxloomError, UnsupportedLayer
 from tests.capturing import capture_anything as capture
 
 X = torch.linspace(-2, 2, 12).reshape(2, 6)
@@ -218,6 +218,95 @@ def test_a_constant_that_becomes_infinite_is_named() -> None:
     model = Function(lambda m, x: (x * (1 / m.count)).clamp(-1, 1))
     with pytest.raises(CaptureError, match="count_folded: 1 of 1 values are NaN or infinite"):
         capture(model, X)
+
+
+ENCODER_OPTIONS = {"enable_nested_tensor", "mask_check"}
+PADDED = torch.tensor([[0.0, 0, 1], [0, 1, 1]])
+
+
+class PaddedEncoder(nn.Module):
+    """An encoder whose padding mask is an input, with torch's defaults unless told otherwise."""
+
+    def __init__(self, use: Callable[..., Tensor], **options: Any) -> None:
+        super().__init__()
+        encoder = {key: options.pop(key) for key in ENCODER_OPTIONS & options.keys()}
+        layer = nn.TransformerEncoderLayer(4, options.pop("heads", 2), 6, **options)
+        self.encoder = nn.TransformerEncoder(layer, 1, **encoder)
+        self.use = use
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        return self.use(self.encoder, x, padded)
+
+
+def with_padding(encoder: nn.Module, x: Tensor, padded: Tensor) -> Tensor:
+    return encoder(x, src_key_padding_mask=padded > 0)
+
+
+@pytest.mark.parametrize(
+    "padded", [PADDED, PADDED.flip(1), 0 * PADDED], ids=["end", "start", "none"]
+)
+@pytest.mark.parametrize(
+    ("use", "options"),
+    [
+        (with_padding, {}),
+        (with_padding, {"mask_check": False}),
+        (lambda e, x, padded: e(x, None, padded > 0), {}),
+        (lambda e, x, padded: e(x, src_key_padding_mask=padded * -1e9), {}),
+    ],
+    ids=["defaults", "unchecked mask", "positional", "mask of floats"],
+)
+def test_an_encoder_that_drops_padding_by_where_it_lies_is_refused(
+    padded: Tensor, use: Callable[..., Tensor], options: dict[str, Any]
+) -> None:
+    model = PaddedEncoder(use, batch_first=True, **options)
+    message = r"encoder \(TransformerEncoder\): .*padded positions.*enable_nested_tensor=False"
+    with pytest.raises(UnsupportedLayer, match=message):
+        capture(model, (X.reshape(2, 3, 2).repeat(1, 1, 2), padded))
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_all_encoders_are_listed_also_one_that_makes_its_own_mask() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+            self.first, self.second = nn.TransformerEncoder(layer, 1), Masking(layer, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x, src_key_padding_mask=x[..., 0] > 0))
+
+    class Masking(nn.TransformerEncoder):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, src_key_padding_mask=x[..., 0] > 0)
+
+    with pytest.raises(UnsupportedLayer) as caught:
+        capture(Twice(), torch.linspace(-1, 2, 24).reshape(2, 3, 4))
+    assert [problem.split()[0] for problem in caught.value.problems] == ["first", "second"]
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(
+    ("use", "options"),
+    [
+        (with_padding, {"enable_nested_tensor": False}),
+        (with_padding, {"norm_first": True}),
+        (with_padding, {"heads": 1}),
+        (lambda e, x, padded: e(x), {}),
+        (lambda e, x, padded: e(x, torch.tensor([0, 1, 0]).expand(3, 3) > 0, padded > 0), {}),
+        (lambda e, x, padded: e(x, torch.ones(3, 3).triu(1) > 0), {}),
+    ],
+    ids=["disabled", "norm first", "one head", "no mask", "two masks", "no padding mask"],
+)
+def test_an_encoder_that_computes_padded_positions_is_captured(
+    use: Callable[..., Tensor], options: dict[str, Any]
+) -> None:
+    model = PaddedEncoder(use, batch_first=True, **options).eval()
+    x = X.reshape(2, 3, 2).repeat(1, 1, 2)
+    graph = capture(model, (x, PADDED))
+    with torch.no_grad():
+        for padded in (PADDED, PADDED.flip(1)):
+            torch.testing.assert_close(graph(x, padded), model(x, padded))
 
 
 @pytest.mark.parametrize("inputs", [None, 5])
