@@ -295,11 +295,25 @@ class Quantization:
         }
 
     def _check_patterns(self) -> None:
-        names = sorted({name for chain in self.chains for name in chain.layers})
-        for pattern in self.options.layers:
-            if not any(fnmatchcase(name, pattern) for name in names):
+        """Raise RecipeError for what a pattern says in vain: almost always a typing error."""
+        chained = sorted({name for chain in self.chains for name in chain.layers})
+        weighted = sorted(
+            {
+                origin(node)
+                for node in self.module.graph.nodes
+                if node.target in (*LAYERS, *CONSTANT_ARGUMENTS)
+            }
+        )
+        for pattern, keys in self.options.layers.items():
+            if not any(fnmatchcase(name, pattern) for name in chained):
                 raise RecipeError(
-                    f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(names)}'
+                    f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(chained)}'
+                )
+            speaks = not {"weights", "weight_format"}.isdisjoint(keys)
+            if speaks and not any(fnmatchcase(name, pattern) for name in weighted):
+                raise RecipeError(
+                    f'quantize: layers."{pattern}" speaks of weights and matches no layer that has '
+                    f"any. Those that have: {', '.join(weighted) or 'none'}"
                 )
 
     def batches(self) -> Iterator[Batch]:

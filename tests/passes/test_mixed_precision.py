@@ -139,6 +139,9 @@ def test_a_list_of_widths_must_fit() -> None:
             Quantize(layers={"0": {"weights": widths}})
     with pytest.raises(RecipeError, match="activations"):
         Quantize(layers={"0": {"activations": [3, 4]}})
+    message = r'layers."1" speaks of weights and matches no layer .* Those that have: 0, 2, 4$'
+    with pytest.raises(RecipeError, match=message):
+        run(model, data, Quantize(layers={"1": {"weights": 3}}))
 
 
 def test_curvature_is_that_of_the_softmax() -> None:
