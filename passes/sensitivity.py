@@ -30,9 +30,8 @@ from fxloom.passes.chains import LAYERS
 from fxloom.passes.distance import Distance, several
 from fxloom.passes.fitting import MOST_INPUTS, input_rows, output_rows
 from fxloom.passes.grid import Grid, step_candidates
+from fxloom.passes.quantize import channel_axis
 from fxloom.passes.second_order import Moments, Problem, best_steps, refit
-
-aten = torch.ops.aten
 
 Table = npt.NDArray[np.float64]
 Batches = Callable[[], Iterator[Batch]]
@@ -353,7 +352,6 @@ class Costs:
         Silenced channels are judged apart from narrow ones: no expansion tells how much a whole
         channel carries.
         """
-        new = {each: self._chosen(each, choice[each.name]) for each in self.weights}
         predicted = sum(
             float(self.tables[name][np.arange(len(places)), places].sum())
             for name, places in choice.items()
@@ -363,11 +361,12 @@ class Costs:
         parts: list[tuple[Weights, bool]] = []
         tried: list[dict[Weights, Replaced]] = []
         for each in self.weights:
+            new = self._chosen(each, choice[each.name])
             silent = torch.tensor([self.widths[place] == 0 for place in choice[each.name]])
             for is_silent in (True, False):
                 if bool((silent == is_silent).any()):
                     parts.append((each, is_silent))
-                    tried.append({each: new[each].only(silent == is_silent, each.values)})
+                    tried.append({each: new.only(silent == is_silent, each.values)})
         mended = False
         for (each, is_silent), measured in zip(parts, self.distances(tried), strict=True):
             table, places = self.tables[each.name], np.asarray(choice[each.name])
@@ -418,8 +417,8 @@ class _Injected(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         assert callable(n.target)
         value = n.target(args[0], new.weights, *args[2:], **kwargs)
-        axis = 1 if n.target is aten.convolution.default else value.dim() - 1
-        return value - new.shifts.reshape(-1, *(1,) * (value.dim() - 1 - axis))
+        behind = value.dim() - 1 - channel_axis(n)
+        return value - new.shifts.reshape(-1, *(1,) * behind)
 
 
 def costs_by_curvature(
