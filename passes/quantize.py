@@ -20,6 +20,7 @@ from torch.fx.node import Node
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.encodings import MOST_POWER_BITS, Encoding
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer
+from fxloom.facts import facts
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
@@ -626,6 +627,11 @@ class Quantization:
             source = tensor_node(self.module, layer, name, values)
         is_layer = layer.target in LAYERS
         encoding = self._encoding(layer, bits) if is_layer else Encoding.FIXED
+        if encoding is Encoding.BINARY and str(source.target) in facts(self.module):
+            raise RecipeError(
+                f"quantize: {describe(layer)}: binary weights are never zero, and this layer is "
+                "pruned. Choose ternary weights, or prune other layers"
+            )
         widths = self._channel_widths(layer, values, encoding)
         by_channel = self.options.per_channel and is_layer
         # One weight of several layers is rounded once.
