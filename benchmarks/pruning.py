@@ -37,7 +37,7 @@ TRAINED_BARS: dict[float, tuple[float | None, float | None]] = {
 TRAINING: dict[str, Any] = {
     "schedule": "gradual",
     "steps": 5,
-    "finetune": {"epochs": 20, "learning_rate": 3e-3},
+    "finetune": {"epochs": 20, "learning_rate": 6e-3},
 }
 
 

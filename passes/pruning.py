@@ -24,8 +24,10 @@ from fxloom.passes.surgeon import (
     is_exact,
     removal,
     removed,
+    shared_costs,
     sweep,
     swept_curve,
+    takes_rounds,
 )
 from fxloom.passes.thresholds import smallest
 
@@ -131,7 +133,7 @@ class Pruning:
         return each.values.masked_fill(self._drop(each, scores, count), 0)
 
     def _refit(self, layer: Layer, mask: Tensor) -> None:
-        dropped = layer.prunable.rows(mask)
+        dropped = layer.prunable.rows(mask) | self._gone(layer)
         self._write(layer, self._made_good(layer, dropped))
 
     # -- by the brain surgeon ---------------------------------------------------------------------
@@ -166,10 +168,11 @@ class Pruning:
         gone, problem = self._gone(layer), layer.problem
         reuse = self._goals[layer.prunable].reuse
         if problem is not None and self.pattern.kind == "free":
-            if not is_exact(problem):
+            if is_exact(problem):
+                return exact_curve(*removal(problem, gone), gone)
+            if not takes_rounds(problem):
                 return swept_curve(problem, gone)
-            return exact_curve(*removal(problem, gone), gone)
-        if problem is not None and is_exact(problem):
+        if problem is not None and takes_rounds(problem):
             return in_rounds(problem, gone, self.pattern, gone.numel(), reuse)[1]
         scores = self._independent(layer)
         if self.pattern.is_blocks:
@@ -193,14 +196,14 @@ class Pruning:
         if problem is None:
             scores = self._independent(layer)
             dropped = self.pattern.drop(scores, count, reuse) | gone
-        elif not is_exact(problem):
-            if self.pattern.kind == "free":
-                return sweep(problem, gone, count)[0]
-            dropped = self.pattern.drop(self._independent(layer), count, reuse) | gone
-        elif self.pattern.kind == "free":
+        elif is_exact(problem) and self.pattern.kind == "free":
             dropped = removed(*removal(problem, gone), gone, count)
-        else:
+        elif takes_rounds(problem):
             dropped, _ = in_rounds(problem, gone, self.pattern, count, reuse)
+        elif self.pattern.kind == "free":
+            return sweep(problem, gone, count)[0]
+        else:
+            dropped = self.pattern.drop(self._independent(layer), count, reuse) | gone
         return self._made_good(layer, dropped)
 
     def _made_good(self, layer: Layer, dropped: Tensor) -> Tensor:
@@ -212,7 +215,7 @@ class Pruning:
                 "that stay are as they were"
             )
             return torch.where(dropped, 0.0, layer.weights)
-        if is_exact(problem):
+        if takes_rounds(problem):
             return best(problem, ~dropped)
         return sweep(problem, dropped, 0, dropped)[0]
 
@@ -221,10 +224,8 @@ class Pruning:
         nothing else is known. Zero where there is none."""
         if layer.problem is None:
             costs = layer.weights.square() * layer.power[:, None] + torch.finfo(torch.float64).tiny
-        else:
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(layer.problem.matrix))
-            costs = layer.problem.target.square() / inverse.diagonal(dim1=1, dim2=2)[:, None]
-        return torch.where(self._gone(layer), 0.0, costs)
+            return torch.where(self._gone(layer), 0.0, costs)
+        return shared_costs(layer.problem, layer.problem.target, ~self._gone(layer))
 
     # -- both -------------------------------------------------------------------------------------
 

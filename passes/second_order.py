@@ -102,15 +102,17 @@ def refit(
     return Problem(best_on_support(matrix, right, kept, weights), matrix, kept)
 
 
-def best_on_support(matrix: Tensor, right: Tensor, kept: Tensor, start: Tensor) -> Tensor:
+def best_on_support(
+    matrix: Tensor, right: Tensor, kept: Tensor, start: Tensor, most_steps: int = MOST_STEPS
+) -> Tensor:
     """The weights W [groups, outputs, inputs] that are zero outside `kept` and have the least
     W matrix W' / 2 - W right', by conjugate gradients (Hestenes and Stiefel 1952) on all outputs at
-    once, each with a support of its own. start: where to begin."""
+    once, each with a support of its own. start: where to begin; every step lowers the error."""
     found = start * kept
     residual = (right - found @ matrix) * kept
     direction, square = residual, residual.square().sum(2, keepdim=True)
     enough = TOLERANCE**2 * (right * kept).square().sum(2, keepdim=True)
-    for _ in range(MOST_STEPS):
+    for _ in range(most_steps):
         is_open = square > enough
         if not bool(is_open.any()):
             break

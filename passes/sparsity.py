@@ -28,12 +28,18 @@ def shares(schedule: Schedule, steps: int, sparsity: float) -> list[float]:
 
 
 def allocate(curves: Sequence[Curve], count: int) -> list[int]:
-    """How many weights each layer gives up, so that together `count` go and cost least."""
-    prices = torch.cat([curve.prices for curve in curves])
-    sizes = torch.cat([curve.sizes for curve in curves])
-    owners = torch.cat(
-        [torch.full((len(curve.sizes),), index) for index, curve in enumerate(curves)]
-    )
+    """How many weights each layer gives up, so that together `count` go and cost least.
+
+    The last weight of a layer goes only where nothing else is left.
+    """
+    lasts = [int(curve.sizes.nonzero().max()) for curve in curves]
+    prices = torch.cat([*(curve.prices for curve in curves), torch.full((len(curves),), torch.inf)])
+    sizes = torch.cat([*(curve.sizes for curve in curves), torch.ones(len(curves)).long()])
+    starts = torch.tensor([0, *(len(curve.sizes) for curve in curves[:-1])]).cumsum(0)
+    sizes[starts + torch.tensor(lasts)] -= 1
+    every = torch.arange(len(curves))
+    lengths = torch.tensor([len(curve.sizes) for curve in curves])
+    owners = torch.cat([every.repeat_interleave(lengths), every])
     order = prices.argsort(stable=True)
     before = sizes[order].cumsum(0) - sizes[order]
     taken = (count - before).clamp(min=0).minimum(sizes[order])

@@ -3,9 +3,10 @@
 A layer's output error is quadratic in its weights, (W - T) M (W - T)'. Removing weight q of a row
 costs w_q^2 / [M^-1]_qq, and the rest of the row is moved by -w_q / [M^-1]_qq times column q of M^-1
 (Hassibi and Stork 1993), from which q is then eliminated. Every row has its own order of removal,
-and all rows go at once (Frantar and Alistarh 2022, arXiv 2208.11580). Where a row is too long for
-an inverse of its own, all share one, and columns are decided from left to right, each error made
-good by the columns still to come (SparseGPT: Frantar and Alistarh 2023, arXiv 2301.00774).
+and all rows go at once (Frantar and Alistarh 2022, arXiv 2208.11580). Where rows are too long for
+that, weights go in rounds, each followed by a least-squares refit of the others; where they are too
+many even for that, columns are decided from left to right with one inverse for all rows, each error
+made good by the columns still to come (SparseGPT: Frantar and Alistarh 2023, arXiv 2301.00774).
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from fxloom.passes.second_order import BLOCK, Problem, best_on_support
 MOST_EXACT = 2**32
 """Outputs times inputs cubed up to which every row has an inverse of its own: some ten seconds."""
 
+MOST_ROUNDS = 2**32
+"""Outputs times inputs squared up to which all weights are refitted several times."""
+
 ROUNDS = 16
-"""Steps in which weights go where a pattern ties rows together."""
+"""Steps in which weights go that do not go one by one, each of them followed by a refit."""
+
+REFIT_STEPS = 30
+"""Of conjugate gradients, in each of these steps."""
 
 AT_ONCE = 2**24
 """Entries of inverses that are held at a time: 128 MB."""
@@ -54,6 +61,12 @@ def is_exact(problem: Problem) -> bool:
     """Whether every row may have an inverse of its own."""
     groups, outputs, inputs = problem.target.shape
     return groups * outputs * inputs**3 <= MOST_EXACT
+
+
+def takes_rounds(problem: Problem) -> bool:
+    """Whether all weights may be refitted several times."""
+    groups, outputs, inputs = problem.target.shape
+    return groups * outputs * inputs**2 <= MOST_ROUNDS
 
 
 def removal(problem: Problem, gone: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,21 +142,34 @@ def best(problem: Problem, kept: Tensor) -> Tensor:
 def in_rounds(
     problem: Problem, gone: Tensor, pattern: Pattern, count: int, reuse: int
 ) -> tuple[Tensor, Curve]:
-    """Which weights go where a pattern ties them together, and what fewer would have cost.
+    """Which weights go, a share of what is left in each round, and what fewer would have cost.
 
-    In each round some more go, by what their removal costs beside those that are there.
+    What a removal costs beside the weights that are there is exact where every row may have an
+    inverse of its own, else as if no other were gone.
     """
-    counts, errors, dropped = [0], [0.0], gone
-    size = gone.numel()
-    begin = int(gone.sum())
+    right, size, begin = problem.target @ problem.matrix, gone.numel(), int(gone.sum())
+    weights, dropped = problem.target, gone
+    counts, errors = [0], [0.0]
     for step in range(1, ROUNDS + 1):
-        weights = best(problem, ~dropped)
-        scores = _costs(problem, weights, ~dropped)
-        wanted = begin + round((count - begin) * step / ROUNDS)
-        dropped = pattern.drop(scores, min(wanted, size), reuse) | gone
+        weights = best_on_support(problem.matrix, right, ~dropped, weights, REFIT_STEPS)
+        if is_exact(problem):
+            scores = _costs(problem, weights, ~dropped)
+        else:
+            scores = shared_costs(problem, weights, ~dropped)
+        left = (size - begin) * (max(size - count, 1) / max(size - begin, 1)) ** (step / ROUNDS)
+        wanted = count if step == ROUNDS else size - round(left)
+        dropped = pattern.drop(scores, max(wanted, begin), reuse) | gone
         counts.append(int(dropped.sum()))
-        errors.append(float(problem.errors(best(problem, ~dropped)).sum()))
+        refitted = best_on_support(problem.matrix, right, ~dropped, weights, REFIT_STEPS)
+        errors.append(float(problem.errors(refitted).sum()))
     return dropped, Curve.of(torch.tensor(counts), torch.tensor(errors))
+
+
+def shared_costs(problem: Problem, weights: Tensor, kept: Tensor) -> Tensor:
+    """What removing each single weight costs beside all others; zero for those that are gone."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.matrix))
+    costs = weights.square() / inverse.diagonal(dim1=1, dim2=2)[:, None]
+    return torch.where(kept, costs + torch.finfo(costs.dtype).tiny, 0.0)
 
 
 def _costs(problem: Problem, weights: Tensor, kept: Tensor) -> Tensor:
@@ -159,7 +185,7 @@ def _costs(problem: Problem, weights: Tensor, kept: Tensor) -> Tensor:
             own = own + torch.diag_embed(1 - alive)
             spread = torch.cholesky_inverse(torch.linalg.cholesky(own)).diagonal(dim1=1, dim2=2)
             result[group, start * size : start * size + len(values)] = values.square() / spread
-    return result * kept
+    return torch.where(kept, result + torch.finfo(result.dtype).tiny, 0.0)
 
 
 def sweep(

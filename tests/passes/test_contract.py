@@ -30,7 +30,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prune": {"sparsity": 0.5, "method": "obs"},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
-REFUSED = [("finetune", "two outputs"), ("mixed_precision", "constants")]
+REFUSED = [
+    ("finetune", "two outputs"),
+    ("mixed_precision", "constants"),
+    ("prune", "constants"),
+]
 """Passes that cannot do anything with a model, and say so."""
 
 
