@@ -105,7 +105,7 @@ class Damage:
 
     def curve(self, prunable: Prunable, candidate: Candidate) -> Curve:
         """Over the number of weights removed."""
-        size, begin = prunable.size, prunable.size - int(prunable.is_nonzero().sum())
+        size, begin = prunable.size, prunable.size - prunable.kept
         counts = sorted({begin, *(round(level * size) for level in LEVELS if level * size > begin)})
         losses = [0.0]
         for count in counts[1:]:

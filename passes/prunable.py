@@ -125,6 +125,16 @@ class Prunable:
         channels = image[0]
         return torch.arange(prod(image)).reshape(channels, -1).T.flatten()
 
+    @cached_property
+    def kept(self) -> int:
+        """How many weights are not zero."""
+        return int(self.values.count_nonzero())
+
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers."""
+        # The sum is finite wherever all values are, overflow aside, and needs no second array.
+        return bool(torch.isfinite(self.values.sum()) or torch.isfinite(self.values).all())
+
     def is_nonzero(self) -> Tensor:
         """Which weights are there, of the tensor's shape."""
         return self.values != 0

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import fx
 
 from fxloom.editing import copy_graph
@@ -162,7 +161,7 @@ class Prune:
             if (tell := progress_of_pass()) is not None and steps > 1:
                 tell(f"step {step + 1} of {steps}")
             current, run = self._step(current, teacher, data, step, steps)
-            record: dict[str, object] = {"sparsity": _sparsity(self._chosen(current))}
+            record: dict[str, object] = {"sparsity": _sparsity(self._chosen(current, whole=False))}
             if self.finetune:
                 current, record["finetune"] = self._trained(current, data, step)
                 teacher = current
@@ -220,7 +219,7 @@ class Prune:
                 f"{', '.join(names)}"
             )
         if whole:
-            wrong = [each.name for each in chosen if not bool(torch.isfinite(each.values).all())]
+            wrong = [each.name for each in chosen if not each.is_finite()]
             if wrong:
                 raise RecipeError(
                     f"prune: {', '.join(wrong)}: weights are NaN or infinite. Exclude these "
@@ -268,7 +267,7 @@ class Prune:
             yield as_declared(module, inputs)
 
     def _require_some_left(self, pruned: Iterable[Prunable]) -> None:
-        empty = [each.name for each in pruned if each.size and not bool(each.is_nonzero().any())]
+        empty = [each.name for each in pruned if each.size and not each.kept]
         if empty:
             raise RecipeError(
                 f"prune: {', '.join(empty)}: no weight would be left. Choose a lower sparsity, "
@@ -298,14 +297,15 @@ class Prune:
         pruned = self._chosen(after, whole=False)
         layers: dict[str, dict[str, object]] = {}
         for each in pruned:
-            kept = int(each.is_nonzero().sum())
             layers[each.name] = {
-                "weights": each.size, "kept": kept, "sparsity": _rounded(1 - kept / each.size)
-            }  # fmt: skip
+                "weights": each.size,
+                "kept": each.kept,
+                "sparsity": _rounded(1 - each.kept / each.size),
+            }
             if each.name in run.losses:
                 layers[each.name]["loss"] = _rounded(run.losses[each.name])
         total = sum(each.size for each in pruned)
-        zeros = total - sum(int(each.is_nonzero().sum()) for each in pruned)
+        zeros = total - sum(each.kept for each in pruned)
         return {
             "layers": layers,
             "steps": list(taken),
@@ -321,8 +321,8 @@ class Prune:
         """The pass that prunes as much of every layer without a search."""
         layers = {
             name: {**keys, "sparsity": 1 - kept}
-            for each in self._chosen(graph)
-            for kept in [float(each.is_nonzero().sum()) / each.size]
+            for each in self._chosen(graph, whole=False)
+            for kept in [each.kept / each.size]
             for name in each.layers
             for keys in [self._keys(each)]
         }
@@ -334,7 +334,7 @@ def _matches(each: Prunable, patterns: Iterable[str]) -> bool:
 
 
 def _sparsity(pruned: Sequence[Prunable]) -> float:
-    zeros = sum(each.size - int(each.is_nonzero().sum()) for each in pruned)
+    zeros = sum(each.size - each.kept for each in pruned)
     return _rounded(zeros / max(sum(each.size for each in pruned), 1))
 
 

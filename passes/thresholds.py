@@ -112,7 +112,7 @@ def _between(arrays: Sequence[Array], place: int, low: Any, high: Any) -> Thresh
     magnitudes = {array.dtype: np.empty(min(BLOCK, size), array.dtype) for array in arrays}
     masks = np.empty((2, min(BLOCK, size)), bool)
     below = upto = 0
-    kept = []
+    kept = np.empty(BLOCK, arrays[0].dtype)
     for array in arrays:
         for start in range(0, len(array), BLOCK):
             part = array[start : start + BLOCK]
@@ -125,13 +125,17 @@ def _between(arrays: Sequence[Array], place: int, low: Any, high: Any) -> Thresh
             below += not_above
             if count:
                 np.greater(inside, above, out=inside)
-                kept.append(part[inside])
+                if upto + count > len(kept):
+                    kept.resize(max(len(kept) * 5 // 4, upto + count), refcheck=False)
+                kept[upto : upto + count] = part[inside]
                 upto += count
     if place < below:
         least = sum(_count(array, low, strict=True) for array in arrays)
         return Threshold(float(low), least, place + 1 - least) if place >= least else None
     if place < below + upto:
-        return _in(np.sort(np.concatenate(kept)), place - below, below)
+        kept = kept[:upto]
+        kept.sort()
+        return _in(kept, place - below, below)
     equal = sum(_count(array, high, strict=False) for array in arrays)
     if place < equal:
         return Threshold(float(high), below + upto, place + 1 - below - upto)
