@@ -57,6 +57,8 @@ def narrow_results(rounded: dict[str, Rounded], users: dict[str, list[Instr]]) -
     """
     able: dict[str, Byte | None] = {}
     for name, step in rounded.items() if available() else ():
+        if step.wrap is not None:
+            continue
         narrow = all(able.get(arg) for arg in step.instrs[0].args)
         if _is_convolution(step) or (narrow and _is_sum(step) and _byte_result(step)):
             able[name] = _byte_result(step)
