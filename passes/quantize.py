@@ -78,7 +78,7 @@ from fxloom.passes.legalize import Legalize
 from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, is_quantized
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, known_keys
 from fxloom.support import refused_ports
@@ -208,7 +208,7 @@ class Quantize:
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
         if data is None:
             raise RecipeError("quantize: required data to calibrate with, got none")
-        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+        if is_quantized(graph):
             raise RecipeError("quantize: the graph is quantized already")
         run = self.prepared(graph, data)
         return PassResult(run.quantized(), True, run.summary)

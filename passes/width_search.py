@@ -35,7 +35,7 @@ from fxloom.passes.sensitivity import (
     costs_by_curvature,
 )
 from fxloom.passes.training import as_declared
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.target import Target
 
@@ -84,7 +84,7 @@ class WidthSearch:
         self.graph, self.data, self.quantize = graph, data, quantize
         self.method, self.by_layer, self.target = method, by_layer, target
         self.budget = budget
-        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+        if is_quantized(graph):
             raise RecipeError("mixed_precision: the graph is quantized already")
         run = quantize.prepared(graph, data)
         self.module, self.batches = run.module, run.batches
