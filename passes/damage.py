@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
-from fxloom.errors import RecipeError
+from fxloom.errors import DataError, RecipeError
 from fxloom.graph import constant, output_nodes
 from fxloom.passes.calibration import Batch
 from fxloom.passes.distance import Distance, several
@@ -52,6 +52,8 @@ def saliencies(
     float32 of the tensors' shapes; zero only where the weight is zero or far too small.
     """
     distance = distance_of(module, batches)
+    # Removing weights is no small step, and where a model is certain small ones do nothing.
+    distance = distance.softened or distance
     generator = torch.Generator().manual_seed(0)
     curvature = {each: torch.zeros_like(each.values, dtype=torch.float32) for each in prunables}
     count = 0
@@ -71,6 +73,7 @@ def saliencies(
                     curvature[each] += slope.square()
     result = {}
     for each, total in curvature.items():
+        _require_finite([total])
         mean = float(total.mean(dtype=torch.float64)) or 1.0
         spread = (total + DAMPING * mean) / (2 * PROBES * count)
         result[each] = spread.sqrt_().mul_(each.values.abs())
@@ -90,6 +93,14 @@ def _stand_ins(module: fx.GraphModule, tensors: Mapping[Prunable, Tensor]) -> di
     return found
 
 
+def _require_finite(values: Sequence[Tensor]) -> None:
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise DataError(
+            "prune: the float model gives NaN or infinity on the training data. Check its weights "
+            "and the data"
+        )
+
+
 Candidate = Callable[[int], Tensor]
 """The weights of a layer with so many of them removed, of the tensor's shape and strides."""
 
@@ -102,6 +113,7 @@ class Damage:
         self._distance = distance_of(module, batches)
         with torch.inference_mode():
             self._wanted = [several(module(*batch)) for batch in batches]
+        _require_finite([y for outputs in self._wanted for y in outputs])
 
     def curve(self, prunable: Prunable, candidate: Candidate) -> Curve:
         """Over the number of weights removed."""

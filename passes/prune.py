@@ -7,9 +7,8 @@ What is zero afterwards stays zero through every later pass: see `facts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import fx
@@ -20,14 +19,15 @@ from fxloom.facts import check, keep_zeros
 from fxloom.graph import as_samples
 from fxloom.passes.calibration import Batch, batch_size
 from fxloom.passes.finetune import Finetune
+from fxloom.passes.goals import choose, goals_of, keys_of, require_numbers, require_some_left
 from fxloom.passes.patterns import Pattern
-from fxloom.passes.prunable import Prunable, find_prunable
-from fxloom.passes.pruning import Goal, Method, Pruning, Scope
+from fxloom.passes.prunable import Prunable
+from fxloom.passes.pruning import Method, Pruning, Scope
 from fxloom.passes.sparsity import Schedule, shares
 from fxloom.passes.training import as_declared
 from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_WEIGHTS
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import build, convert, known_keys, unmatched
+from fxloom.settings import build, convert, known_keys
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -161,7 +161,7 @@ class Prune:
             if (tell := progress_of_pass()) is not None and steps > 1:
                 tell(f"step {step + 1} of {steps}")
             current, run = self._step(current, teacher, data, step, steps)
-            record: dict[str, object] = {"sparsity": _sparsity(self._chosen(current, whole=False))}
+            record: dict[str, object] = {"sparsity": _sparsity(self._chosen(current))}
             if self.finetune:
                 current, record["finetune"] = self._trained(current, data, step)
                 teacher = current
@@ -180,83 +180,33 @@ class Prune:
     ) -> tuple[fx.GraphModule, Pruning]:
         module = copy_graph(graph)
         chosen = self._chosen(module)
-        goals, common = self._goals(chosen, step, steps)
+        require_numbers(chosen)
         pattern = Pattern.parse(self.pattern)
+        goals, common = goals_of(
+            chosen,
+            pattern,
+            self.sparsity,
+            self.reuse,
+            self.layers,
+            self.scope != "layer",
+            lambda final: shares(self.schedule, steps, final)[step],
+        )
         batches = list(self._batches(module, data)) if data is not None and self.needs_data else []
         refits = self.method == "obs" or bool(self.refit)
         run = Pruning(
             module, teacher, batches, self.method, self.scope, pattern, refits, goals, common
         )
         run.run()
-        pruned = self._chosen(module, whole=False)
-        self._require_some_left(pruned)
+        pruned = self._chosen(module)
+        require_some_left(pruned)
         for each in pruned:
             for name in each.names:
                 keep_zeros(module, name)
         return module, run
 
-    def _chosen(self, module: fx.GraphModule, *, whole: bool = True) -> list[Prunable]:
-        """The weights that the recipe speaks of. whole: check them, for a graph that came in."""
-        found = find_prunable(module, self.embeddings)
-        names = sorted({name for each in found for name in each.layers})
-        if not found:
-            raise RecipeError("prune: required layers with weights, and the model has none")
-        for key in ("include", "exclude", "layers"):
-            if wrong := unmatched(getattr(self, key), names):
-                listed = ", ".join(f'"{pattern}"' for pattern in wrong)
-                raise RecipeError(
-                    f"prune: {key}: {listed} matches no layer. Layers with weights: "
-                    f"{', '.join(names)}"
-                )
-        chosen = [
-            each
-            for each in found
-            if _matches(each, self.include) and not _matches(each, self.exclude)
-        ]
-        if not chosen:
-            raise RecipeError(
-                f"prune: include and exclude leave no layer. Layers with weights: "
-                f"{', '.join(names)}"
-            )
-        if whole:
-            wrong = [each.name for each in chosen if not each.is_finite()]
-            if wrong:
-                raise RecipeError(
-                    f"prune: {', '.join(wrong)}: weights are NaN or infinite. Exclude these "
-                    "layers, or look at the training"
-                )
-        return chosen
-
-    def _goals(self, chosen: Sequence[Prunable], step: int, steps: int) -> tuple[list[Goal], int]:
-        """What every layer is to become by a step, and how many weights are to go together."""
-        pattern = Pattern.parse(self.pattern)
-        goals, problems = [], []
-        for each in chosen:
-            keys = self._keys(each)
-            reuse = int(keys.get("reuse", self.reuse or 0))
-            if pattern.is_blocks and not reuse:
-                problems.append(f"{each.name}: no reuse factor is given for it")
-            elif why := pattern.problem(
-                each.groups, each.size, each.inputs, each.transposed, reuse
-            ):
-                problems.append(f"{each.name}: {why}. Exclude it, or choose another pattern")
-            is_own = "sparsity" in keys or self.scope == "layer" or pattern.sparsity is not None
-            sparsity = keys.get("sparsity", self.sparsity)
-            final = pattern.sparsity if pattern.sparsity is not None else float(sparsity or 0)
-            share = shares(self.schedule, steps, final)[step]
-            goals.append(Goal(each, round(share * each.size) if is_own else None, reuse))
-        if problems:
-            raise RecipeError("prune: " + "\n".join(problems))
-        pool = sum(goal.prunable.size for goal in goals if goal.count is None)
-        return goals, round(shares(self.schedule, steps, self.sparsity or 0.0)[step] * pool)
-
-    def _keys(self, each: Prunable) -> dict[str, int | float]:
-        """What `layers` says of a layer."""
-        found: dict[str, int | float] = {}
-        for pattern, keys in self.layers.items():
-            if _matches(each, (pattern,)):
-                found |= keys
-        return found
+    def _chosen(self, module: fx.GraphModule) -> list[Prunable]:
+        """The weights that the recipe speaks of."""
+        return choose(module, self.include, self.exclude, self.layers, self.embeddings)
 
     def _batches(self, module: fx.GraphModule, data: Data) -> Iterator[Batch]:
         for batch in data.spread(self.samples, batch_size(module)):
@@ -265,14 +215,6 @@ class Prune:
             except CaptureError as error:
                 raise DataError(f"training data: {error}") from None
             yield as_declared(module, inputs)
-
-    def _require_some_left(self, pruned: Iterable[Prunable]) -> None:
-        empty = [each.name for each in pruned if each.size and not each.kept]
-        if empty:
-            raise RecipeError(
-                f"prune: {', '.join(empty)}: no weight would be left. Choose a lower sparsity, "
-                'scope = "layer", or give these layers one of their own in layers'
-            )
 
     def _trained(
         self, graph: fx.GraphModule, data: Data | None, step: int
@@ -294,7 +236,7 @@ class Prune:
     ) -> dict[str, object]:
         """Weights and zeros of every layer, the squared error of its outputs relative to their
         variance (before a training that followed), what the steps reached, and notes."""
-        pruned = self._chosen(after, whole=False)
+        pruned = self._chosen(after)
         layers: dict[str, dict[str, object]] = {}
         for each in pruned:
             layers[each.name] = {
@@ -321,16 +263,12 @@ class Prune:
         """The pass that prunes as much of every layer without a search."""
         layers = {
             name: {**keys, "sparsity": 1 - kept}
-            for each in self._chosen(graph, whole=False)
+            for each in self._chosen(graph)
             for kept in [each.kept / each.size]
             for name in each.layers
-            for keys in [self._keys(each)]
+            for keys in [keys_of(each, self.layers)]
         }
         return replace(self, scope="layer", layers=layers)
-
-
-def _matches(each: Prunable, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in each.layers for pattern in patterns)
 
 
 def _sparsity(pruned: Sequence[Prunable]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxloom.passes.calibration import Batch
 from fxloom.passes.damage import Damage, saliencies
+from fxloom.passes.goals import Goal
 from fxloom.passes.layerwise import Layer, walk, write
 from fxloom.passes.patterns import Pattern
 from fxloom.passes.prunable import Prunable
@@ -36,16 +37,6 @@ Scope = Literal["layer", "global", "sensitivity"]
 
 SEGMENTS = 1024
 """Of a curve over weights whose costs do not depend on each other."""
-
-
-@dataclass(frozen=True, eq=False)
-class Goal:
-    """What one layer is to become. count: weights that go; None where it shares a common number.
-    reuse: how many weights a block of the pattern is made of, or how many blocks there are."""
-
-    prunable: Prunable
-    count: int | None
-    reuse: int = 1
 
 
 @dataclass(eq=False)

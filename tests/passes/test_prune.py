@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from fxloom.backends.simulator import simulate
 from fxloom.data import Data
-from fxloom.errors import RecipeError
+from fxloom.errors import DataError, RecipeError
 from fxloom.exact import exact_forward
 from fxloom.facts import kept_weights
 from fxloom.frontend import capture
@@ -298,6 +298,15 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     with pytest.raises(RecipeError, match="prune: 2: weights are NaN or infinite"):
         Prune(sparsity=0.5)(graph)
     Prune(sparsity=0.5, exclude=("2",))(graph)
+
+
+@pytest.mark.parametrize("keys", METHODS[1:], ids=str)
+def test_data_beyond_what_the_model_can_do_are_refused(keys: dict[str, Any]) -> None:
+    graph, data = mlp()
+    x = torch.as_tensor(data.example(300)).clone()
+    x[17] = 3e38
+    with pytest.raises(DataError, match="gives NaN or infinity on the"):
+        Prune(sparsity=0.5, **keys)(graph, Data(x))
 
 
 def test_embeddings_are_weights_where_asked_for() -> None:
