@@ -64,6 +64,7 @@ def saliencies(
                 leaves = {each: each.values.clone().requires_grad_() for each in prunables}
                 with torch.enable_grad():
                     outputs = several(Leaves(module, _stand_ins(module, leaves)).run(*few))
+                    _require_finite([y.detach() for y in outputs])
                     slopes = torch.autograd.grad(
                         distance.probe(outputs, generator),
                         list(leaves.values()),
