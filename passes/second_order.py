@@ -19,6 +19,9 @@ from torch import Tensor
 RIDGE = 0.01
 """Of the mean variance of an input, added to each: the float weights pull where data are few."""
 
+NOISE = 1e-12
+"""Variance, relative to the mean square, that the rounding of sums may pretend."""
+
 BLOCK = 128
 """Columns between two updates of all that follow."""
 
@@ -92,7 +95,8 @@ def refit(
     diagonal = variance.diagonal(dim1=1, dim2=2)
     level = diagonal.mean(1)
     # Constant inputs say nothing: then all weights count alike.
-    ridge = torch.where(level > 0, RIDGE * level, 1.0)[:, None, None]
+    square = (moments.sums["xx"] / moments.count).diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(level > NOISE * square, RIDGE * level, 1.0)[:, None, None]
     matrix = variance + ridge * torch.eye(variance.shape[1], dtype=torch.float64)
     factor = torch.linalg.cholesky(matrix)
     right = moments.covariance("y", centred) + ridge * weights
