@@ -53,10 +53,12 @@ class LayerReport:
     result, weights, accumulator: formats; accumulator is the widest in which sums are added up:
     that of the exact sum, or a narrower one where its upper bits are dropped.
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
-    width, tables included. macs: multiply-adds by weights and between computed values, of one
-    sample. rounding: LUTs of rounding and saturation; rounding_saved: those that it would have
-    besides, if saturation were left out only where formats show that nothing overflows, not
-    where the proven interval does.
+    width, tables included; of a sparse kernel it is what that keeps: weights, indices and padding.
+    macs: multiply-adds by weights and between computed values, of one sample; of a sparse kernel
+    those that it does. kernel: which one multiplies by the weights and why, where that is not a
+    matter of course. rounding: LUTs of rounding and saturation; rounding_saved: those that it
+    would have besides, if saturation were left out only where formats show that nothing overflows,
+    not where the proven interval does.
     """
 
     name: str
@@ -74,6 +76,7 @@ class LayerReport:
     rounding: Figure | None = None
     rounding_saved: int = 0
     float_error: Figure | None = None
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +272,9 @@ class Report:
             yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
             for remark in step.summary.get("remarks", ()):
                 yield f"pass {step.name}: {remark}"
+        for layer in self.layers:
+            if layer.kernel:
+                yield f"{layer.name}: {layer.kernel}"
         for figure in (self.total.dsp, self.total.latency, self.total.rounding):
             if figure is not None and "at least" in figure.source:
                 yield f"total {figure.unit}: {figure.source}"
