@@ -60,6 +60,7 @@ class Prune:
     """
 
     name: ClassVar[str] = "prune"
+    compresses: ClassVar[bool] = True
 
     sparsity: float | None = None
     method: Method = "magnitude"
