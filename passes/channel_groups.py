@@ -62,7 +62,9 @@ class Dependencies:
     left: Mapping[str, str]
     occupied: tuple[frozenset[int], ...]
 
-    def kept(self, ids: Ids, removed: Iterable[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    def kept(
+        self, ids: Ids, removed: Iterable[int]
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """Which entries of a dimension stay where these units go."""
         return ~np.isin(self.channels.ties.roots(ids), list(removed))
 

@@ -27,8 +27,8 @@ def _permute(c: Channels, node: Node) -> Value:
 def _reshape(c: Channels, node: Node) -> Value:
     """Dimensions that meet are one list of entries; a list that is split goes by one of its parts.
 
-    Of several dimensions that could shrink only one may, since the rest must stay a rectangle: heads
-    or the entries of all heads. Which one is a choice.
+    Of several dimensions that could shrink only one may, since what stays must be a rectangle:
+    whole heads, or the same entries of all heads. Which one is a choice.
     """
     x = _source(c, node)
     result: list[Ids] = []
@@ -45,8 +45,10 @@ def _blocks(x: Value, sizes: Sequence[int]) -> Iterator[tuple[list[Ids], list[in
         ids, lengths = before[:1], after[:1]
         del before[:1], after[:1]
         while (have := prod(each.size for each in ids)) != (want := prod(lengths)):
-            source, own = (before, ids) if have < want else (after, lengths)
-            own.append(source.pop(0))  # type: ignore[attr-defined]
+            if have < want:
+                ids.append(before.pop(0))
+            else:
+                lengths.append(after.pop(0))
         if not lengths:
             continue
         while not before and after and after[0] == 1:
@@ -71,9 +73,7 @@ def _merged(c: Channels, node: Node, part: int, dims: Sequence[Ids]) -> Ids:
     return np.ascontiguousarray(np.broadcast_to(dims[kept].reshape(along), shape)).reshape(-1)
 
 
-def _divided(
-    c: Channels, node: Node, part: int, ids: Ids, sizes: Sequence[int]
-) -> list[Ids]:
+def _divided(c: Channels, node: Node, part: int, ids: Ids, sizes: Sequence[int]) -> list[Ids]:
     """The numbers of every dimension that a list of entries is split into."""
     long = [axis for axis, size in enumerate(sizes) if size > 1]
     result = [fixed(size) for size in sizes]
@@ -184,11 +184,9 @@ def _glu(c: Channels, node: Node) -> Value:
 
 @channel_rule(aten.constant_pad_nd.default)
 def _pad(c: Channels, node: Node) -> Value:
-    """Entries that are added along a dimension are new; numbers other than zero at the edges of
-    channels would be left where these are removed."""
-    widths, number = arguments(node)[1:3]
+    """Entries that are added along a dimension are new ones."""
+    widths = arguments(node)[1]
     x = list(_source(c, node))
-    padded = [len(x) - 1 - index // 2 for index, width in enumerate(widths) if width]
     for index, width in enumerate(widths):
         axis = len(x) - 1 - index // 2
         if width < 0:
@@ -197,10 +195,6 @@ def _pad(c: Channels, node: Node) -> Value:
         elif width and sizes_of(node)[axis] > 1:
             more = c.ties.fresh(width) if width > 1 else fixed(1)
             x[axis] = np.concatenate([more, x[axis]] if index % 2 == 0 else [x[axis], more])
-    if number:
-        for axis, ids in enumerate(x):
-            if axis not in padded or len(set(padded)) > 1:
-                c.ties.pin(ids, f"{describe(node)} puts {number} at the edges of it")
     return tuple(x)
 
 

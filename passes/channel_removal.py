@@ -1,4 +1,4 @@
-"""Channels taken out of a graph: smaller tensors, and numbers in the graph that say the new sizes."""
+"""Channels taken out of a graph: smaller tensors, and the new sizes where the graph says them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """A captured graph with some channels of its layers masked, an oracle for `prune_channels`.
 
-It knows of the pass only which outputs of which layers are removed. Every value has a state beside
-it, element by element: computed from constants alone, from masked channels (and constants) alone,
-or from anything else. States go through the graph with dense tensors of their own, by PyTorch's own
-operations where values move; what is computed from masked channels alone is zero, everywhere.
+It knows of the pass only which outputs of which layers are removed. Beside every value there is a
+state, element by element: computed from constants alone, from masked channels (and constants)
+alone, or from anything else. What a masked channel is padded with is masked. States go through the
+graph as dense tensors, by PyTorch's own operations where values move. What is computed from masked
+channels alone is zero, everywhere.
 
     python -m tests.channel_masks 500 [--seed S]
 
@@ -92,28 +93,28 @@ def _state_of(n: Node, args: Any, kwargs: Any, value: Tensor) -> Tensor:
     if target in MOVES:
         return target(*args, **kwargs)
     if target is aten.constant_pad_nd.default:
-        return target(x, args[1], CONSTANT)
+        return _padded(x, args[1])
     if target is aten.linear.default:
-        return x.amax(-1, keepdim=True).expand(value.shape)
+        return _mixed(x, -1, keepdim=True).expand(value.shape)
     if target is aten.convolution.default:
         groups = args[8]
-        each = x.reshape(len(x), groups, -1).amax(2)
+        each = _mixed(x.reshape(len(x), groups, -1), 2)
         each = each.repeat_interleave(value.shape[1] // groups, 1)
         return each.reshape(*each.shape, *[1] * (value.dim() - 2)).expand(value.shape)
     if target is aten.embedding.default:
         return operands[1][..., None].expand(value.shape)
     if target in (aten.matmul.default, aten.bmm.default):
         left, right = operands
-        some = (left > CONSTANT).double() @ (right > CONSTANT).double() > 0
-        none = (left != MASKED).double() @ (right != MASKED).double()
+        left, right = left.double(), right.double()
+        unmasked = (left != MASKED).double() @ (right != MASKED).double()
         alive = ((left == ALIVE).double() @ (right != MASKED).double() > 0) | (
             (left != MASKED).double() @ (right == ALIVE).double() > 0
         )
-        masked = some | (none < left.shape[-1])
-        return torch.where(alive, ALIVE, torch.where(masked, MASKED, CONSTANT)).expand(value.shape)
+        others = torch.where(unmasked == 0, MASKED, CONSTANT)
+        return torch.where(alive, ALIVE, others).expand(value.shape)
     if target is aten.scaled_dot_product_attention.default:
-        values = args[2].amax(-2, keepdim=True)
-        scores = torch.maximum(*(part.amax((-2, -1), keepdim=True) for part in args[:2]))
+        values = _mixed(args[2], -2, keepdim=True)
+        scores = torch.maximum(*(_mixed(part, (-2, -1), keepdim=True) for part in args[:2]))
         mixed = torch.where(values == MASKED, MASKED, torch.maximum(values, scores))
         return mixed.expand(value.shape)
     if target in (aten.batch_norm.default, aten.prelu.default):
@@ -121,20 +122,21 @@ def _state_of(n: Node, args: Any, kwargs: Any, value: Tensor) -> Tensor:
     if any(word in name for word in SPATIAL):
         spatial = 1 if "1d" in name else 2 if "2d" in name else x.dim() - 2
         places = tuple(range(x.dim() - spatial, x.dim()))
-        return x.amax(places, keepdim=True).expand(value.shape)
+        return _mixed(x, places, keepdim=True).expand(value.shape)
     if target is aten.group_norm.default:
-        each = x.reshape(len(x), args[1], -1).amax(2, keepdim=True)
+        each = _mixed(x.reshape(len(x), args[1], -1), 2, keepdim=True)
         return each.expand(len(x), args[1], x[0].numel() // args[1]).reshape(value.shape)
     if target in (aten.layer_norm.default, aten.rms_norm.default):
-        return x.amax(tuple(range(-len(args[1]), 0)), keepdim=True).expand(value.shape)
+        return _mixed(x, tuple(range(-len(args[1]), 0)), keepdim=True).expand(value.shape)
     if target in (aten.softmax.int, aten.log_softmax.int, aten.cumsum.default):
-        return x.amax(args[1], keepdim=True).expand(value.shape)
+        return _mixed(x, args[1], keepdim=True).expand(value.shape)
     if target is aten.linalg_vector_norm.default:
         return _reduced(x, args[2], value)
     if target is aten.glu.default:
         return _product(*x.chunk(2, args[1]))
     if target is MASKED_SOFTMAX:
-        return torch.maximum(*operands[:2]).amax(args[2], keepdim=True).expand(value.shape)
+        mixed = torch.maximum(x, operands[-1])  # scores, and the mask where there is one
+        return _mixed(mixed, args[2], keepdim=True).expand(value.shape)
     if name.split(".")[1] in REDUCTIONS:
         return _reduced(x, args[1] if len(args) > 1 else None, value)
     if target is aten.mul.Tensor and len(operands) == 2:
@@ -149,6 +151,24 @@ def _state_of(n: Node, args: Any, kwargs: Any, value: Tensor) -> Tensor:
     return largest
 
 
+def _mixed(x: Tensor, dims: Any, keepdim: bool = False) -> Tensor:
+    """The state of what all entries along these dimensions are mixed into."""
+    highest, lowest = x.amax(dims, keepdim=keepdim), x.amin(dims, keepdim=keepdim)
+    others = torch.where(lowest == MASKED, MASKED, CONSTANT)
+    return torch.where(highest == ALIVE, ALIVE, others)
+
+
+def _padded(x: Tensor, widths: Sequence[int]) -> Tensor:
+    """What is put around a masked channel belongs to it."""
+    for axis in range(len(widths) // 2):
+        dim = x.dim() - 1 - axis
+        pair = [0] * (2 * axis) + list(widths[2 * axis : 2 * axis + 2])
+        padded = aten.constant_pad_nd.default(x, pair, -1.0)
+        around = _mixed(x, dim, keepdim=True).expand(padded.shape)
+        x = torch.where(padded >= 0, padded, torch.where(around == MASKED, MASKED, CONSTANT))
+    return x
+
+
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Zero where one factor is."""
     masked = (left == MASKED) | (right == MASKED)
@@ -157,7 +177,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _reduced(x: Tensor, dims: Any, value: Tensor) -> Tensor:
     chosen = dims if dims not in (None, []) else list(range(x.dim()))
-    kept = x.amax(chosen, keepdim=value.dim() == x.dim())
+    kept = _mixed(x, chosen, keepdim=value.dim() == x.dim())
     return kept.expand(value.shape)
 
 
@@ -167,7 +187,9 @@ def removed_outputs(found: Dependencies, removed: set[int]) -> dict[str, list[in
     for layer in found.layers:
         value = found.channels.values[layer.node]
         ids = value[1 if layer.node.target is aten.convolution.default else -1]
-        masked[layer.node.name] = [i for i, stays in enumerate(found.kept(ids, removed)) if not stays]
+        masked[layer.node.name] = [
+            i for i, stays in enumerate(found.kept(ids, removed)) if not stays
+        ]
     return masked
 
 
@@ -192,9 +214,11 @@ def difference(
     worst = 0.0
     for a, b in zip(wanted, got, strict=True):
         assert a.shape == b.shape, (a.shape, b.shape)
-        scale = max(1.0, float(a.abs().max())) if a.numel() else 1.0
+        if not a.numel():
+            continue
+        scale = max(1.0, float(a.abs().max()))
         error = (a.double() - b.double()).abs()
-        worst = max(worst, float(error.nan_to_num(nan=torch.inf).max()) / scale) if a.numel() else worst
+        worst = max(worst, float(error.nan_to_num(nan=torch.inf).max()) / scale)
     return worst
 
 
@@ -297,8 +321,9 @@ def main() -> int:
 
 def _state(tally: collections.Counter[str], began: float) -> str:
     return (
-        f"{tally['drawn']} models drawn, {tally['captured']} captured, {tally['pruned']} pruned and "
-        f"equal, {tally['units']} units removed, {time.perf_counter() - began:.0f} s"
+        f"{tally['drawn']} models drawn, {tally['captured']} captured, "
+        f"{tally['pruned']} pruned and equal, {tally['units']} units removed, "
+        f"{time.perf_counter() - began:.0f} s"
     )
 
 

@@ -27,6 +27,7 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
+    "prune_channels": {"sparsity": 0.5},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [("finetune", "two outputs"), ("mixed_precision", "constants")]
