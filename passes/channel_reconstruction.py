@@ -231,18 +231,18 @@ def _rows(node: Node, args: Any, generator: torch.Generator) -> Iterator[Tensor]
     x = args[0]
     if node.target is aten.linear.default:
         rows = x.reshape(-1, x.shape[-1])
-    else:
-        stride, padding, dilation = args[3:6]
-        kernel = list(args[1].shape[2:])
-        if x.dim() == 3:
-            x, kernel = x[:, :, None], [1, *kernel]
-            stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-        columns = functional.unfold(x, tuple(kernel), dilation, padding, stride)
-        rows = columns.movedim(1, 2).reshape(-1, columns.shape[1])
-    most = ROWS * len(args[0])
-    if len(rows) > most:
-        rows = rows[torch.randperm(len(rows), generator=generator)[:most]]
-    yield rows
+        count = ROWS * x.shape[node.meta["batch_axis"] or 0]
+        yield rows[torch.randperm(len(rows), generator=generator)[:count]]
+        return
+    stride, padding, dilation = args[3:6]
+    kernel = list(args[1].shape[2:])
+    if x.dim() == 3:
+        x, kernel = x[:, :, None], [1, *kernel]
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+    for image in x.split(1):  # the columns of a large image are many times its size
+        (columns,) = functional.unfold(image, tuple(kernel), dilation, padding, stride)
+        chosen = torch.randperm(columns.shape[1], generator=generator)[:ROWS]
+        yield columns[:, chosen].T
 
 
 def _greedy(products: np.ndarray[Any, np.dtype[np.float64]]) -> Scores:

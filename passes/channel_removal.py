@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
+from fxloom.batch_axis import track
 from fxloom.editing import copy_graph
-from fxloom.graph import arguments, constant, describe, refresh_shapes
+from fxloom.errors import UnsupportedLayer
+from fxloom.graph import arguments, constant, describe
 from fxloom.moves import GATHER
 from fxloom.passes.channel_groups import Dependencies
 from fxloom.passes.channel_ties import sizes_of, storage_key
@@ -39,7 +41,9 @@ def without(found: Dependencies, removed: Set[int]) -> fx.GraphModule:
         if rewrite is not None:
             rewrite(kept, old, new)
     module.recompile()
-    refresh_shapes(module)
+    # Heads that are merged with the batch are fewer: where the batch lies is found anew.
+    if problems := track(module):
+        raise UnsupportedLayer(problems)
     for old, new in zip(found.channels.module.graph.nodes, module.graph.nodes, strict=True):
         if isinstance(old.meta.get("val"), Tensor):
             _require_sizes(kept, old, new)

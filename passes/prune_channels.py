@@ -49,18 +49,18 @@ LAYER_KEYS = ("sparsity", "keep")
 class PruneChannels:
     """Removal of whole channels, filters, neurons, heads and hidden units.
 
-    sparsity: share of a layer's channels that goes; floor((1 - sparsity) * channels) stay. layers:
-    sparsity, or keep (how many stay), for the layers that match a pattern (fnmatch on names; the
-    last match wins); without a sparsity for all, only those are pruned. Layers that share
-    channels lose the same ones, so one's entry is for all of them. criterion: which go: those with
-    the smallest norm of their filters (l1, l2), with the smallest scales in their batch norms
-    (batchnorm), closest to all other filters (geometric_median), whose absence changes the loss
-    least to first order (taylor), or the next layers' outputs (reconstruction, which fits these
-    layers' weights anew). The last two need data, at most `samples` training samples. scope: layer,
-    or global: the share is of all channels together, ranked by scores relative to their layers'
-    mean (batchnorm and taylor: as they are). include, exclude: patterns of layers that may lose
-    channels; all that must shrink with a layer has to be included. multiple_of: what stays is
-    rounded up to a multiple.
+    sparsity: share of a layer's channels that goes, of those that can; floor((1 - sparsity) *
+    count) stay. layers: sparsity, or keep (how many stay), for the layers that match a pattern
+    (fnmatch on names; the last match wins); without a sparsity for all, only those are pruned.
+    Layers that share channels lose the same ones, so one's entry is for all of them. criterion:
+    which go: those with the smallest norm of their filters (l1, l2), with the smallest scales in
+    their batch norms (batchnorm), closest to all other filters (geometric_median), whose absence
+    changes the loss least to first order (taylor), or the next layers' outputs (reconstruction,
+    which fits these layers' weights anew). The last two need data, at most `samples` training
+    samples. scope: layer, or global: the share is of all channels together, ranked by scores
+    relative to their layers' mean (batchnorm and taylor: as they are). include, exclude: patterns
+    of layers that may lose channels; all that must shrink with a layer has to be included.
+    multiple_of: what stays is rounded up to a multiple.
     """
 
     name: ClassVar[str] = "prune_channels"
