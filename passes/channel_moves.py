@@ -187,14 +187,13 @@ def _pad(c: Channels, node: Node) -> Value:
     """Entries that are added along a dimension are new ones."""
     widths = arguments(node)[1]
     x = list(_source(c, node))
-    for index, width in enumerate(widths):
-        axis = len(x) - 1 - index // 2
-        if width < 0:
+    for index, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        axis = len(x) - 1 - index
+        if min(before, after) < 0:
             c.ties.pin(x[axis], f"{describe(node)} cuts it")
             x[axis] = fixed(sizes_of(node)[axis])
-        elif width and sizes_of(node)[axis] > 1:
-            more = c.ties.fresh(width) if width > 1 else fixed(1)
-            x[axis] = np.concatenate([more, x[axis]] if index % 2 == 0 else [x[axis], more])
+        else:
+            x[axis] = np.concatenate([c.ties.fresh(before), x[axis], c.ties.fresh(after)])
     return tuple(x)
 
 
