@@ -69,7 +69,10 @@ def narrow_results(rounded: dict[str, Rounded], users: dict[str, list[Instr]]) -
 
 
 def _byte_result(step: Rounded) -> Byte | None:
-    """The byte that a step can round into: float32 must hold halves of the last place for it."""
+    """The byte that a step can round into: float32 must hold halves of the last place for it.
+    oneDNN does not wrap."""
+    if step.wrap is not None:
+        return None
     bound = 2 * _bound(step) + (1 << step.dropped) if step.rounds else _bound(step)
     return byte_for(*step.clamp) if bound <= FLOAT32_EXACT else None
 
@@ -77,13 +80,15 @@ def _byte_result(step: Rounded) -> Byte | None:
 def _bound(step: Rounded) -> int:
     """Largest magnitude of any partial sum where values below zero count from -128."""
     units = 2.0**step.dropped  # the bound's in one of the result
+    wrapping = 0 if step.wrap is None else int(step.wrap.period * units)
     w = step.plan.operands[1]
     if isinstance(step.plan.op, Add):
-        return step.bound + _OFFSET * int(sum(step.scales) * units)
+        return step.bound + wrapping + _OFFSET * int(sum(step.scales) * units)
     assert w.data is not None
     heaviest = max(p - n for n, p in zip(*weight_sums(w.data, (0, 1, 2)), strict=True))
     signed = step.plan.operands[0].lo < 0
-    return step.bound + (_OFFSET * heaviest * int(step.scale * units) if signed else 0)
+    lowest = _OFFSET * heaviest * int(step.scale * units) if signed else 0
+    return step.bound + wrapping + lowest
 
 
 def _is_convolution(step: Rounded) -> bool:

@@ -4,7 +4,8 @@ A layer or a sum of two values, its bias, its ReLU and its rounding are one sum 
 result, of which the floor is taken and clamped. The sum is exact in floating point while it stays
 below 2**24 (2**53) units of its last place, whatever power of two a unit is. So the rescaling goes
 into the weights and the bias, and so does the half that rounding to nearest adds. A ReLU is a
-clamp: rounding is monotone and keeps zero.
+clamp: rounding is monotone and keeps zero. Between the bias and the ReLU upper bits may be dropped,
+as a narrow accumulator does.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from fxloom.backends.carriers import (
     fits_without_overflow,
     largest,
 )
-from fxloom.fixed_point import Overflow, Rounding
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import Add, Conv, MatMul, Max, Operand, Requantize, Shift
 from fxloom.program import Instr, Program
 
@@ -35,8 +36,17 @@ Carrier = np.dtype[Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Wrap:
+    """Multiples of `period` are taken off y, floor(y / period + offset) of them; units of the
+    result."""
+
+    period: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
 class Rounded:
-    """clamp(floor(scale * first + offset)): instructions from a layer or a sum to its rounding.
+    """clamp(floor(wrap(scale * first + offset))): from a layer or a sum to its rounding.
 
     first: the result of the first instruction, in its own units. bound: largest magnitude of any
     partial sum; one unit of it is 2**-dropped of the result. work: floats that hold it.
@@ -51,6 +61,7 @@ class Rounded:
     offset: npt.NDArray[np.float64]
     clamp: tuple[int, int]
     carrier: Carrier
+    wrap: Wrap | None = None
 
     @property
     def rounds(self) -> bool:
@@ -70,10 +81,13 @@ Finish = Callable[[torch.Tensor], torch.Tensor]
 
 
 def finish(rounded: Rounded) -> Finish:
-    """Rounds and saturates what counts in units of the result, in place."""
-    (low, high), rounds = rounded.clamp, rounded.rounds
+    """Wraps, rounds and saturates what counts in units of the result, in place."""
+    (low, high), rounds, wrap = rounded.clamp, rounded.rounds, rounded.wrap
 
     def end(y: torch.Tensor) -> torch.Tensor:
+        if wrap is not None:
+            times = torch.mul(y, 1 / wrap.period).add_(wrap.offset).floor_()
+            y.sub_(times, alpha=wrap.period)
         if rounds:
             y.floor_()
         return y.clamp_(low, high)
@@ -90,16 +104,26 @@ def rounded_sums(program: Program) -> dict[str, Rounded]:
         if not _begins(program, instr):
             continue
         instrs = [instr]
-        while not isinstance(instrs[-1].op, Requantize):
+        while not isinstance(instrs[-1].op, Requantize) or _only_wraps(program, instrs[-1]):
             name = instrs[-1].result.name
             following = users.get(name, [])
             if len(following) != 1 or name in kept or not _continues(program, following[0], name):
                 break
             instrs.append(following[0])
-        rounded = _numbers(program, instrs) if isinstance(instrs[-1].op, Requantize) else None
-        if rounded is not None:
-            found[instrs[-1].result.name] = rounded
+        ends = [n for n, each in enumerate(instrs, 1) if isinstance(each.op, Requantize)]
+        for end in reversed(ends):
+            rounded = _numbers(program, instrs[:end])
+            if rounded is not None:
+                found[instrs[end - 1].result.name] = rounded
+                break
     return found
+
+
+def _only_wraps(program: Program, instr: Instr) -> bool:
+    """Whether a Requantize drops upper bits at most."""
+    (x,), op = program.operands(instr), instr.op
+    assert isinstance(op, Requantize)
+    return op.overflow is Overflow.WRAP and op.to.fraction == x.fraction
 
 
 def users_of(program: Program) -> dict[str, list[Instr]]:
@@ -149,23 +173,31 @@ def _numbers(program: Program, instrs: Sequence[Instr]) -> Rounded | None:
         return None
     biases: list[tuple[Operand, int]] = []
     shifted, relu = 0, False  # value of the chain = mantissa * 2**-(fraction) * 2**shifted
+    wrapped: Requantize | None = None
     fraction = first.result.type.fraction
     for before, instr in pairwise(instrs):
         if isinstance(instr.op, Shift):
             shifted += instr.result.type.fraction - before.result.type.fraction
         elif isinstance(instr.op, Add):
-            if relu:
+            if relu or wrapped is not None:
                 return None
             biases.append((_other(program, instr, before.result.name), shifted))
         elif isinstance(instr.op, Max):
             relu = True
+        elif isinstance(instr.op, Requantize) and instr is not last:
+            if _is_idle(program, instr):
+                continue
+            if relu or wrapped is not None:
+                return None
+            wrapped = instr.op
     # Units of the last place, before any shift of the binary point.
     finest = max([fraction, *(bias.fraction - at for bias, at in biases)])
     dropped = finest + shifted - last.op.to.fraction
     half = 1 << (dropped - 1) if last.op.rounding is Rounding.RND and dropped > 0 else 0
     bound = (_bound(plan) << (finest - fraction)) + half
     bound += sum(largest(b.lo, b.hi) << (finest - b.fraction + at) for b, at in biases)
-    work = carrier_for(bound)
+    room = 1 << wrapped.to.width if wrapped is not None else 0
+    work = carrier_for(bound + room)
     ends = [dropped, finest - fraction, *(operand.fraction - finest for operand in plan.operands)]
     if work.kind != "f" or any(abs(end) > MAX_SHIFT for end in ends):
         return None
@@ -185,7 +217,23 @@ def _numbers(program: Program, instrs: Sequence[Instr]) -> Rounded | None:
         offset=np.reshape(offset * 2.0**-dropped, -1),
         clamp=(max(low, 0) if relu else low, high),
         carrier=rounding.carrier,
+        wrap=None if wrapped is None else _wrap(wrapped.to, half, dropped),
     )
+
+
+def _is_idle(program: Program, instr: Instr) -> bool:
+    """Whether no value that a Requantize can meet overflows."""
+    plan = Plan(instr.op, tuple(program.operands(instr)), instr.result, (False,))
+    assert isinstance(instr.op, Requantize)
+    return fits_without_overflow(plan, instr.op)
+
+
+def _wrap(to: FixedPoint, half: int, dropped: int) -> Wrap:
+    """half: what rounding has added already, of which wrapping knows nothing, in units of the last
+    place; 2**dropped of these are one of the result."""
+    period = 1 << to.width
+    begin = (period >> 1 if to.signed else 0) - half
+    return Wrap(period * 2.0**-dropped, begin / period)
 
 
 def _bound(plan: Plan) -> int:

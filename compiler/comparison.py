@@ -123,11 +123,16 @@ def _require_equal(
         if want.shape != got.shape or want.dtype != got.dtype:
             raise CaptureError(
                 f"{where}: {list(want.shape)} of {want.dtype} against "
-                f"{list(got.shape)} of {got.dtype}"
+                f"{list(got.shape)} of {got.dtype}{_hint(want, got)}"
             )
         if want.numel() == 0 or torch.equal(want, got):
             continue
         error, bound = _deviation(want, got)
+        if bool((want.isnan() & ~got.isnan()).any()):
+            raise CaptureError(
+                f"{where}: the model gives NaN on these samples, varied from the example inputs, "
+                "and the graph does not. An attention mask may hide everything from a position"
+            )
         if not error <= bound:
             rounding = noise()[index]
             if rounding > bound:
@@ -140,6 +145,13 @@ def _require_equal(
                 f"{where}: largest difference {error:.3g}, at most {bound:.3g} allowed. "
                 "The model may depend on the batch size, on randomness or on state that it keeps."
             )
+
+
+def _hint(want: Tensor, got: Tensor) -> str:
+    """What may have changed a shape."""
+    if 1 not in {*want.shape, *got.shape} or want.squeeze().shape != got.squeeze().shape:
+        return ""
+    return ". A squeeze() that names no dimension drops the batch where that is 1: name one"
 
 
 def _deviation(want: Tensor, got: Tensor) -> tuple[float, float]:

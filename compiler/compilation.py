@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
+from fxloom.stages import Stages, compresses
 from fxloom.target import Target
 from fxloom.threads import one_thread
 
@@ -138,12 +140,15 @@ def compile(
         graph = capture(model, example_inputs)
         _require_fitting(graph, samples)
         _require_layers(goal, graph, steps, source)
-        result = steps.run(graph, samples, lambda text: tell(f"pass {text}"))
+        stages = Stages(steps, goal, samples) if compresses(steps) else None
+        result = steps.run(
+            graph, samples, lambda text: tell(f"pass {text}"), stages or count_parameters
+        )
         tell("lower")
         program = lower(result.graph)
         report = _estimated(program, goal, source)
         tell("compare with the float model")
-        report = _with_measurements(report, program, graph, result, samples)
+        report = _with_measurements(report, program, graph, result, samples, stages)
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
@@ -256,11 +261,17 @@ def _recipe(recipe: Recipe | str | Path | None) -> Recipe:
 
 
 def _with_measurements(
-    report: Report, program: Program, graph: GraphModule, result: RecipeResult, data: Data | None
+    report: Report,
+    program: Program,
+    graph: GraphModule,
+    result: RecipeResult,
+    data: Data | None,
+    stages: Stages | None,
 ) -> Report:
+    layers = stages.layers([step.modified for step in result.steps]) if stages else repeat(())
     steps = tuple(
-        PassReport(step.name, step.modified, _plain(step.summary), step.before, step.after)
-        for step in result.steps
+        PassReport(step.name, step.modified, _plain(step.summary), step.before, step.after, costs)
+        for step, costs in zip(result.steps, layers, strict=False)
     )
     float_bits = 32 * count_parameters(graph)["parameters"]
     notes = [f"warning: {line}" for step in steps for line in step.summary.get("warnings", ())]
@@ -270,8 +281,8 @@ def _with_measurements(
     if data is None:
         return report
     errors = layer_errors(result.graph, graph, data)
-    layers = tuple(replace(each, float_error=errors.get(each.name)) for each in report.layers)
-    return replace(report, layers=layers, accuracy=measure(program, graph, data))
+    judged = tuple(replace(each, float_error=errors.get(each.name)) for each in report.layers)
+    return replace(report, layers=judged, accuracy=measure(program, graph, data))
 
 
 def _plain(summary: Mapping[str, object]) -> dict[str, Any]:

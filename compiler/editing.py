@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
+from fxloom.facts import carry
 from fxloom.graph import infer
 from fxloom.state_names import spell
 
@@ -83,9 +84,11 @@ def tensor_node(
 ) -> Node:
     """Register a tensor and read it with a new get_attr node in front of another node.
 
-    trained: whether it becomes a parameter, which only a floating tensor can be.
+    name: of the tensor that it was made from, if it was: what is known of that one's weights is
+    known of it. trained: whether it becomes a parameter, which only a floating tensor can be.
     """
     target = add_tensor(module, name, tensor, trained=trained and tensor.is_floating_point())
+    carry(module, name, target)
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(target)
     node.meta = {"val": infer(module, node), "batch_axis": None}

@@ -4,7 +4,6 @@ Rules that reproduced other people's syntheses row by row, a fit where there is 
 where there is neither. An estimate never decides what is computed.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
@@ -13,7 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from fxloom.accumulators import accumulators
-from fxloom.fixed_point import FixedPoint, IntArray
+from fxloom.allotment import Allotment, choose, require_weights
+from fxloom.fixed_point import FixedPoint
+from fxloom.matrices import KERNEL, RULED_BACKENDS, Matrix, matrix_of
+from fxloom.multipliers import (
+    HARD_DIGITS,
+    are_powers,
+    csd_digits,
+    hard_multiplications,
+    latency_dsp,
+    multiplier_limit,
+)
 from fxloom.ops import (
     Add,
     Concat,
@@ -31,10 +40,8 @@ from fxloom.ops import (
 from fxloom.program import Instr, Program
 from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
 from fxloom.requantize_cost import Luts, conversion_luts
-from fxloom.target import LayerSettings, Strategy, Target
-
-HARD_DIGITS = 3
-"""A constant with fewer non-zero signed digits becomes one addition or none, not a multiplier."""
+from fxloom.sparse_layout import sparse_bits
+from fxloom.target import LayerSettings, Target
 
 DENSE_CYCLES = (1, -2, 1)
 """Cycles beyond the depth of the adder tree, and the interval around it: benchmarks/fit_latency."""
@@ -57,6 +64,15 @@ RULE_1_KERNEL = (
 )
 RULE_2 = (
     f"rule: dense, Resource: inputs x outputs / reuse from 8-bit weights up, 0 up to 4 ({_CSYNTH})"
+)
+RULE_SPARSE = (
+    "rule: sparse kernel: a multiplier a lane, (weights that are not 0) / reuse lanes, DSP as of "
+    "dense Resource layers; not yet compared with a synthesis"
+)
+SPARSE_CYCLES = (
+    "rule: sparse kernel: its reuse factor in cycles, for every position and at the beginning of "
+    "every row of windows",
+    "unknown: cycles in which the pipeline of a sparse kernel fills, so these are at least",
 )
 NO_MULTIPLIER = "rule: no multiplication"
 NO_RULE = "unknown: no rule is known yet for these operations"
@@ -82,146 +98,14 @@ RULE_REUSE = (
 RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
 WIRES = "rule: wires only"
 
+_LATENCY_RULES = {"Dense": RULE_1, KERNEL: RULE_1_KERNEL}
+
 SUM = "sum over the layers"
-
-RULED_BACKENDS = ("Vitis", "Vivado")
-
-KERNEL = "FxloomKernel"
-"""The class of layers that are not hls4ml's own."""
-
-MOST_SHIFTS = 16
-"""Bits of a mantissa up to which choosing one of its shifts is taken for less than a product."""
 
 _WIRING = ("reshape", "transpose", "concat", "shift", "pad", "gather")
 _ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul", "compare", "select")
 _WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat, Embedding)
 _ACCUMULATING = (MatMul, Conv, Add, Sub, Mul, Pool, ReduceSum)
-
-
-def csd_digits(weights: IntArray) -> IntArray:
-    """Non-zero digits of the canonical signed digit (non-adjacent) form of every weight.
-
-    NAF(n) has a digit wherever n and 3n differ in binary. Source: Reitwiesner 1960. weights: any
-    shape, magnitudes below 2**61.
-    """
-    magnitude = np.abs(weights.astype(np.int64))
-    differing = magnitude ^ (3 * magnitude)
-    octets = np.ascontiguousarray(differing)[..., None].view(np.uint8)
-    counts: IntArray = np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)
-    return counts
-
-
-def are_powers(mantissas: IntArray, width: int) -> bool:
-    """Whether no multiplier is needed: all mantissas are zero or a power of two, with a sign."""
-    if width > MOST_SHIFTS:
-        return False
-    flat = mantissas.reshape(-1)
-    for start in range(0, flat.size, 1 << 20):
-        magnitude = np.abs(flat[start : start + (1 << 20)].astype(np.int32))
-        if np.any(magnitude & (magnitude - 1)):
-            return False
-    return True
-
-
-def hard_multiplications(matrix: IntArray) -> int:
-    """Over the rows (inputs) of a weight matrix, the number of distinct weights that need a
-    multiplier: w and -w are two, a weight twice in a row is one.
-    """
-    lo, hi = int(matrix.min()), int(matrix.max())
-    count = _hard_by_presence if hi - lo < matrix.shape[1] * 4 else _hard_by_order
-    rows = max(1, (1 << 20) // max(matrix.shape[1], 1))
-    return sum(
-        count(matrix[start : start + rows].astype(np.int64), lo, hi)
-        for start in range(0, matrix.shape[0], rows)
-    )
-
-
-def _hard_by_presence(rows: IntArray, lo: int, hi: int) -> int:
-    """For few possible weights: mark those that occur in a row."""
-    present = np.zeros((rows.shape[0], hi - lo + 1), dtype=bool)
-    present[np.arange(rows.shape[0])[:, None], rows - lo] = True
-    hard = csd_digits(np.arange(lo, hi + 1)) >= HARD_DIGITS
-    return int(present[:, hard].sum())
-
-
-def _hard_by_order(rows: IntArray, lo: int, hi: int) -> int:
-    """For many possible weights: equal ones become neighbours."""
-    ordered = np.sort(rows, axis=1)
-    first = np.ones(ordered.shape, dtype=bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    return int((first & (csd_digits(ordered) >= HARD_DIGITS)).sum())
-
-
-def multiplier_limit(size: int, zeros: int, reuse: int) -> int:
-    """How many multipliers hls4ml allows a dense layer with this many weights."""
-    return ceil(size / reuse) - zeros // reuse
-
-
-def latency_dsp(hard: int, size: int, zeros: int, reuse: int) -> int:
-    """DSP blocks of a dense layer with the Latency strategy (rule 1)."""
-    return min(hard, multiplier_limit(size, zeros, reuse))
-
-
-@dataclass(frozen=True, slots=True)
-class Allotment:
-    """What a layer gets of the strategy and reuse factor asked for; note: why it is something else,
-    empty where it is not."""
-
-    strategy: Strategy
-    reuse: int
-    note: str = ""
-
-
-def allot(kind: str, n_in: int, n_out: int, wanted: LayerSettings, io: str) -> Allotment:
-    """Strategy and reuse factor of a layer with a constant n_in x n_out matrix.
-
-    kind: hls4ml's class, anything else being a kernel of fxloom. Used by the backend and by the
-    estimate, so that they cannot disagree.
-    """
-    if wanted.strategy == "latency" or kind not in ("Dense", "Conv2D"):
-        # One multiplier for all weights: more would only make the layer wait.
-        reuse = min(wanted.reuse, n_in * n_out)
-        notes = []
-        if wanted.strategy != "latency":
-            notes.append(f"resource asked for, latency given: there is no Resource {kind}")
-        if reuse != wanted.reuse:
-            notes.append(f"reuse {wanted.reuse} asked for, {reuse} is the largest")
-        return Allotment("latency", reuse, "; ".join(notes))
-    # hls4ml's Resource convolution for io_parallel runs beyond its window buffer with more.
-    most = n_in if kind == "Conv2D" and io == "parallel" else None
-    reuse = closest_reuse(n_in, n_out, wanted.reuse, most)
-    note = "" if reuse == wanted.reuse else f"reuse {wanted.reuse} asked for, {reuse} is nearest"
-    return Allotment("resource", reuse, note)
-
-
-def closest_reuse(n_in: int, n_out: int, wanted: int, most: int | None = None) -> int:
-    """The reuse factor that hls4ml makes of a wanted one for the Resource strategy.
-
-    most: the largest that is possible.
-    """
-    valid = [reuse for reuse in _valid_reuse(n_in, n_out) if most is None or reuse <= most]
-    position = bisect_left(valid, wanted)
-    if position == 0:
-        return valid[0]
-    if position == len(valid):
-        return valid[-1]
-    before, after = valid[position - 1], valid[position]
-    return after if after - wanted < wanted - before else before
-
-
-def _valid_reuse(n_in: int, n_out: int) -> list[int]:
-    """Divisors of n_in * n_out that are multiples of n_in, or below it and keep whole outputs.
-
-    As in hls4ml 1.3, backends/fpga/fpga_backend.py, _validate_reuse_factor.
-    """
-    size = n_in * n_out
-    small = [n for n in range(1, int(size**0.5) + 1) if size % n == 0]
-    divisors = sorted({*small, *(size // n for n in small)})
-    return [
-        reuse
-        for reuse in divisors
-        if (reuse >= n_in and reuse % n_in == 0) or (reuse < n_in and size // reuse % n_out == 0)
-    ]
 
 
 def adder_tree_depth(n_in: int) -> int:
@@ -236,33 +120,31 @@ class _Cost(NamedTuple):
     latency: Figure
 
 
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A product with a constant matrix, what it was allotted, and the name of its weights."""
+
+    matrix: Matrix
+    given: Allotment
+    weight: str
+
+    @property
+    def sparse_bits(self) -> int:
+        matrix, given = self.matrix, self.given
+        return sparse_bits(given.lanes, given.reuse, matrix.width, matrix.inputs)
+
+    @property
+    def macs(self) -> int:
+        """What is multiplied for one sample; by the sparse kernel padding as well."""
+        if self.given.is_sparse:
+            return self.matrix.positions * self.given.lanes * self.given.reuse
+        return self.matrix.macs
+
+
 _FREE = _Cost(
     Figure(0, "DSP", "rule", NO_MULTIPLIER),
     Figure(0, "cycles", "rule", "rule: bias and rounding are part of the layer before them"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """The constant matrix of an instruction, and at how many positions it is applied."""
-
-    weights: IntArray
-    positions: int
-    kind: str
-    source: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        n_in, n_out = self.weights.shape
-        return n_in, n_out
-
-    @property
-    def is_dense(self) -> bool:
-        return self.kind == "Dense"
-
-    @property
-    def macs(self) -> int:
-        return self.positions * self.weights.size
 
 
 def estimate(program: Program, target: Target) -> Report:
@@ -274,9 +156,10 @@ def estimate(program: Program, target: Target) -> Report:
     for instr in program.instrs:
         groups.setdefault(instr.origin, []).append(instr)
     target.require_layers(groups)
+    require_weights(program, target)
     layers, counted, sums = [], set[str](), accumulators(program)
     for name, instrs in groups.items():
-        layer = _layer(program, name, instrs, target.resolve(name), target.io, counted, sums)
+        layer = _layer(program, name, instrs, target, counted, sums)
         if target.backend not in RULED_BACKENDS:
             dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
             layer = replace(layer, dsp=dsp, latency=latency, rounding=None, rounding_saved=0)
@@ -294,15 +177,18 @@ def _layer(
     program: Program,
     name: str,
     instrs: Sequence[Instr],
-    settings: LayerSettings,
-    io: str,
+    target: Target,
     counted: set[str],
     sums: Mapping[str, FixedPoint],
 ) -> LayerReport:
     """counted: constants of layers before this one; a shared one counts once. sums: formats of
     accumulators."""
+    products = _products(program, name, instrs, target)
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
-    constants = [program.constants[arg] for arg in used if arg not in counted]
+    fresh = [arg for arg in used if arg not in counted]
+    constants = [program.constants[arg] for arg in fresh]
+    bits = {arg: program.value(arg).size * program.value(arg).type.width for arg in fresh}
+    sparse = {p.weight: p.sparse_bits for p in products.values() if p.given.is_sparse}
     counted.update(used)
     looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
     tables = [program.constants[arg] for arg in sorted(looked_up)]
@@ -310,14 +196,13 @@ def _layer(
     summed = [
         sums.get(i.result.name, i.result.type) for i in instrs if isinstance(i.op, _ACCUMULATING)
     ]
-    has_matrix = any(_matrix(program, instr) is not None for instr in instrs)
     costs = [
         _FREE
-        if has_matrix and _belongs_to_matrix(program, instr)
-        else _cost(program, instr, settings, io)
+        if products and _belongs_to_matrix(program, instr)
+        else _cost(program, instr, products.get(instr.result.name))
         for instr in instrs
     ]
-    rounding, saved = _rounding(program, instrs, _repeats(program, instrs, io))
+    rounding, saved = _rounding(program, instrs, _repeats(instrs, products, target.io))
     return LayerReport(
         name=name,
         ops=tuple(instr.op.name for instr in instrs),
@@ -327,24 +212,55 @@ def _layer(
         accumulator=str(max(summed, key=lambda kind: kind.width)) if summed else None,
         weight_count=sum(constant.value.size for constant in constants),
         nonzero=sum(int(np.count_nonzero(constant.data)) for constant in constants),
-        stored_bits=sum(c.value.size * c.value.type.width for c in [*constants, *tables]),
-        macs=sum(_macs(program, instr) for instr in instrs),
+        stored_bits=sum(sparse.get(arg, count) for arg, count in bits.items())
+        + sum(c.value.size * c.value.type.width for c in tables),
+        macs=sum(_macs(program, instr, products.get(instr.result.name)) for instr in instrs),
         dsp=_sum([cost.dsp for cost in costs], "DSP"),
         latency=_sum([cost.latency for cost in costs], "cycles"),
         rounding=rounding,
         rounding_saved=saved,
+        kernel=_reason(list(products.values()), target.resolve(name)),
     )
 
 
-def _repeats(program: Program, instrs: Sequence[Instr], io: str) -> int:
+def _products(
+    program: Program, name: str, instrs: Sequence[Instr], target: Target
+) -> dict[str, _Product]:
+    """Products with constant matrices, by the names of their results."""
+    wanted = target.resolve(name)
+    found = {}
+    for instr in instrs:
+        matrix = matrix_of(program, instr, target)
+        if matrix is not None:
+            given = choose(matrix, wanted, target.io)
+            found[instr.result.name] = _Product(matrix, given, instr.args[1])
+    return found
+
+
+def _reason(products: Sequence[_Product], wanted: LayerSettings) -> str:
+    """Why the first product has its kernel, where that is worth a line: somebody asked for a
+    kernel, it is sparse, or most weights are zero and it is not."""
+    if not products:
+        return ""
+    matrix, given = products[0].matrix, products[0].given
+    pruned = 2 * int(np.count_nonzero(matrix.weights)) < matrix.weights.size
+    return given.why if given.is_sparse or pruned or wanted.kernel != "auto" else ""
+
+
+def _repeats(instrs: Sequence[Instr], products: Mapping[str, _Product], io: str) -> int:
     """At how many positions, one after the other, the same logic rounds the results of a layer.
 
-    hls4ml's layers do one position at a time; our kernels all of them at once, or one pack.
+    hls4ml's layers and the sparse kernel do one position at a time; our other kernels all of them
+    at once, or one pack.
     """
-    matrices = [m for m in (_matrix(program, instr) for instr in instrs) if m is not None]
     multiplied = any(isinstance(instr.op, Mul) for instr in instrs)  # between product and rounding
-    if matrices and matrices[0].kind != KERNEL and not multiplied:
-        return matrices[0].positions
+    first = next(iter(products.values()), None)
+    if (
+        first is not None
+        and not multiplied
+        and (first.matrix.kind != KERNEL or first.given.is_sparse)
+    ):
+        return first.matrix.positions
     return prod(instrs[-1].result.shape[:-1]) if io == "stream" else 1
 
 
@@ -396,42 +312,22 @@ def _is_wiring(program: Program, instr: Instr) -> bool:
     return any(bool(((x > 0) & (x & (x - 1) == 0)).all()) for x in data)
 
 
-def _matrix(program: Program, instr: Instr) -> _Matrix | None:
-    if not isinstance(instr.op, MatMul | Conv) or instr.args[1] not in program.constants:
-        return None
-    weight = program.constants[instr.args[1]].data
-    if isinstance(instr.op, MatMul):
-        positions = prod(instr.result.shape[:-1])
-        if positions > 1:
-            return _Matrix(weight, positions, KERNEL, RULE_1_KERNEL)
-        return _Matrix(weight, 1, "Dense", RULE_1)
-    positions, groups = prod(instr.result.shape[:2]), instr.op.groups
-    depthwise = groups > 1 and weight.shape[2] == 1 and weight.shape[3] == groups
-    # One row an input of the unrolled product: kernel position and input channel.
-    rows = weight.reshape(*weight.shape[:3], groups, weight.shape[3] // groups)
-    matrix = rows.transpose(0, 1, 3, 2, 4).reshape(-1, weight.shape[3] // groups)
-    if instr.op.dilation != (1, 1) or not (groups == 1 or depthwise):
-        return _Matrix(matrix, positions, KERNEL, RULE_1_KERNEL)
-    return _Matrix(matrix, positions, "DepthwiseConv2D" if depthwise else "Conv2D", RULE_1_CONV)
-
-
-def _macs(program: Program, instr: Instr) -> int:
-    matrix = _matrix(program, instr)
-    if matrix is not None:
-        return matrix.macs
+def _macs(program: Program, instr: Instr, product: _Product | None) -> int:
+    if product is not None:
+        return product.macs
     if isinstance(instr.op, MatMul):
         return instr.result.size * program.value(instr.args[0]).shape[-1]
     is_product = isinstance(instr.op, Mul) and not _is_wiring(program, instr)
     return instr.result.size if is_product else 0
 
 
-def _cost(program: Program, instr: Instr, settings: LayerSettings, io: str) -> _Cost:
-    matrix = _matrix(program, instr)
-    if matrix is not None:
-        width = program.value(instr.args[1]).type.width
-        given = allot(matrix.kind, *matrix.shape, settings, io)
+def _cost(program: Program, instr: Instr, product: _Product | None) -> _Cost:
+    if product is not None:
+        matrix, given = product.matrix, product.given
+        if given.is_sparse:
+            return _sparse(matrix, given)
         if given.strategy == "resource":
-            return _resource(matrix, width, given.reuse)
+            return _resource(matrix, given.reuse)
         return _latency(matrix, given.reuse)
     name = instr.op.name
     if name in _WIRING:
@@ -464,11 +360,12 @@ def _tree(inputs: int, positions: int, reuse: int, source: str) -> Figure:
     return Figure(cycles, "cycles", "fitted", source, max(cycles + below, 1), cycles + above)
 
 
-def _latency(matrix: _Matrix, reuse: int) -> _Cost:
+def _latency(matrix: Matrix, reuse: int) -> _Cost:
     zeros = int(matrix.weights.size - np.count_nonzero(matrix.weights))
     hard = hard_multiplications(matrix.weights)
-    dsp = Figure(latency_dsp(hard, matrix.weights.size, zeros, reuse), "DSP", "rule", matrix.source)
-    source = FIT_LATENCY if matrix.is_dense else FIT_CONV
+    count = latency_dsp(hard, matrix.weights.size, zeros, reuse)
+    dsp = Figure(count, "DSP", "rule", _LATENCY_RULES.get(matrix.kind, RULE_1_CONV))
+    source = FIT_LATENCY if matrix.kind == "Dense" else FIT_CONV
     latency = _tree(matrix.shape[0], matrix.positions, reuse, source)
     if reuse > 1:
         limit = max(multiplier_limit(matrix.weights.size, zeros, reuse), 1)
@@ -479,19 +376,28 @@ def _latency(matrix: _Matrix, reuse: int) -> _Cost:
     return _Cost(dsp, latency)
 
 
-def _resource(matrix: _Matrix, width: int, reuse: int) -> _Cost:
-    most = matrix.weights.size // reuse
-    if are_powers(matrix.weights, width):
-        dsp = _none("DSP")
-    elif width >= 8:
-        dsp = Figure(most, "DSP", "rule", RULE_2)
-    elif width <= 4:
-        dsp = Figure(0, "DSP", "rule", RULE_2)
-    else:
-        dsp = Figure(most, "DSP", "rule", f"{RULE_2}; in between unknown", 0, most)
-    if reuse == 1 or not matrix.is_dense:
+def _resource(matrix: Matrix, reuse: int) -> _Cost:
+    dsp = _shared_dsp(matrix, matrix.weights.size // reuse, RULE_2)
+    if reuse == 1 or matrix.kind != "Dense":
         return _Cost(dsp, Figure(None, "cycles", "unknown", NO_RULE))
     return _Cost(dsp, Figure(reuse + 1, "cycles", "rule", RULE_RESOURCE, reuse, reuse + 1))
+
+
+def _sparse(matrix: Matrix, given: Allotment) -> _Cost:
+    dsp = _shared_dsp(matrix, given.lanes, RULE_SPARSE)
+    cycles = (matrix.positions + matrix.rows) * given.reuse
+    return _Cost(dsp, Figure(cycles, "cycles", "rule", SEPARATOR.join(SPARSE_CYCLES)))
+
+
+def _shared_dsp(matrix: Matrix, multipliers: int, rule: str) -> Figure:
+    """DSP blocks of multipliers by weights that change from step to step."""
+    if are_powers(matrix.weights, matrix.width):
+        return _none("DSP")
+    if matrix.width >= 8:
+        return Figure(multipliers, "DSP", "rule", rule)
+    if matrix.width <= 4:
+        return Figure(0, "DSP", "rule", rule)
+    return Figure(multipliers, "DSP", "rule", f"{rule}; in between unknown", 0, multipliers)
 
 
 def _none(unit: str) -> Figure:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxloom.encodings import Encoding
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
@@ -357,3 +357,8 @@ LOOKUP = torch.ops.fxloom.lookup.default
 NORMALISE = torch.ops.fxloom.normalise.default
 SHIFT_LIKE = torch.ops.fxloom.shift_like.default
 EMBEDDING = torch.ops.fxloom.embedding.default
+
+
+def is_quantized(graph: fx.GraphModule) -> bool:
+    """Whether numbers of a graph are rounded already."""
+    return any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes)

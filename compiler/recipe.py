@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -205,12 +205,15 @@ def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:
     if result.graph is graph:
         raise RecipeError("changed its input; a pass must return a new graph")
     # Here, because the graph module is heavy and reading a recipe must not load it.
+    from fxloom.facts import check
     from fxloom.graph import lint_origins, refresh_shapes
 
     result.graph.graph.lint()
     result.graph.recompile()
     refresh_shapes(result.graph)
     lint_origins(result.graph.graph)
+    if gone := check(graph, result.graph):
+        return replace(result, summary={**result.summary, "pruned_tensors_gone": gone})
     return result
 
 

@@ -53,10 +53,12 @@ class LayerReport:
     result, weights, accumulator: formats; accumulator is the widest in which sums are added up:
     that of the exact sum, or a narrower one where its upper bits are dropped.
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
-    width, tables included. macs: multiply-adds by weights and between computed values, of one
-    sample. rounding: LUTs of rounding and saturation; rounding_saved: those that it would have
-    besides, if saturation were left out only where formats show that nothing overflows, not
-    where the proven interval does.
+    width, tables included; of a sparse kernel it is what that keeps: weights, indices and padding.
+    macs: multiply-adds by weights and between computed values, of one sample; of a sparse kernel
+    those that it does. kernel: which one multiplies by the weights and why, where that is not a
+    matter of course. rounding: LUTs of rounding and saturation; rounding_saved: those that it
+    would have besides, if saturation were left out only where formats show that nothing overflows,
+    not where the proven interval does.
     """
 
     name: str
@@ -74,6 +76,7 @@ class LayerReport:
     rounding: Figure | None = None
     rounding_saved: int = 0
     float_error: Figure | None = None
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,33 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerCost:
+    """The figures of a layer that passes change: as in a LayerReport."""
+
+    weight_count: int
+    nonzero: int
+    stored_bits: int
+    macs: int
+    dsp: Figure
+    latency: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class StageLayer:
+    """A layer before and after a pass; None where there was none."""
+
+    name: str
+    before: LayerCost | None
+    after: LayerCost | None
+
+
+@dataclass(frozen=True, slots=True)
 class PassReport:
     """One pass of the recipe: what it did, and figures of the graph before and after.
 
-    summary: as the pass gives it; sentences under "remarks" are shown to people.
+    summary: as the pass gives it; sentences under "remarks" are shown to people. layers: of a
+    recipe that makes hardware smaller, what each layer would cost if the graph were quantized right
+    before and right after the pass.
     """
 
     name: str
@@ -102,6 +128,7 @@ class PassReport:
     summary: Mapping[str, Any]
     before: Mapping[str, int]
     after: Mapping[str, int]
+    layers: tuple[StageLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +199,25 @@ class Report:
         rows = [HEADER, *(_cells(layer) for layer in self.layers), self._total_cells()]
         lines = aligned(rows)
         lines.insert(-1, "-" * max(len(line) for line in lines))
-        return "\n".join([self.title, "", *lines, "", *self._remarks(), ""])
+        stages = [
+            line
+            for title, cells in self._stages()
+            for line in (title, "", *aligned([STAGE_HEADER, *cells]), "")
+        ]
+        return "\n".join([self.title, "", *lines, "", *stages, *self._remarks(), ""])
 
     def to_html(self) -> str:
         """One page that needs nothing else."""
-        head = "".join(f"<th>{escape(text)}</th>" for text in HEADER)
+        head = _html_head(HEADER)
         body = "\n".join(
             f'<tr title="{escape(_hint(layer))}">{_html_cells(_cells(layer))}</tr>'
             for layer in self.layers
+        )
+        stages = "".join(
+            f"<h2>{escape(title)}</h2>\n<table><thead><tr>{_html_head(STAGE_HEADER)}</tr></thead>\n"
+            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in cells)
+            + "</table>\n"
+            for title, cells in self._stages()
         )
         foot = _html_cells(self._total_cells())
         remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self._remarks())
@@ -188,8 +226,15 @@ class Report:
             f"<title>{escape(self.title)}</title>\n<style>{CSS}</style></head>\n"
             f"<body><h1>{escape(self.title)}</h1>\n<table><thead><tr>{head}</tr></thead>\n"
             f"<tbody>{body}</tbody>\n<tfoot><tr>{foot}</tr></tfoot></table>\n"
-            f"{remarks}</body></html>\n"
+            f"{stages}{remarks}</body></html>\n"
         )
+
+    def _stages(self) -> Iterator[tuple[str, list[list[str]]]]:
+        """For every pass that made layers cheaper, or dearer: a title and rows of cells."""
+        for step in self.passes:
+            changed = [layer for layer in step.layers if layer.before != layer.after]
+            if changed:
+                yield f"pass {step.name}, before -> after", [_stage_cells(each) for each in changed]
 
     @property
     def title(self) -> str:
@@ -227,6 +272,9 @@ class Report:
             yield f"pass {step.name}: {', '.join(changed) or 'counts unchanged'}"
             for remark in step.summary.get("remarks", ()):
                 yield f"pass {step.name}: {remark}"
+        for layer in self.layers:
+            if layer.kernel:
+                yield f"{layer.name}: {layer.kernel}"
         for figure in (self.total.dsp, self.total.latency, self.total.rounding):
             if figure is not None and "at least" in figure.source:
                 yield f"total {figure.unit}: {figure.source}"
@@ -263,6 +311,7 @@ HEADER = [
     "rounding LUTs",
     "float error",
 ]
+STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", "DSP", "cycles"]
 CSS = (
     "body{font:15px/1.5 sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
     "th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
@@ -285,6 +334,20 @@ def _cells(layer: LayerReport) -> list[str]:
     ]
 
 
+def _stage_cells(layer: StageLayer) -> list[str]:
+    pairs = (layer.before, layer.after)
+    counts = [
+        ["" if each is None else f"{getattr(each, key):,}" for each in pairs]
+        for key in ("weight_count", "nonzero", "stored_bits", "macs")
+    ]
+    figures = [
+        ["" if each is None else str(getattr(each, key)) for each in pairs]
+        for key in ("dsp", "latency")
+    ]
+    cells = [a if a == b else f"{a or 'none'} -> {b or 'none'}" for a, b in (*counts, *figures)]
+    return [layer.name, *cells]
+
+
 def _figure_text(figure: Figure | None) -> str:
     return "" if figure is None else str(figure)
 
@@ -298,6 +361,10 @@ def _error_text(figure: Figure | None) -> str:
 def _hint(layer: LayerReport) -> str:
     shape = " x ".join(str(n) for n in layer.shape)
     return f"{', '.join(layer.ops)}: {shape}"
+
+
+def _html_head(titles: Sequence[str]) -> str:
+    return "".join(f"<th>{escape(text)}</th>" for text in titles)
 
 
 def _html_cells(cells: Sequence[str]) -> str:

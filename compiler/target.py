@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -36,6 +36,7 @@ _ORDERING = {
 }
 
 Strategy = Literal["latency", "resource"]
+KernelChoice = Literal["auto", "dense", "sparse"]
 Reuse = Annotated[int, Field(ge=1)]
 
 
@@ -44,6 +45,7 @@ class LayerTable(TypedDict, total=False):
 
     strategy: Strategy
     reuse: Reuse
+    kernel: KernelChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class LayerSettings:
 
     strategy: Strategy
     reuse: int
+    kernel: KernelChoice = "auto"
 
 
 @known_keys(TargetError)
@@ -77,9 +80,11 @@ class Target:
     """A part and how a program is put on it.
 
     part: a device (xczu9eg) or a full part string (xczu9eg-ffvb1156-2-e); clock_ns: period;
-    reuse: multiplications each multiplier does per inference; layers: fnmatch pattern of a layer's
-    name to what differs for it, later patterns over earlier ones. What a backend cannot do is
-    refused by that backend. Raises TargetError listing all that is wrong.
+    reuse: multiplications each multiplier does per inference; kernel: whether products with
+    constant weights store and multiply all of them (dense), the non-zeros only (sparse), or what
+    is estimated to be cheaper (auto); layers: fnmatch pattern of a layer's name to what differs for
+    it, later patterns over earlier ones. What a backend cannot do is refused by that backend.
+    Raises TargetError listing all that is wrong.
     """
 
     part: str = "xc7z020"
@@ -88,6 +93,7 @@ class Target:
     strategy: Strategy = "latency"
     reuse: Reuse = 1
     backend: Literal["Vitis", "Vivado", "Quartus", "Catapult", "oneAPI"] = "Vitis"
+    kernel: KernelChoice = "auto"
     layers: Mapping[str, LayerTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,7 +147,7 @@ class Target:
 
     def resolve(self, layer: str) -> LayerSettings:
         """The settings of one layer, by its name in the user's model."""
-        default: dict[str, Any] = {"strategy": self.strategy, "reuse": self.reuse}
+        default = {"strategy": self.strategy, "reuse": self.reuse, "kernel": self.kernel}
         return LayerSettings(**(default | overrides(self.layers, layer)))
 
     def require_layers(self, layers: Iterable[str], more: Iterable[str] = ()) -> None:

@@ -339,6 +339,7 @@ template <class T> long long to_integer(const T &x) {
 #ifdef FXLOOM_STREAMS
 #include "fxloom_streams.h"
 #endif
+#include "fxloom_sparse.h"
 #include "fxloom_tables.h"
 
 #endif

@@ -45,6 +45,8 @@ def best_neighbours(
     else:
         steps = stacked[int(errors.sum((1, 2)).argmin())]
     low, high = grid.limits or (torch.tensor(float(n)) for n in (grid.to.lo, grid.to.hi))
+    if problem.kept is not None:
+        low, high = low * problem.kept, high * problem.kept
     return neighbours(problem, weights, steps, (low, high)), steps
 
 

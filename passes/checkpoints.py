@@ -102,8 +102,8 @@ DIGEST = 64
 """Letters of a digest, which say nothing to people."""
 
 
-def digest(parts: Iterable[str | Tensor]) -> str:
-    """A fingerprint of texts and tensors, in order."""
+def digest(parts: Iterable[str | bytes | Tensor]) -> str:
+    """A fingerprint of texts, bytes and tensors, in order."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -111,5 +111,5 @@ def digest(parts: Iterable[str | Tensor]) -> str:
             total.update(f"{kept.dtype} {tuple(kept.shape)}".encode())
             total.update(kept.reshape(-1).view(torch.uint8).numpy().tobytes())
         else:
-            total.update(part.encode())
+            total.update(part.encode() if isinstance(part, str) else part)
     return total.hexdigest()

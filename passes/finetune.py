@@ -21,6 +21,7 @@ from rich.progress import Progress
 from torch import Tensor, fx
 
 from fxloom.errors import CaptureError, DataError, RecipeError
+from fxloom.facts import facts
 from fxloom.graph import (
     as_indices,
     as_samples,
@@ -273,7 +274,12 @@ class Finetune:
             if each.name not in ("checkpoint", "device", "distributed")
         }
         identity = {
-            "graph": digest([str(graph.graph), *(p for item in state.items() for p in item)]),
+            "graph": digest(
+                [
+                    *(str(graph.graph), *(part for item in state.items() for part in item)),
+                    *(part for name, zeros in facts(graph).items() for part in (name, zeros.bits)),
+                ]
+            ),
             "data": digest([*samples.inputs, samples.labels]),
             **keys,
         }

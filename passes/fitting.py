@@ -18,6 +18,7 @@ from torch.nn import functional
 from fxloom.editing import release_tensor, tensor_node
 from fxloom.encodings import Encoding
 from fxloom.errors import VerifyError
+from fxloom.facts import kept_weights
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.passes.adaround import best_neighbours
@@ -105,7 +106,10 @@ class Fitting:
         width, _, signed = arguments(typed)[-5:-2]
         encoding, widths = encoding_of(typed), widths_of(typed)
         groups = moments.sums["x"].shape[0]
-        problem = refit(weights.reshape(groups, len(weights) // groups, -1), moments)
+        shape = (groups, len(weights) // groups, -1)
+        kept = kept_weights(self.module, str(arguments(typed)[0].target))
+        kept = None if kept is None else kept.reshape(shape)
+        problem = refit(weights.reshape(shape), moments, kept)
         grid = Grid.of(FixedPoint(width, width, signed), encoding, widths, groups)
         by_output = self.per_channel or bool(widths)
         tried = step_candidates(problem.target, grid, by_output)

@@ -71,8 +71,10 @@ class MixedPrecision:
                 f"required one budget of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}"
             )
         budget = getattr(self, given[0])
-        if not 0 < budget < float("inf") and not (given[0] in ("points", "dsp") and budget == 0):
-            problems.append(f"{given[0]}: required a number above 0, got {budget}")
+        may_be_zero = given[0] in ("points", "dsp")
+        if not 0 <= budget < float("inf") or (budget == 0 and not may_be_zero):
+            least = "of at least 0" if may_be_zero else "above 0"
+            problems.append(f"{given[0]}: required a number {least}, got {budget}")
         if self.target is not None and self.dsp is None:
             problems.append("target: is for the budget dsp, which is not given")
         if not self.widths or min(self.widths) < 0 or not 1 <= max(self.widths) <= 32:

@@ -20,6 +20,7 @@ from torch.fx.node import Node
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.encodings import MOST_POWER_BITS, Encoding
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer
+from fxloom.facts import facts
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
@@ -77,7 +78,7 @@ from fxloom.passes.legalize import Legalize
 from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, is_quantized
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, known_keys
 from fxloom.support import refused_ports
@@ -102,6 +103,9 @@ FINER = 16
 all of them 40 bits wider."""
 CLIPPING = ("percentile", "kl")
 """Methods that take the largest values for outliers."""
+NOTICEABLE = 0.05
+"""Share of a table's largest value from which on its possible error gets a warning: tables of
+ordinary ranges have less than half of that at 10 bits."""
 LAYER_KEYS = (
     *("weights", "activations", "table_bits", "weight_format", "method"),
     *("rounding", "overflow"),
@@ -204,7 +208,7 @@ class Quantize:
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
         if data is None:
             raise RecipeError("quantize: required data to calibrate with, got none")
-        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+        if is_quantized(graph):
             raise RecipeError("quantize: the graph is quantized already")
         run = self.prepared(graph, data)
         return PassResult(run.quantized(), True, run.summary)
@@ -284,7 +288,7 @@ class Quantization:
     def summary(self) -> dict[str, object]:
         """Formats that were chosen, the largest bias correction of every layer, bounds of the
         absolute error of every table, the numbers that were taken for masks, and warnings: one
-        line for each table that is as wrong as its values are large."""
+        line for each table that may be off by a noticeable share of its values."""
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
@@ -547,10 +551,10 @@ class Quantization:
         self.formats[origin(end)] = str(to)
         self.tables[origin(end)] = error.record()
         largest = max(-to.lo, to.hi) * to.step
-        if error.bound >= largest:
+        if error.bound >= NOTICEABLE * largest:
             self.warnings.append(
-                f"{describe(end)}: may be off by {error.bound:.3g}, as much as any of its values "
-                f"(up to {largest:.3g}): {error.argument:.3g} by the {self._table_bits(end)} bits "
+                f"{describe(end)}: may be off by {error.bound:.3g} where its values go up to "
+                f"{largest:.3g}: {error.argument:.3g} by the {self._table_bits(end)} bits "
                 "of its argument. Give it more table_bits, or an argument of a smaller range"
             )
         return node
@@ -626,6 +630,11 @@ class Quantization:
             source = tensor_node(self.module, layer, name, values)
         is_layer = layer.target in LAYERS
         encoding = self._encoding(layer, bits) if is_layer else Encoding.FIXED
+        if encoding is Encoding.BINARY and str(source.target) in facts(self.module):
+            raise RecipeError(
+                f"quantize: {describe(layer)}: binary weights are never zero, and this layer is "
+                "pruned. Choose ternary weights, or prune other layers"
+            )
         widths = self._channel_widths(layer, values, encoding)
         by_channel = self.options.per_channel and is_layer
         # One weight of several layers is rounded once.

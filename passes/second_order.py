@@ -25,6 +25,10 @@ BLOCK = 128
 SWEEPS = 10
 """Rounds of coordinate descent at most."""
 
+MOST_STEPS = 1000
+TOLERANCE = 1e-9
+"""Of conjugate gradients: how small the residual becomes, relative to the right side."""
+
 
 @dataclass
 class Moments:
@@ -60,11 +64,13 @@ class Moments:
 class Problem:
     """Minimise (W - target) matrix (W - target)' over W on a grid.
 
-    target: [groups, outputs, inputs]. matrix: [groups, inputs, inputs], positive definite.
+    target: [groups, outputs, inputs]. matrix: [groups, inputs, inputs], positive definite. kept:
+    which weights may be other than zero, bool, shaped as the target; None where all may.
     """
 
     target: Tensor
     matrix: Tensor
+    kept: Tensor | None = None
 
     def errors(self, weights: Tensor) -> Tensor:
         """For every output [groups, outputs]."""
@@ -72,9 +78,10 @@ class Problem:
         return ((off @ self.matrix) * off).sum(2)
 
 
-def refit(weights: Tensor, moments: Moments) -> Problem:
+def refit(weights: Tensor, moments: Moments, kept: Tensor | None = None) -> Problem:
     """The weights that give the float outputs for the inputs seen; where inputs say little, those
-    that were there. weights: [groups, outputs, inputs]."""
+    that were there. weights: [groups, outputs, inputs]. kept: as in a Problem; the weights are the
+    best ones of those that are zero elsewhere."""
     weights = weights.to(torch.float64)
     variance = moments.covariance("x")
     diagonal = variance.diagonal(dim1=1, dim2=2)
@@ -85,7 +92,31 @@ def refit(weights: Tensor, moments: Moments) -> Problem:
     factor = torch.linalg.cholesky(matrix)
     right = moments.covariance("y") + ridge * weights
     target = torch.cholesky_solve(right.transpose(1, 2), factor).transpose(1, 2)
-    return Problem(target, matrix)
+    if kept is None:
+        return Problem(target, matrix)
+    return Problem(best_on_support(matrix, right, kept, weights), matrix, kept)
+
+
+def best_on_support(matrix: Tensor, right: Tensor, kept: Tensor, start: Tensor) -> Tensor:
+    """The weights W [groups, outputs, inputs] that are zero outside `kept` and have the least
+    W matrix W' / 2 - W right', by conjugate gradients (Hestenes and Stiefel 1952) on all outputs at
+    once, each with a support of its own. start: where to begin."""
+    found = start * kept
+    residual = (right - found @ matrix) * kept
+    direction, square = residual, residual.square().sum(2, keepdim=True)
+    enough = TOLERANCE**2 * (right * kept).square().sum(2, keepdim=True)
+    for _ in range(MOST_STEPS):
+        is_open = square > enough
+        if not bool(is_open.any()):
+            break
+        image = (direction @ matrix) * kept
+        bend = (direction * image).sum(2, keepdim=True)
+        length = torch.where(is_open & (bend > 0), square / bend, 0.0)
+        found = found + length * direction
+        residual = residual - length * image
+        before, square = square, residual.square().sum(2, keepdim=True)
+        direction = residual + torch.where(before > 0, square / before, 0.0) * direction
+    return found
 
 
 Nearest = Callable[[Tensor], Tensor]
@@ -103,7 +134,9 @@ def _surgeon(problem: Problem, step: Tensor, nearest: Nearest) -> Tensor:
     # Inputs that matter most are rounded first, while others can still make good for them.
     order = problem.matrix.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
     rows = torch.arange(groups)[:, None]
-    weights = problem.target.gather(2, order[:, None].expand_as(problem.target)).clone()
+    sorting = order[:, None].expand_as(problem.target)
+    weights = problem.target.gather(2, sorting).clone()
+    kept = None if problem.kept is None else problem.kept.gather(2, sorting)
     matrix = problem.matrix[rows[:, :, None], order[:, :, None], order[:, None, :]]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
     upper = torch.linalg.cholesky(inverse, upper=True)
@@ -115,6 +148,8 @@ def _surgeon(problem: Problem, step: Tensor, nearest: Nearest) -> Tensor:
         for place in range(last - first):
             column = block[:, :, place : place + 1]
             rounded = nearest(column / step)
+            if kept is not None:
+                rounded = rounded * kept[:, :, first + place, None]
             mantissas[:, :, first + place] = rounded[:, :, 0]
             row = upper[:, first + place, first + place : last]
             error = (column - rounded * step) / row[:, None, :1]
@@ -122,7 +157,7 @@ def _surgeon(problem: Problem, step: Tensor, nearest: Nearest) -> Tensor:
             block[:, :, place:] -= error * row[:, None]
         weights[:, :, last:] -= errors @ upper[:, first:last, last:]
     result = torch.empty_like(mantissas)
-    return result.scatter_(2, order[:, None].expand_as(result), mantissas)
+    return result.scatter_(2, sorting, mantissas)
 
 
 def _descend(problem: Problem, mantissas: Tensor, step: Tensor, nearest: Nearest) -> Tensor:
@@ -142,6 +177,8 @@ def _descend(problem: Problem, mantissas: Tensor, step: Tensor, nearest: Nearest
                     curvature[:, None, place : place + 1] * step
                 )
                 best = nearest(wanted)
+                if problem.kept is not None:
+                    best = best * problem.kept[:, :, place, None]
                 moved = (best - current) * step
                 local += moved * matrix[:, place : place + 1, first:last]
                 mantissas[:, :, place : place + 1] = best

@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.encodings import Encoding
+from fxloom.facts import kept_weights
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.calibration import Batch
@@ -241,7 +242,9 @@ def _problems(
         else:
             groups = found.sums["x"].shape[0]
             weights = each.values.reshape(groups, each.channels // groups, -1)
-            yield each, refit(weights, found), found.mean("x")[:, None]
+            kept = kept_weights(module, str(each.source.target))
+            kept = None if kept is None else kept.reshape(weights.shape)
+            yield each, refit(weights, found, kept), found.mean("x")[:, None]
 
 
 @dataclass(frozen=True)

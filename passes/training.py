@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxloom.errors import DataError, RecipeError
+from fxloom.facts import kept_weights
 from fxloom.graph import input_specs, output_nodes
 from fxloom.passes.checkpoints import Checkpoint, Epochs
 from fxloom.passes.training_formats import TrainingFormats
@@ -71,6 +72,10 @@ class Training:
     def run(self, samples: Samples, held_out: Samples | None) -> None:
         """Train; with held-out samples, keep the state that has the least loss on them."""
         self._optimizer = self._adamw()
+        masks = ((name, kept_weights(self.formats.graph, name)) for name in self.parameters)
+        self._kept = {
+            name: kept.to(self.parameters[name].device) for name, kept in masks if kept is not None
+        }
         self._wrapped: nn.Module | None = None
         best: dict[str, Tensor] = self._resume()
         for epoch in range(len(self.history), self.epochs):
@@ -139,6 +144,10 @@ class Training:
                 "or only by comparisons or indices"
             )
         weighted.backward()  # type: ignore[no-untyped-call]
+        for name, kept in self._kept.items():
+            slope = self.parameters[name].grad
+            if slope is not None:  # without one AdamW leaves a weight that is zero where it is
+                slope.mul_(kept)
         value = float(loss.detach())
         slopes = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not isfinite(value) or not isfinite(float(torch.nn.utils.get_total_norm(slopes))):

@@ -35,7 +35,7 @@ from fxloom.passes.sensitivity import (
     costs_by_curvature,
 )
 from fxloom.passes.training import as_declared
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE
+from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.target import Target
 
@@ -84,7 +84,7 @@ class WidthSearch:
         self.graph, self.data, self.quantize = graph, data, quantize
         self.method, self.by_layer, self.target = method, by_layer, target
         self.budget = budget
-        if any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes):
+        if is_quantized(graph):
             raise RecipeError("mixed_precision: the graph is quantized already")
         run = quantize.prepared(graph, data)
         self.module, self.batches = run.module, run.batches
@@ -141,8 +141,7 @@ class WidthSearch:
             case "bit_operations":
                 found = self._best(limit, limit)
             case _:
-                bits = self._bits_for(limit)
-                found = self._best(bits * self.count, bits)
+                found = self._trial_for(limit)
         used = {
             each.name: [self.widths[place] for place in found.choice[each.name]]
             for each in self.weights
@@ -300,9 +299,9 @@ class WidthSearch:
 
     # Bits for what is wanted
 
-    def _bits_for(self, limit: float) -> float:
-        """The bits a weight that a budget asks for: the fewest that are good enough, or the most
-        that the part has room for."""
+    def _trial_for(self, limit: float) -> _Found:
+        """The widths that a budget asks for, as they were measured: the fewest bits a weight that
+        are good enough, or the most that the part has room for."""
         key = self.budget
         measures: dict[str, Callable[[fx.GraphModule], float]] = {
             "error": self._error,
@@ -313,10 +312,15 @@ class WidthSearch:
         least, most = self._least(), (self.fixed + max(self.widths) * self.free) / self.count
         grid = [most - n * GRID for n in range(int((most - least) / GRID) + 1)][::-1]
 
+        kept: list[_Found] = []
+
         def holds(bits: float) -> bool:
             self.tell(f"{bits:g} bits a weight")
-            got = measure(self._best(bits * self.count, bits).result.graph)
+            found = self._best(bits * self.count, bits)
+            got = measure(found.result.graph)
             self.tries.append({"weight_bits": bits, key: round(got, 6)})
+            if got <= limit:
+                kept[:] = [found]  # each of them better than the one before
             return got <= limit
 
         # More bits bring the outputs nearer, and need more blocks: the trials go to where it turns.
@@ -330,7 +334,8 @@ class WidthSearch:
                 f"mixed_precision: {key} = {limit:g} cannot be had: with {easiest:g} bits a "
                 f"weight it is {got:g}. {advice}, or {key} = {got:g}"
             )
-        return order[bisect_left(order, True, hi=len(order) - 1, key=holds)]
+        bisect_left(order, True, hi=len(order) - 1, key=holds)
+        return kept[0]
 
     def _error(self, graph: fx.GraphModule) -> float:
         """How far outputs are from the float model's, relative to their deviation."""

@@ -107,11 +107,17 @@ def check_target(target: Target) -> None:
                 f"io: required 'parallel' for {target.backend}, got {target.io!r}: the kernels "
                 "have streams for Vitis and Vivado only"
             )
-        wanted = [*target.layers.values(), {"strategy": target.strategy, "reuse": target.reuse}]
-        if any((w.get("strategy", "latency"), w.get("reuse", 1)) != ("latency", 1) for w in wanted):
+        wanted: list[dict[str, object]] = [
+            {"strategy": target.strategy, "reuse": target.reuse, "kernel": target.kernel}
+        ]
+        wanted += [{**wanted[0], **table} for table in target.layers.values()]
+        if any(
+            (w["strategy"], w["reuse"]) != ("latency", 1) and w["kernel"] != "sparse"
+            for w in wanted
+        ):
             problems.append(
                 f"strategy and reuse: required 'latency' and 1 for {target.backend}: its layers "
-                "are kernels of fxloom, which are unrolled"
+                'are kernels of fxloom, which are unrolled, but for kernel = "sparse"'
             )
     if problems:
         raise TargetError("the hls4ml backend cannot do this target: " + "; ".join(problems))

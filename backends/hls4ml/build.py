@@ -26,7 +26,8 @@ class Hls4mlBuild:
     """A project in a directory, the program it computes and the target it was made for.
 
     layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class);
-    where it multiplies by a matrix also strategy, reuse and note: what it got of what was asked.
+    where it multiplies by a matrix also strategy, reuse, note, kernel, lanes and why: what it got
+    of what was asked.
     """
 
     directory: Path

@@ -17,20 +17,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fxloom.accumulators import needed_bits
+from fxloom.allotment import Allotment, allot, choose, require_weights
 from fxloom.backends.hls4ml.dialect import DIALECTS, VITIS, Dialect, ValueType
-from fxloom.backends.hls4ml.kernels import Argument, Kernel, Site, fork, render
-from fxloom.estimation import Allotment, allot, are_powers
+from fxloom.backends.hls4ml.kernels import (
+    Argument,
+    Kernel,
+    Site,
+    SparseSite,
+    fork,
+    render,
+    render_sparse,
+)
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
+from fxloom.matrices import EXACT_DOUBLE, KERNEL, Matrix, matrix_of
+from fxloom.multipliers import are_powers
 from fxloom.ops import Add, Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
+from fxloom.sparse_layout import index_width, lay_out
 from fxloom.target import Target
-
-EXACT_DOUBLE = 53
-"""Mantissa bits of a double: hls4ml's layers read weights as decimal literals."""
-
-MAX_WINDOW_LINES = 16384
-"""hls4ml writes a line of C++ for every element of every window of a convolution; beyond this our
-kernel, which has loops instead, keeps compilers alive."""
 
 PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
 """hls4ml's own, and ours for weights that need no multiplier."""
@@ -40,12 +44,14 @@ UNROLLED = (Allotment("latency", 1),)
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Constant mantissas of a layer. kind: their format; builtin: our kernels read integers."""
+    """Constant mantissas of a layer. kind: their format; builtin: our kernels read integers;
+    memory: the hardware reads one after another, so that their width matters."""
 
     name: str
     mantissas: IntArray
     kind: FixedPoint
     builtin: bool
+    memory: bool = False
 
     def cpp(self, dialect: Dialect) -> str:
         """The C++ type of one element."""
@@ -57,6 +63,21 @@ class Weights:
         if self.builtin:
             return self.mantissas
         return np.ldexp(self.mantissas.astype(np.float64), -self.kind.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What follows a product in the same layer: a bias a channel, and a conversion.
+
+    exact: the format of the sum; accum: that in which it is added up, narrower where upper bits
+    are dropped next.
+    """
+
+    bias: IntArray
+    bias_type: FixedPoint
+    exact: FixedPoint
+    accum: FixedPoint
+    result: ValueType
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +187,11 @@ class _Planner:
         self.uses = Counter(name for instr in program.instrs for name in instr.args)
         self.user = {name: instr for instr in program.instrs for name in instr.args}
         self.outputs = Counter(port.value for port in program.outputs)
+        found = {i.result.name: matrix_of(program, i, target) for i in program.instrs}
+        self.matrices = {name: matrix for name, matrix in found.items() if matrix is not None}
 
     def plan(self) -> Plan:
+        require_weights(self.program, self.target)
         inputs = tuple(self._input(port) for port in self.program.inputs)
         for layer in inputs:
             self._publish(layer)
@@ -175,7 +199,7 @@ class _Planner:
         for instr in self.program.instrs:
             if instr.result.name in fused:
                 continue
-            layer = self._hls4ml_layer(instr) or self._kernel_layer(instr)
+            layer = self._matrix_layer(instr) or self._kernel_layer(instr)
             fused.update(layer.values)
             self._add(layer)
             self._publish(layer)
@@ -205,7 +229,7 @@ class _Planner:
                     index,
                     name,
                     array,
-                    "FxloomKernel",
+                    KERNEL,
                     (layer.name,),
                     layer.shape,
                     layer.type,
@@ -283,10 +307,7 @@ class _Planner:
             arguments.append(Argument(held.name, operand, kind))
         allotment = None
         if isinstance(op, MatMul | Conv):
-            shape = self.program.value(args[1]).shape
-            if args[1] not in self.program.constants:
-                shape = shape[-2:]  # one matrix after another
-            allotment = self._allot("FxloomKernel", origin, prod(shape[:-1]), shape[-1])
+            allotment = self._allot(origin, args[1], result)
         reuse = 1 if allotment is None else allotment.reuse
         filled = array + self.dialect.suffix
         site = Site(index, op, tuple(arguments), result, filled, reuse)
@@ -294,7 +315,7 @@ class _Planner:
             index,
             name,
             array,
-            "FxloomKernel",
+            KERNEL,
             tuple(inputs),
             result.shape,
             ValueType(result.type),
@@ -306,10 +327,103 @@ class _Planner:
             allotment=allotment,
         )
 
-    def _allot(self, kind: str, origin: str, n_in: int, n_out: int) -> Allotment:
-        return allot(kind, n_in, n_out, self.target.resolve(origin), self.target.io)
+    def _allot(self, origin: str, weight: str, result: Value) -> Allotment:
+        """What a kernel of ours with a dense matrix gets."""
+        wanted = self.target.resolve(origin)
+        if result.name in self.matrices:
+            return choose(self.matrices[result.name], wanted, self.target.io)
+        if self.dialect.algorithmic_c:
+            note = ""
+            if wanted.reuse > 1:
+                note = f"reuse {wanted.reuse} asked for, 1 given: the matrix is computed"
+            return Allotment("latency", 1, note)
+        n_in, n_out = self.program.value(weight).shape[-2:]
+        return allot(KERNEL, n_in, n_out, wanted, self.target.io)
 
-    # -- hls4ml's own layers ----------------------------------------------------------------------
+    # -- products with a constant matrix ----------------------------------------------------------
+
+    def _matrix_layer(self, first: Instr) -> Layer | None:
+        """The sparse kernel or a layer of hls4ml's own, with what follows; None for all else."""
+        matrix = self.matrices.get(first.result.name)
+        if matrix is None:
+            return None
+        allotment = choose(matrix, self.target.resolve(first.origin), self.target.io)
+        if allotment.is_sparse:
+            return self._sparse_layer(first, matrix, allotment)
+        return None if matrix.kind == KERNEL else self._hls4ml_layer(first, matrix, allotment)
+
+    def _sparse_layer(self, first: Instr, matrix: Matrix, allotment: Allotment) -> Layer:
+        index, name, array = self._next(first.origin)
+        # Conversions are those of AMD's types.
+        chain = [first] if self.dialect.algorithmic_c else self._chain(first)
+        ending = self._ending(chain)
+        source, stream = self._take(first.args[0])
+        operand = self.program.operand(first.args[1])
+        groups = first.op.groups if isinstance(first.op, Conv) else 1
+        weight = self.program.constants[first.args[1]].data
+        layout = lay_out(weight, groups, allotment.reuse)
+        declared = self.program.value(first.args[1]).type
+        kind = FixedPoint(declared.width, declared.width, declared.signed)
+        bias = FixedPoint.holding(int(ending.bias.min()), int(ending.bias.max()), 0)
+        width = index_width(matrix.inputs)
+        weights = {
+            "weight": Weights(f"c{index}_1", layout.weights, kind, True, True),
+            "indices": Weights(
+                f"c{index}_2", layout.indices, FixedPoint(width, width, False), True, True
+            ),
+            "bias": Weights(f"c{index}_3", ending.bias, bias, True),
+        }
+        arguments = (self._argument(first.args[0], stream), Argument("", operand, kind))
+        site = Site(index, first.op, arguments, first.result, array + self.dialect.suffix)
+        kernel = SparseSite(
+            site,
+            layout,
+            matrix.inputs,
+            weights=weights["weight"].name,
+            weight=kind,
+            indices=weights["indices"].name,
+            bias=weights["bias"].name,
+            bias_type=bias,
+            shift=ending.exact.fraction - first.result.type.fraction,
+            # Without a bias zeros of any format are added.
+            bias_shift=max(ending.exact.fraction - ending.bias_type.fraction, 0),
+            accumulator=self.dialect.fixed(ValueType(ending.accum)),
+            sum=ending.accum,
+            powers=are_powers(matrix.weights, matrix.width),
+        )
+        return Layer(
+            index,
+            name,
+            array,
+            KERNEL,
+            (source,),
+            chain[-1].result.shape,
+            ending.result,
+            first.origin,
+            tuple(instr.result.name for instr in chain),
+            tuple(instr.op.name for instr in chain),
+            weights,
+            kernel=render_sparse(kernel, self.stream),
+            allotment=allotment,
+        )
+
+    def _ending(self, chain: Sequence[Instr]) -> _Ending:
+        product, channels = chain[0].result, chain[0].result.shape[-1]
+        bias: IntArray = np.zeros(channels, np.int8)
+        bias_type = FixedPoint(1, 1, False)
+        exact, accum, result = product.type, None, ValueType(product.type)
+        for instr in chain[1:]:
+            if isinstance(instr.op, Requantize):
+                op = instr.op.without_idle_overflow(self.program.operand(instr.args[0]))
+                result = ValueType(op.to, op.rounding, op.overflow)
+                accum = accum or needed_bits(exact, instr.op)
+                continue
+            constant = self.program.constants[self._bias(instr, product) or ""]
+            bias = np.broadcast_to(constant.data.reshape(-1), (channels,))
+            bias_type = constant.value.type
+            exact = instr.result.type
+            result = ValueType(exact)
+        return _Ending(bias, bias_type, exact, accum or exact, result)
 
     def _chain(self, first: Instr) -> list[Instr]:
         """A matmul or conv with the constant bias and the Requantize that follow, if any; with two
@@ -354,37 +468,15 @@ class _Planner:
         attributes |= dict.fromkeys(("pad_top", "pad_bottom", "pad_left", "pad_right"), 0)
         return self._add(self._kernel(pad, [x.name], padded, instr.origin, "pad")).name
 
-    def _hls4ml_layer(self, first: Instr) -> Layer | None:
-        if self.dialect.algorithmic_c or not isinstance(first.op, MatMul | Conv):
-            return None
-        if first.args[1] not in self.program.constants:
-            return None
+    def _hls4ml_layer(self, first: Instr, matrix: Matrix, allotment: Allotment) -> Layer:
+        kind = matrix.kind
         weight = self.program.constants[first.args[1]]
         x = self.program.value(first.args[0])
-        kind, attributes = _attributes(first, x, weight.value, self.stream)
-        if kind is None or not _narrow(weight.value):
-            return None
+        attributes = _attributes(first, x, weight.value)
         chain = self._chain(first)
         source = self._padded(first, attributes) if self.stream else self._take(x.name)[0]
         index, name, array = self._next(first.origin)
-        exact = first.result
-        channels = first.result.shape[-1]
-        bias = Weights(f"b{index}", np.zeros(channels, np.int8), FixedPoint(1, 1, False), False)
-        result = ValueType(first.result.type)
-        accum = None
-        for instr in chain[1:]:
-            if isinstance(instr.op, Requantize):
-                op = instr.op.without_idle_overflow(self.program.operand(instr.args[0]))
-                result = ValueType(op.to, op.rounding, op.overflow)
-                accum = accum or needed_bits(exact.type, instr.op)
-                continue
-            constant = self.program.constants[self._bias(instr, first.result) or ""]
-            data = np.broadcast_to(constant.data.reshape(-1), (channels,))
-            bias = Weights(f"b{index}", data, constant.value.type, False)
-            exact = instr.result
-            result = ValueType(exact.type)
-        shape = weight.value.shape
-        allotment = self._allot(kind, first.origin, prod(shape[:-1]), shape[-1])
+        ending = self._ending(chain)
         data = weight.data
         if kind == "DepthwiseConv2D":
             data = data.transpose(0, 1, 3, 2)
@@ -398,15 +490,18 @@ class _Planner:
             kind,
             (source,),
             chain[-1].result.shape,
-            result,
+            ending.result,
             first.origin,
             tuple(instr.result.name for instr in chain),
             tuple(instr.op.name for instr in chain),
-            {"weight": Weights(f"w{index}", data, weight.value.type, False), "bias": bias},
+            {
+                "weight": Weights(f"w{index}", data, weight.value.type, False),
+                "bias": Weights(f"b{index}", ending.bias, ending.bias_type, False),
+            },
             # The exact result's format: as wide as the sum, no fraction bit dropped. Partial sums
             # may wrap in it, which cannot change a sum that fits. Nor can it change the lower bits
             # of one that does not, where only those are read.
-            accum=ValueType(accum or exact.type),
+            accum=ValueType(ending.accum),
             attributes=attributes,
             allotment=allotment,
         )
@@ -437,29 +532,14 @@ def _narrow(value: Value) -> bool:
     return max(-value.lo, value.hi).bit_length() <= EXACT_DOUBLE
 
 
-def _attributes(
-    instr: Instr, x: Value, weight: Value, stream: bool
-) -> tuple[str | None, dict[str, Any]]:
-    """The hls4ml class that computes a matmul or conv exactly, or None; and its attributes."""
+def _attributes(instr: Instr, x: Value, weight: Value) -> dict[str, Any]:
+    """What the hls4ml class that computes a matmul or conv needs to know."""
     op = instr.op
     if isinstance(op, MatMul):
-        n_in, n_out = weight.shape
-        # With leading axes hls4ml's Dense would take all of them for one long vector.
-        return ("Dense" if x.size == n_in else None), {"n_in": n_in, "n_out": n_out}
+        return {"n_in": weight.shape[0], "n_out": weight.shape[1]}
     assert isinstance(op, Conv)
-    kernel_height, kernel_width, per_group, n_filt = weight.shape
-    depthwise = op.groups > 1 and per_group == 1 and n_filt == op.groups
-    if op.dilation != (1, 1) or not (op.groups == 1 or depthwise):
-        return None, {}
-    pointwise = stream and (kernel_height, kernel_width) == (1, 1) and not depthwise
-    if stream and kernel_height == 1 and (op.stride[0] > 1 or depthwise) and not pointwise:
-        # hls4ml's line buffer for height 1 forgets the vertical stride, and has no room for
-        # depthwise.
-        return None, {}
-    lines = prod(instr.result.shape[:2]) * kernel_height * kernel_width * x.shape[2]
-    if lines > MAX_WINDOW_LINES and not stream:
-        return None, {}
-    return "DepthwiseConv2D" if depthwise else "Conv2D", {
+    kernel_height, kernel_width, _, n_filt = weight.shape
+    return {
         "data_format": "channels_last",
         "in_height": x.shape[0],
         "in_width": x.shape[1],

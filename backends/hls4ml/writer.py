@@ -29,7 +29,7 @@ with silenced():
 
 TEMPLATES = Path(hls4ml.__file__).parent / "templates"
 KERNELS = "fxloom_kernels.h"
-INCLUDED = ("fxloom_choosing.h", "fxloom_tables.h")
+INCLUDED = ("fxloom_choosing.h", "fxloom_sparse.h", "fxloom_tables.h")
 """Included by KERNELS."""
 QUEUE = "fxloom_queue.h"
 
@@ -79,7 +79,18 @@ def _weight_text(held: Weights, type_name: str) -> str:
     count = held.mantissas.size
     integers = _wrapped([str(m) for m in held.mantissas.reshape(-1).tolist()])
     builtin = _builtin(held.mantissas)
-    if held.builtin:
+    if held.memory:
+        # Where it becomes a memory, as wide as the format; elsewhere a compiler would take long
+        # for thousands of constructor calls.
+        body = (
+            "#if defined(__SYNTHESIS__) || defined(FXLOOM_LITERALS)\n"
+            f"typedef {type_name} {held.name}_word_t;\n"
+            "#else\n"
+            f"typedef {builtin} {held.name}_word_t;\n"
+            "#endif\n"
+            f"static const {held.name}_word_t {held.name}[{count}] = {integers};\n"
+        )
+    elif held.builtin:
         body = f"static const {builtin} {held.name}[{count}] = {integers};\n"
     else:
         # Thousands of constructor calls take a compiler long, and rounding decimals at start-up
@@ -170,7 +181,7 @@ class _QuartusWriter(_Shared, QuartusWriter):  # type: ignore[misc]
     def _edit(self, path: Path, *changes: tuple[str, str]) -> None:
         if self._rolled:
             # A component with loops takes as long as they do.
-            changes += ((r"^hls_component_ii\(1\)\n", ""),)
+            changes += ((r"^hls_component_ii\(\d+\)\n", ""),)
         path.write_text(_edited(path.name, path.read_text(), *changes), encoding="ascii")
 
     def print_array_to_cpp(self, var: Any, layer: Any, odir: str) -> None:

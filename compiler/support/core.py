@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Node
 
+from fxloom.batch_rules import Merged
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, constant, describe, output_nodes
 from fxloom.moves import GATHER
@@ -148,17 +149,24 @@ def is_constant(argument: Any) -> bool:
 
 
 def is_image(argument: Any) -> str | None:
-    dims = argument.meta["val"].dim()
-    if dims != 4 or argument.meta.get("batch_axis", 0) != 0:
-        return f"needs images [batch, channels, height, width], got {dims} dimensions"
-    return None
+    return _is_sample(argument, 4, "images [batch, channels, height, width]")
 
 
 def is_signal(argument: Any) -> str | None:
-    dims = argument.meta["val"].dim()
-    if dims != 3 or argument.meta.get("batch_axis", 0) != 0:
-        return f"needs signals [batch, channels, length], got {dims} dimensions"
-    return None
+    return _is_sample(argument, 3, "signals [batch, channels, length]")
+
+
+def _is_sample(argument: Any, rank: int, what: str) -> str | None:
+    """What is wrong with an argument that must have that many dimensions, the batch first."""
+    dims, axis = argument.meta["val"].dim(), argument.meta.get("batch_axis", 0)
+    if dims != rank:
+        return f"needs {what}, got {dims} dimensions"
+    if isinstance(axis, Merged):
+        return (
+            f"needs {what}, and the batch here is merged with others: several a sample. Loop over "
+            "them, or make them channels of a convolution with groups"
+        )
+    return None if axis == 0 else f"needs {what}, and the batch here is dimension {axis}"
 
 
 def weights(node: Node, positions: Sequence[int]) -> str | None:

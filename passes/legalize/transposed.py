@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from torch.fx.node import Node
 
 from fxloom.editing import release_tensor, tensor_node
+from fxloom.facts import carry
 from fxloom.graph import arguments, constant
 from fxloom.passes.legalize.core import insert, legalizes
 from fxloom.passes.legalize.gathers import gathered, reshaped
@@ -70,9 +71,9 @@ def _transposed(module: GraphModule, node: Node) -> Node | None:
             strict=True,
         )
     ]  # fmt: skip
-    kernel = tensor_node(
-        module, node, release_tensor(module, weight_node), _rearranged(weight, axes, groups)
-    )
+    name = release_tensor(module, weight_node)
+    kernel = tensor_node(module, node, name, _rearranged(weight, axes, groups))
+    carry(module, name, str(kernel.target), lambda kept: _rearranged(kept, axes, groups))
     bias = None
     if bias_node is not None:
         values = constant(module, bias_node.target).detach().reshape(groups, 1, -1)

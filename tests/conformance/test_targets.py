@@ -1,4 +1,5 @@
-"""The same integers whatever the target: backend, strategy, reuse factor.
+"""The same integers whatever the target: backend, strategy, reuse factor. test_sparse.py has the
+sparse kernel.
 
 One project holds many programs, and every program in it has a strategy and a reuse factor of its
 own, so that a project covers all of them for one backend.
@@ -105,7 +106,7 @@ def test_every_strategy_and_reuse_factor(
     name: str, io: Io, backend: Backend, tmp_path: Path
 ) -> None:
     programs, layers = matrix_programs(name, io)
-    target = Target(backend=backend, io=io, layers=layers)
+    target = Target(backend=backend, io=io, kernel="dense", layers=layers)
     assert mismatches(pack(programs), target, tmp_path) == {}
 
 
@@ -138,7 +139,7 @@ def test_the_corpus_has_every_strategy_in_every_kind_of_layer(io: Io) -> None:
     seen: Counter[tuple[Any, ...]] = Counter()
     for name in MATRICES:
         programs, layers = matrix_programs(name, io)
-        plan = make_plan(pack(programs), Target(io=io, layers=layers))
+        plan = make_plan(pack(programs), Target(io=io, kernel="dense", layers=layers))
         for layer in plan.layers:
             if layer.allotment is not None:
                 reuse = "more" if layer.allotment.reuse > 1 else "one"

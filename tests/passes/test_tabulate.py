@@ -186,9 +186,15 @@ def test_function_stays_within_its_bound(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x: torch.sin(1e4 * x), lambda x: torch.cos(x * 300), torch.sin]
+    "function",
+    [
+        lambda x: torch.sin(1e4 * x),
+        lambda x: torch.cos(x * 300),
+        lambda x: torch.log(torch.relu(x) + 1e-6),
+        torch.sin,
+    ],
 )
-def test_a_table_as_wrong_as_its_values_are_large_is_named_in_the_report(
+def test_a_table_that_may_be_far_off_is_named_in_the_report(
     function: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
 ) -> None:
     x = torch.randn(64, 4, generator=torch.manual_seed(0))

@@ -50,6 +50,10 @@ def by_batch_size(m: Function, x: Tensor) -> Tensor:
     return x if x.shape[0] > 1 else -x
 
 
+def by_nan(m: Function, x: Tensor) -> Tensor:
+    return x if x.shape[0] > 1 else x * float("nan")
+
+
 def by_large_batch(m: Function, x: Tensor) -> Tensor:
     return x if x.shape[0] * 4 < 100 else -x
 
@@ -79,6 +83,11 @@ def in_bfloat16(m: Function, x: Tensor) -> Tensor:
         (count_in_python, "graph and model disagree"),
         (change_input, "x: user input mutation"),
         (by_batch_size, "graph and model disagree at batch size 1"),
+        (
+            lambda m, x: x[:, :2].squeeze(),
+            "at batch size 1.* squeeze.* names no dim",
+        ),
+        (by_nan, "the model gives NaN on these samples"),
         (by_large_batch, "batches of more than 24 samples differently"),
         (in_bfloat16, "bfloat16.*leave autocast off"),
         (lambda m, x: x.half(), "computes in torch.float16"),

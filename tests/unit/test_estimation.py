@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fxloom.allotment import closest_reuse
 from fxloom.errors import TargetError
-from fxloom.estimation import (
-    DENSE_CYCLES,
-    adder_tree_depth,
-    closest_reuse,
-    csd_digits,
-    estimate,
-    hard_multiplications,
-    latency_dsp,
-)
+from fxloom.estimation import DENSE_CYCLES, adder_tree_depth, estimate
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.multipliers import csd_digits, hard_multiplications, latency_dsp
 from fxloom.ops import Add, Conv, Divide, MatMul, Max, Mul, Pool, Requantize, Shift
 from fxloom.program import Program, ProgramBuilder
 from fxloom.report import LayerReport

@@ -90,6 +90,10 @@ def _rounded(
     if rng is not None and draw(st.booleans()):
         bias = b.constant("b", rng.integers(-(2**9), 2**9, y.shape[-1]), FixedPoint(10, 4))
         y = b.emit(ops.Add(), [y, bias], "bias")
+    if draw(st.integers(0, 3)) == 0:  # an accumulator that is too narrow, or just wide enough
+        width = max(y.type.width - draw(st.integers(-1, 6)), 1)
+        narrow = FixedPoint(width, width - y.type.fraction, signed=draw(st.booleans()))
+        y = b.emit(ops.Requantize(narrow, Rounding.TRN, Overflow.WRAP), [y], "wrap")
     if draw(st.booleans()):
         y = b.emit(ops.Max(), [y, b.constant("zero", np.array(0), FixedPoint(1, 1))], "relu")
     kind = draw(st.sampled_from(FORMATS))

@@ -90,14 +90,14 @@ def test_all_faults_are_listed_with_their_place() -> None:
         )
     assert str(caught.value).splitlines() == [
         "t.toml: prat: unknown key. Did you mean part? "
-        "Allowed: part, clock_ns, io, strategy, reuse, backend, layers",
+        "Allowed: part, clock_ns, io, strategy, reuse, backend, kernel, layers",
         't.toml: clock_ns: required a number, got "5" (text)',
         "t.toml: io: required 'parallel' or 'stream', got \"serial\" (text)",
         "t.toml: reuse: required greater than or equal to 1, got 0 (an integer)",
         "t.toml: backend: required 'Vitis', 'Vivado', 'Quartus', 'Catapult' or 'oneAPI', "
         'got "vitis" (text)',
         't.toml: layers."fc*": strateg: unknown key. Did you mean strategy? '
-        "Allowed: strategy, reuse",
+        "Allowed: strategy, reuse, kernel",
         't.toml: layers."fc*".reuse: required an integer, got true (a truth value)',
     ]
 
@@ -125,6 +125,15 @@ def test_layer_settings_come_from_the_last_matching_pattern() -> None:
     with pytest.raises(TargetError, match=r"named fc2\. Did you mean fc1\? Layers: fc1, c"):
         target.require_layers(["fc1", "conv"])
     target.require_layers(["fc1", "conv"], ["fc2"])
+
+
+def test_a_kernel_is_chosen_for_all_layers_or_some() -> None:
+    target = Target.parse('kernel = "sparse"\n[layers.head]\nkernel = "dense"')
+    assert target.resolve("fc") == LayerSettings("latency", 1, "sparse")
+    assert target.resolve("head").kernel == "dense"
+    assert Target().kernel == "auto"
+    with pytest.raises(TargetError, match="kernel: required 'auto', 'dense' or 'sparse', got"):
+        Target(kernel="coo")  # type: ignore[arg-type]
 
 
 def test_unknown_keywords_are_errors_with_close_names() -> None:

@@ -8,10 +8,21 @@ shifts, widths, indices and limits are computed here, so that the C++ has nothin
 from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
 from fxloom.backends.hls4ml.kernels.moving import copy
+from fxloom.backends.hls4ml.kernels.sparse import SparseSite, render_sparse
 from fxloom.backends.hls4ml.kernels.streaming import fork, streamed
 from fxloom.errors import FxloomError
 
-__all__ = ["RULES", "UNSUPPORTED", "Argument", "Kernel", "Site", "fork", "render"]
+__all__ = [
+    "RULES",
+    "UNSUPPORTED",
+    "Argument",
+    "Kernel",
+    "Site",
+    "SparseSite",
+    "fork",
+    "render",
+    "render_sparse",
+]
 
 UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""

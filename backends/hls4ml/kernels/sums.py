@@ -57,7 +57,8 @@ def window_rows(site: Site) -> int:
     return min(reach, site.args[0].operand.shape[0])
 
 
-def _window_constants(site: Site, kernel: Sequence[int]) -> list[str]:
+def window_constants(site: Site, kernel: Sequence[int], lines: int) -> list[str]:
+    """Sizes of image and windows; lines: how many rows of the image are held, 0 for all."""
     height, width, channels = site.args[0].operand.shape
     return [
         *constants(
@@ -75,14 +76,14 @@ def _window_constants(site: Site, kernel: Sequence[int]) -> list[str]:
             out_height=site.result.shape[0],
             out_width=site.result.shape[1],
         ),
-        function("line", f"row % {site.lines}" if site.lines else "row", "int row"),
+        function("line", f"row % {lines}" if lines else "row", "int row"),
     ]
 
 
 def _conv(site: Site) -> Kernel:
     x, w = site.args
     lines = [
-        *_window_constants(site, w.operand.shape[:2]),
+        *window_constants(site, w.operand.shape[:2], site.lines),
         *constants(
             groups=site.op.groups,
             per_group=w.operand.shape[2],
@@ -98,7 +99,7 @@ def _conv(site: Site) -> Kernel:
 
 def _pool(site: Site) -> Kernel:
     lines = [
-        *_window_constants(site, site.op.kernel),
+        *window_constants(site, site.op.kernel, site.lines),
         argument_type("a", site.args[0]),
         typedef("sum_t", integer_type(site.result.type)),
         typedef("kind", f"fxloom::pool_{site.op.kind}"),

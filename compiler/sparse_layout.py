@@ -1,0 +1,84 @@
+"""The non-zero weights of a matrix, laid out for multipliers that do one product after another.
+
+A lane is one multiplier with a memory of weights and indices: in every step it multiplies the
+weight by the input that the index names, and adds to its sum. Weights are in the order of their
+outputs, and lanes are cut from that order wherever they are full, so that no lane but the last has
+padding. What a lane adds up for one output is a span; an output is the sum of its spans.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from fxloom.fixed_point import Int64Array, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLayout:
+    """Weights and indices, [lanes, reuse]; padding is weight 0 of input 0.
+
+    ends: number lane * reuse + step of the last product of every span; outputs: the output that
+    each adds to, ascending. Every lane's last step ends a span.
+    """
+
+    weights: IntArray
+    indices: Int64Array
+    ends: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def lanes(self) -> int:
+        return len(self.weights)
+
+    @property
+    def reuse(self) -> int:
+        return self.weights.size // len(self.weights)
+
+
+def lanes_for(nonzero: int, reuse: int) -> tuple[int, int]:
+    """How many lanes that many products take at a reuse factor, and how many steps: no more than
+    so many lanes need. A matrix of zeros has one product."""
+    count = max(nonzero, 1)
+    lanes = -(-count // min(reuse, count))
+    return lanes, -(-count // lanes)
+
+
+def index_width(inputs: int) -> int:
+    """Bits of a number below `inputs`."""
+    return max((inputs - 1).bit_length(), 1)
+
+
+def sparse_bits(lanes: int, reuse: int, width: int, inputs: int) -> int:
+    """What lanes keep in memory: weights, indices, padding."""
+    return lanes * reuse * (width + index_width(inputs))
+
+
+def lay_out(weight: IntArray, groups: int, reuse: int) -> SparseLayout:
+    """The layout of w[..., channels / groups, n_out] for lanes of at most `reuse` steps.
+
+    Indices count the values of one position: kernel position by kernel position, all channels of
+    each, whatever group they are in.
+    """
+    *taps, per_group, n_out = weight.shape
+    places = np.moveaxis(weight, -1, 0).reshape(n_out, prod(taps), per_group)
+    outputs, tap, channel = np.nonzero(places)
+    first = outputs // (n_out // groups) * per_group
+    indices = tap * (per_group * groups) + first + channel
+    lanes, steps = lanes_for(outputs.size, reuse)
+    weights = np.zeros(lanes * steps, weight.dtype)
+    weights[: outputs.size] = places[outputs, tap, channel]
+    owners = np.full(lanes * steps, outputs[-1] if outputs.size else 0)
+    owners[: outputs.size] = outputs
+    padded = np.zeros(lanes * steps, np.int64)
+    padded[: outputs.size] = indices
+    ends = np.ones(lanes * steps, bool)
+    ends[:-1] = owners[1:] != owners[:-1]
+    ends[steps - 1 :: steps] = True
+    where = np.flatnonzero(ends)
+    return SparseLayout(
+        weights.reshape(lanes, steps),
+        padded.reshape(lanes, steps),
+        tuple(where.tolist()),
+        tuple(owners[where].tolist()),
+    )

@@ -1,0 +1,118 @@
+"""What every pass of a recipe saves in hardware: the estimate of the graph before and after it.
+
+A float graph has no hardware, so it is quantized for the estimate alone: in the widths of the
+recipe's own quantize pass, to nearest and calibrated on few samples. The figures are those of the
+estimator, for the target, from the weights that there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fxloom.errors import FxloomError
+from fxloom.estimation import estimate
+from fxloom.lowering import lower
+from fxloom.quantized_ops import is_quantized
+from fxloom.recipe import Figures, Pass, Recipe, count_parameters
+from fxloom.report import LayerCost, LayerReport, StageLayer
+from fxloom.target import Target
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from fxloom.data import Data
+    from fxloom.passes.quantize import Quantize
+
+SAMPLES = 16
+"""Samples that calibrate: formats of activations decide little of what is estimated."""
+
+Costs = Mapping[str, LayerCost]
+
+
+def compresses(recipe: Recipe) -> bool:
+    """Whether a pass of the recipe says that it makes hardware smaller."""
+    return any(getattr(step, "compresses", False) for step in recipe.passes)
+
+
+class Stages:
+    """Figures of the graphs that a recipe makes, as `Recipe.run` asks for them."""
+
+    def __init__(self, recipe: Recipe, target: Target, data: Data | None) -> None:
+        self._quantize = _quick(recipe.passes)
+        self._target, self._data = target, data
+        self._found: list[Costs | None] = []
+
+    def __call__(self, graph: GraphModule) -> Figures:
+        """Parameters, and what the whole costs where that can be estimated."""
+        costs = self._costs(graph)
+        self._found.append(costs)
+        totals = {} if costs is None else _totals(costs.values())
+        return {**count_parameters(graph), **totals}
+
+    def layers(self, modified: Sequence[bool]) -> list[tuple[StageLayer, ...]]:
+        """For every pass, its layers before and after; empty where nothing is known.
+
+        modified: which of them gave another graph.
+        """
+        found, place = [], 0
+        for changes in modified:
+            before, place = self._found[place], place + changes
+            after = self._found[place]
+            known = changes and before is not None and after is not None
+            found.append(_paired(before or {}, after or {}) if known else ())
+        return found
+
+    def _costs(self, graph: GraphModule) -> Costs | None:
+        if is_quantized(graph):
+            return None  # the report is about that one
+        try:
+            program = lower(self._quantize(graph, self._data).graph)
+            layers = estimate(program, self._target).layers
+        except FxloomError:
+            return None  # whatever it is, the pass that really quantizes will say it
+        return {layer.name: cost_of(layer) for layer in layers}
+
+
+def cost_of(layer: LayerReport) -> LayerCost:
+    """The part of a layer's figures that passes change."""
+    return LayerCost(
+        layer.weight_count, layer.nonzero, layer.stored_bits, layer.macs, layer.dsp, layer.latency
+    )
+
+
+def _quick(passes: Sequence[Pass]) -> Quantize:
+    """The recipe's quantize pass, without what costs time and changes no width."""
+    from fxloom.passes.mixed_precision import MixedPrecision
+    from fxloom.passes.quantize import Quantize
+
+    found = Quantize()
+    for step in passes:
+        if isinstance(step, MixedPrecision):
+            step = Quantize(**step.quantize)
+        if isinstance(step, Quantize):
+            found = step
+            break
+    return replace(
+        found, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
+    )
+
+
+def _totals(costs: Collection[LayerCost]) -> Figures:
+    blocks = [cost.dsp.value for cost in costs if cost.dsp.value is not None]
+    found = {
+        "stored_bits": sum(cost.stored_bits for cost in costs),
+        "macs": sum(cost.macs for cost in costs),
+    }
+    return {**found, "dsp": int(sum(blocks))} if len(blocks) == len(costs) else found
+
+
+def _paired(before: Costs, after: Costs) -> tuple[StageLayer, ...]:
+    """Layers with weights before or after, in order."""
+    names = dict.fromkeys([*before, *after])
+    return tuple(
+        StageLayer(name, before.get(name), after.get(name))
+        for name in names
+        if any(cost is not None and cost.macs for cost in (before.get(name), after.get(name)))
+    )

@@ -1,0 +1,77 @@
+"""What each pass saves in hardware, layer by layer, in the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from fxloom.compilation import compile
+from fxloom.data import Data
+from fxloom.editing import copy_graph
+from fxloom.estimation import estimate
+from fxloom.facts import keep_zeros
+from fxloom.frontend import capture
+from fxloom.lowering import lower
+from fxloom.passes import FoldBatchnorm, Quantize
+from fxloom.recipe import PassResult, Recipe
+from fxloom.report import Report
+from fxloom.target import Target
+
+
+@dataclass(frozen=True)
+class Halve:
+    """Every other weight of one layer becomes zero."""
+
+    name: ClassVar[str] = "halve"
+    compresses: ClassVar[bool] = True
+
+    def __call__(self, graph: GraphModule, data: Data | None = None) -> PassResult:
+        result = copy_graph(graph)
+        layer = result.get_submodule("0")
+        assert isinstance(layer.weight, nn.Parameter)
+        values = layer.weight.detach().clone()
+        values[:, ::2] = 0
+        layer.weight = nn.Parameter(values)
+        keep_zeros(result, "0.weight")
+        return PassResult(result, True, {})
+
+
+def test_the_report_shows_what_a_pass_saves(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+    data = Data(torch.randn(64, 16))
+    target = Target()
+    quantize = Quantize(weights=8)
+    recipe = Recipe([FoldBatchnorm(), Halve(), quantize])
+    report = compile(model, recipe=recipe, data=data, target=target, out=tmp_path / "b").report
+    nothing, halved, last = report.passes
+    assert nothing.layers == last.layers == ()
+    first, second = halved.layers
+    assert second.before == second.after
+    assert first.before is not None
+    assert first.after is not None
+    assert first.before.nonzero > 1.5 * first.after.nonzero
+    assert first.after.nonzero == report.layers[0].nonzero
+    # The figures are the estimator's: of the graph as it was, and of the one that was compiled.
+    graph = capture(model, data.example(2))
+    without = estimate(lower(Recipe([quantize]).run(graph, data).graph), target)
+    assert first.before.dsp == without.layers[0].dsp
+    assert first.after.dsp == report.layers[0].dsp
+    assert halved.before["dsp"] > halved.after["dsp"] == report.total.dsp.value
+    text = report.to_text()
+    assert "pass halve, before -> after" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("0 ") and "->" in line)
+    assert f"{first.before.dsp} -> {first.after.dsp}" in row
+    assert "<h2>pass halve, before -&gt; after</h2>" in report.to_html()
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_a_recipe_that_only_quantizes_is_not_estimated_twice(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    report = compile(
+        model, recipe=Recipe([Quantize()]), data=torch.randn(16, 4), out=tmp_path / "b"
+    ).report
+    assert all(step.layers == () and "dsp" not in step.before for step in report.passes)

@@ -1,0 +1,164 @@
+"""Which kernel a layer gets, and what is said of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fxloom.allotment import choose
+from fxloom.backends.hls4ml.plan import make_plan
+from fxloom.errors import TargetError
+from fxloom.estimation import estimate
+from fxloom.fixed_point import FixedPoint
+from fxloom.matrices import KERNEL, Matrix, matrix_of
+from fxloom.ops import Conv, MatMul, Requantize
+from fxloom.program import Program, ProgramBuilder
+from fxloom.report import Report
+from fxloom.target import LayerSettings, Target
+
+INT8 = FixedPoint(8, 8)
+
+
+def matrix(sparsity: float, shape: tuple[int, int] = (64, 64), kind: str = "Dense") -> Matrix:
+    """8-bit weights of which exactly a share is zero."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(1, 128, shape)
+    order = rng.permutation(weights.size)
+    weights.reshape(-1)[order[: round(sparsity * weights.size)]] = 0
+    return Matrix(weights, 8, 1, kind, shape[0])
+
+
+def test_a_sparse_matrix_of_a_resource_layer_gets_the_sparse_kernel() -> None:
+    given = choose(matrix(0.9), LayerSettings("resource", 8), "parallel")
+    assert (given.kernel, given.strategy, given.lanes, given.reuse) == ("sparse", "resource", 52, 8)
+    assert given.note == ""
+    assert given.why == (
+        "sparse: 410 of 4,096 weights, 52 multipliers at reuse 8 (5,824 bits with indices) instead "
+        "of 512 at reuse 8 (32,768 bits)"
+    )
+
+
+@pytest.mark.parametrize(("sparsity", "kernel"), [(0, "dense"), (0.3, "dense"), (0.5, "sparse")])
+def test_indices_are_weighed_against_the_zeros(sparsity: float, kernel: str) -> None:
+    given = choose(matrix(sparsity), LayerSettings("resource", 8), "parallel")
+    assert given.kernel == kernel
+    assert given.why.startswith(kernel)
+    assert "bits with indices) instead of 512 at reuse 8 (32,768 bits)" in given.why
+
+
+@pytest.mark.parametrize("reuse", [1, 8])
+def test_the_latency_strategy_has_dense_kernels_whose_zeros_cost_nothing(reuse: int) -> None:
+    given = choose(matrix(0.9), LayerSettings("latency", reuse), "parallel")
+    assert (given.kernel, given.strategy) == ("dense", "latency")
+    assert given.why == "dense: the Latency strategy drops products with zero anyway"
+
+
+def test_what_is_asked_for_by_name_is_done() -> None:
+    dense = choose(matrix(0.9), LayerSettings("resource", 8, "dense"), "parallel")
+    assert (dense.kernel, dense.why) == ("dense", "dense: asked for")
+    sparse = choose(matrix(0), LayerSettings("latency", 7, "sparse"), "parallel")
+    assert (sparse.kernel, sparse.lanes, sparse.reuse) == ("sparse", 586, 7)
+    assert sparse.why.startswith("sparse: asked for, 4,096 of 4,096 weights, 586 multipliers")
+
+
+def test_a_reuse_factor_that_is_not_needed_is_not_taken() -> None:
+    given = choose(matrix(0.9), LayerSettings("resource", 400), "parallel")
+    assert (given.lanes, given.reuse) == (2, 205)
+    assert given.note == "reuse 400 asked for, 205 is enough for 2 multipliers"
+
+
+def test_kernels_without_a_resource_strategy_share_multipliers_when_sparse() -> None:
+    given = choose(matrix(0.9, kind=KERNEL), LayerSettings("resource", 64), "parallel")
+    assert (given.kernel, given.lanes) == ("sparse", 7)
+    full = choose(matrix(0, kind=KERNEL), LayerSettings("resource", 64), "parallel")
+    assert (full.kernel, full.strategy) == ("dense", "latency")
+    assert full.note == "resource asked for, latency given: there is no Resource FxloomKernel"
+
+
+# -- programs ---------------------------------------------------------------
+
+
+def program(sparsity: float = 0.9, side: int = 4) -> Program:
+    """A convolution, a linear layer and a product of computed values."""
+    b = ProgramBuilder()
+    x = b.input("x", (side, side, 6), INT8)
+    weights = matrix(sparsity, (54, 8)).weights.reshape(3, 3, 6, 8)
+    op = Conv(padding=((1, 1), (1, 1)))
+    y = b.emit(op, [x, b.constant("w", weights, INT8)], "conv")
+    y = b.emit(Requantize(INT8), [y], "act")
+    z = b.input("z", (32,), INT8)
+    fc = b.emit(MatMul(), [z, b.constant("v", matrix(sparsity, (32, 20)).weights, INT8)], "fc")
+    rows = b.input("rows", (3, 4), INT8)
+    product = b.emit(MatMul(), [rows, b.input("columns", (4, 5), INT8)], "scores")
+    for value in (y, fc, product):
+        b.output(value, value.name)
+    return b.build()
+
+
+@pytest.mark.parametrize("io", ["parallel", "stream"])
+@pytest.mark.parametrize("side", [4, 24])
+@pytest.mark.parametrize("sparsity", [0.2, 0.9])
+def test_estimate_and_project_agree(io: Any, side: int, sparsity: float) -> None:
+    made = program(sparsity, side)
+    target = Target(io=io, strategy="resource", reuse=6)
+    report = estimate(made, target)
+    layers = {each.name: each for each in report.layers}
+    for layer in make_plan(made, target).layers:
+        if layer.allotment is None or layer.origin == "scores":
+            continue
+        found, sparse = layers[layer.origin], layer.allotment.is_sparse
+        assert found.kernel.startswith("sparse") == sparse == (sparsity > 0.5)
+        if sparse:
+            held = [w for key, w in layer.weights.items() if key != "bias"]
+            assert found.stored_bits == sum(w.mantissas.size * w.kind.width for w in held)
+            positions = 1 if layer.origin == "fc" else side * side
+            assert found.macs == positions * layer.weights["weight"].mantissas.size
+            assert found.dsp.value == layer.allotment.lanes
+
+
+def test_a_large_convolution_is_the_same_kernel_in_estimate_and_project() -> None:
+    """hls4ml's would take a line of C++ for every element of every window."""
+    made, target = program(0.0, 24), Target(strategy="resource", reuse=6)
+    conv = made.instrs[0]
+    found = matrix_of(made, conv, target)
+    assert found is not None
+    assert found.kind == KERNEL
+    layer = next(x for x in make_plan(made, target).layers if x.origin == "conv")
+    assert (layer.kind, layer.allotment.strategy) == (KERNEL, "latency")  # type: ignore[union-attr]
+
+
+def test_the_report_says_why_and_keeps_it() -> None:
+    report = estimate(program(), Target(strategy="resource", reuse=8))
+    lines = report.to_text().splitlines()
+    assert (
+        "fc: sparse: 64 of 640 weights, 8 multipliers at reuse 8 (832 bits with indices) "
+        "instead of 80 at reuse 8 (5,120 bits)"
+    ) in lines
+    assert "fc: sparse: " in report.to_html()
+    assert Report.from_json(report.to_json()) == report
+    conv = report.layers[0]
+    assert "pipeline of a sparse kernel fills" in conv.latency.source
+    assert conv.latency.value == (16 + 4) * 8
+    assert "at least" in report.total.latency.source
+
+
+def test_no_line_about_kernels_where_nothing_is_pruned() -> None:
+    report = estimate(program(0.0), Target(strategy="resource", reuse=8))
+    assert {layer.kernel for layer in report.layers} == {""}
+    pruned = estimate(program(0.9), Target())
+    assert pruned.layers[0].kernel.startswith("dense: the Latency strategy drops")
+
+
+@pytest.mark.parametrize("use", [estimate, make_plan])
+def test_sparse_where_nothing_is_constant_is_refused(use: Any) -> None:
+    target = Target(layers={"scores": {"kernel": "sparse"}, "act": {"kernel": "sparse"}})
+    with pytest.raises(TargetError) as caught:
+        use(program(), target)
+    assert str(caught.value).splitlines() == [
+        'layers: scores: kernel = "sparse" requires a linear layer or a convolution with constant '
+        "weights, got scores (matmul). Layers with weights: conv, fc",
+        'layers: act: kernel = "sparse" requires a linear layer or a convolution with constant '
+        "weights, got act (requantize). Layers with weights: conv, fc",
+    ]
+    use(program(), Target(layers={"*": {"kernel": "sparse"}, "scores": {"kernel": "dense"}}))
+    use(program(), Target(kernel="sparse"))
