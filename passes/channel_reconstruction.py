@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn import functional
 
+from fxloom.facts import kept_weights
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.passes.channel_criteria import (
     READERS,
@@ -160,6 +161,9 @@ class Reconstruction:
             node = reader.nodes[0]
             stays = self._found.kept(self._read(node), removed)
             if stays.all() or not self._is_own(reader):
+                continue
+            if kept_weights(c.module, str(arguments(node)[1].target)) is not None:
+                self.skipped[origin(node)] = f"{describe(node)} has zeros that must stay"
                 continue
             inputs = torch.from_numpy(np.flatnonzero(np.repeat(stays, reader.width)))
             weight, shift = _least_squares(reader, inputs)

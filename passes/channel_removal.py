@@ -15,6 +15,7 @@ from torch.fx.node import Node
 from fxloom.batch_axis import track
 from fxloom.editing import copy_graph
 from fxloom.errors import UnsupportedLayer
+from fxloom.facts import carry
 from fxloom.graph import arguments, constant, describe
 from fxloom.moves import GATHER
 from fxloom.passes.channel_groups import Dependencies
@@ -71,6 +72,7 @@ def _shrink_tensors(module: fx.GraphModule, kept: Kept, found: Dependencies) -> 
             fresh[key] = _taken(tensor, masks)
         *path, leaf = name.split(".")
         setattr(module.get_submodule(".".join(path)), leaf, fresh[key])
+        carry(module, name, name, lambda zeros, masks=masks: _taken(zeros, masks))  # type: ignore[misc]
 
 
 def _taken(tensor: Tensor, masks: list[Mask]) -> Tensor:

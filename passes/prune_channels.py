@@ -20,7 +20,7 @@ from torch import fx
 
 from fxloom.editing import finish
 from fxloom.errors import RecipeError
-from fxloom.graph import arguments, constant, origin
+from fxloom.graph import arguments, constant
 from fxloom.layer_figures import layer_figures, total
 from fxloom.passes.channel_criteria import (
     Criterion,
@@ -33,7 +33,7 @@ from fxloom.passes.channel_criteria import (
 from fxloom.passes.channel_groups import Dependencies, Group, dependencies
 from fxloom.passes.channel_reconstruction import Reconstruction
 from fxloom.passes.channel_removal import without
-from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, known_keys, overrides, unmatched
 
@@ -64,6 +64,7 @@ class PruneChannels:
     """
 
     name: ClassVar[str] = "prune_channels"
+    compresses: ClassVar[bool] = True
 
     sparsity: float | None = None
     layers: Mapping[str, Mapping[str, int | float]] = field(default_factory=dict)
@@ -370,13 +371,10 @@ def _channels(
 
 
 def _require_float(graph: fx.GraphModule) -> None:
-    quantized = (REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE, LOOKUP)
-    for node in graph.graph.nodes:
-        if node.target in quantized:
-            raise RecipeError(
-                f"prune_channels: {origin(node)}: the graph is quantized. Put prune_channels "
-                "before quantize"
-            )
+    if is_quantized(graph):
+        raise RecipeError(
+            "prune_channels: the graph is quantized. Put prune_channels before quantize"
+        )
 
 
 def _require_finite(found: Dependencies) -> None:

@@ -302,7 +302,7 @@ def main() -> int:
                 return
             try:
                 check_model(model, tally)
-                if tally["drawn"] % 10 == 0:
+                if tally["drawn"] % 100 == 0:
                     print(_state(tally, began), flush=True)
             except Exception:
                 if not failing:

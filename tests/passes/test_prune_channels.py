@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 from benchmarks.models import resnet50, vgg16
 from fxloom.data import Data
 from fxloom.errors import RecipeError
+from fxloom.facts import keep_zeros, kept_weights
 from fxloom.frontend import capture
 from fxloom.layer_figures import layer_figures, total
 from fxloom.passes import Finetune, PruneChannels, Quantize
@@ -278,3 +279,19 @@ def test_finetune_and_quantize_follow() -> None:
     recipe = Recipe([PruneChannels(sparsity=0.5), Finetune(epochs=1), Quantize()])
     result = recipe.run(captured(), data())
     assert np.prod(sizes(result.graph)["3.weight"]) == 3 * 4 * 9
+
+
+@pytest.mark.parametrize("criterion", ["l1", "reconstruction"])
+def test_weights_that_are_zero_for_good_stay_so(criterion: str) -> None:
+    graph = captured()
+    with torch.no_grad():
+        weight = graph.get_parameter("3.weight").clone()
+        weight[:, :, 0] = 0
+    graph.get_parameter("3.weight").data = weight
+    keep_zeros(graph, "3.weight")
+    recipe = Recipe([PruneChannels(sparsity=0.5, criterion=criterion), Finetune(epochs=1)])  # type: ignore[arg-type]
+    result = recipe.run(graph, data()).graph
+    smaller = result.get_parameter("3.weight")
+    assert smaller.shape == (3, 4, 3, 3)
+    assert not smaller[:, :, 0].any()
+    assert kept_weights(result, "3.weight") is not None
