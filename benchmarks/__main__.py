@@ -1,5 +1,5 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
-`binary_points`: the search for them."""
+`binary_points`: the search for them; `prune_scale`: pruning at the size of VGG-16."""
 
 import argparse
 import json
@@ -14,7 +14,10 @@ from rich.console import Console
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["ratios", "scale", "binary_points"], default="ratios"
+        "what",
+        nargs="?",
+        choices=["ratios", "scale", "binary_points", "prune_scale"],
+        default="ratios",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no stock hls4ml")
     parser.add_argument("--case", action="append", help="only this one; may be repeated")
@@ -25,6 +28,8 @@ def main() -> None:
         from benchmarks.scale import measure_all, table
     elif options.what == "binary_points":
         from benchmarks.binary_points import measure_all, table
+    elif options.what == "prune_scale":
+        from benchmarks.prune_scale import measure_all, table
     else:
         from benchmarks.tables import measure_all, table
     records = []

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fxloom.passes.legalize import Legalize
     from fxloom.passes.mixed_precision import MixedPrecision
     from fxloom.passes.narrow_accumulators import NarrowAccumulators
+    from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
 
@@ -27,6 +28,7 @@ __all__ = [
     "Legalize",
     "MixedPrecision",
     "NarrowAccumulators",
+    "Prune",
     "PruneChannels",
     "Quantize",
     "get",
@@ -41,6 +43,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "legalize": "fxloom.passes.legalize:Legalize",
         "mixed_precision": "fxloom.passes.mixed_precision:MixedPrecision",
         "narrow_accumulators": "fxloom.passes.narrow_accumulators:NarrowAccumulators",
+        "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
     }

@@ -89,15 +89,7 @@ class Fitting:
 
     def _moments(self, node: Node, inputs: Iterator[Tensor], outputs: Iterator[Tensor]) -> Moments:
         moments = Moments()
-        generator = torch.Generator().manual_seed(0)
-        size = prod(arguments(node)[1].meta["val"].shape[1:])
-        budget = max(LEAST_ROWS, ROWS_PER_INPUT * size)
-        for x, y in zip(inputs, outputs, strict=True):
-            rows, wanted = input_rows(node, x), output_rows(node, y)
-            count = -(-budget // len(self.batches))
-            if count < rows.shape[1]:
-                drawn = torch.randperm(rows.shape[1], generator=generator)[:count]
-                rows, wanted = rows[:, drawn], wanted[:, drawn]
+        for rows, wanted in drawn_rows(node, inputs, outputs, len(self.batches)):
             moments.see(rows, wanted)
         return moments
 
@@ -219,19 +211,64 @@ def bias_format(node: Node, values: Tensor) -> FixedPoint:
         raise VerifyError(f"{describe(node)}: its bias in steps of its products: {error}") from None
 
 
+def drawn_rows(
+    layer: Node, inputs: Iterator[Tensor], outputs: Iterator[Tensor], batches: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`input_rows` and `output_rows` of every batch, so many that each input has enough of them.
+
+    batches: how many there are. Where they have more rows, the same ones are drawn every time.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for x, y in zip(inputs, outputs, strict=True):
+        rows, wanted = input_rows(layer, x), output_rows(layer, y)
+        budget = max(LEAST_ROWS, ROWS_PER_INPUT * rows.shape[2])
+        count = -(-budget // batches)
+        if count < rows.shape[1]:
+            drawn = torch.randperm(rows.shape[1], generator=generator)[:count]
+            rows, wanted = rows[:, drawn], wanted[:, drawn]
+        yield rows, wanted
+
+
 def input_rows(layer: Node, x: Tensor) -> Tensor:
-    """What every output of a layer is computed from [groups, rows, inputs]."""
+    """What every output of a layer is computed from [groups, rows, inputs].
+
+    A transposed convolution counts as the convolution of the input with zeros between its pixels.
+    """
     if layer.target is aten.linear.default:
         return x.reshape(1, -1, x.shape[-1])
-    stride, padding, dilation, _, _, groups = arguments(layer)[3:9]
+    stride, padding, dilation, is_transposed, more, groups = arguments(layer)[3:9]
     kernel = list(arguments(layer)[1].meta["val"].shape[2:])
     if x.dim() == 3:  # one row of an image
         x, kernel = x[:, :, None], [1, *kernel]
-        stride, padding, dilation = ([n, *sizes] for n, sizes in
-                                     ((1, stride), (0, padding), (1, dilation)))  # fmt: skip
+        stride, padding, dilation, more = (
+            [n, *sizes] for n, sizes in ((1, stride), (0, padding), (1, dilation), (0, more))
+        )
+    if is_transposed:
+        x = _spread_out(x, stride, padding, dilation, more, kernel)
+        stride, padding = [1] * len(stride), [0] * len(padding)
     columns = functional.unfold(x, tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
     size = columns.shape[1] // groups
     return columns.reshape(len(x), groups, size, -1).permute(1, 0, 3, 2).reshape(groups, -1, size)
+
+
+def _spread_out(
+    x: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    more: Sequence[int],
+    kernel: Sequence[int],
+) -> Tensor:
+    """An image with zeros between its pixels and around them, over which the flipped kernel of a
+    transposed convolution moves in steps of one."""
+    height, width = ((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride, strict=True))
+    spread = x.new_zeros(*x.shape[:2], height, width)
+    spread[:, :, :: stride[0], :: stride[1]] = x
+    widths: list[int] = []
+    for size, pad, step, extra in zip(kernel, padding, dilation, more, strict=True):
+        edge = step * (size - 1) - pad
+        widths = [edge, edge + extra, *widths]
+    return functional.pad(spread, widths)
 
 
 def output_rows(layer: Node, y: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ PROBES = 8
 """Random directions for every batch."""
 
 
-class _Leaves(fx.Interpreter):
+class Leaves(fx.Interpreter):
     """Runs a graph with other tensors for some of its own."""
 
     def __init__(self, module: fx.GraphModule, leaves: Mapping[Node, Tensor]) -> None:
@@ -48,7 +48,7 @@ def traces(
             leaves: dict[Node, Tensor] = {
                 each.source: each.values.clone().requires_grad_() for each in weights
             }
-            outputs = several(_Leaves(module, leaves).run(*batch))
+            outputs = several(Leaves(module, leaves).run(*batch))
             loss = distance.between([y.detach() for y in outputs], outputs)
             values = [leaves[each.source] for each in weights]
             slopes = torch.autograd.grad(loss, values, create_graph=True, materialize_grads=True)

@@ -19,6 +19,9 @@ from torch import Tensor
 RIDGE = 0.01
 """Of the mean variance of an input, added to each: the float weights pull where data are few."""
 
+NOISE = 1e-12
+"""Variance, relative to the mean square, that the rounding of sums may pretend."""
+
 BLOCK = 128
 """Columns between two updates of all that follow."""
 
@@ -54,10 +57,13 @@ class Moments:
         """The mean of "x" or "y" [groups, channels]."""
         return self.sums[name] / self.count
 
-    def covariance(self, left: str) -> Tensor:
-        """Of "x" or "y" with x [groups, channels of left, inputs]."""
-        outer = self.mean(left)[:, :, None] * self.mean("x")[:, None, :]
-        return self.sums[f"{left}x"] / self.count - outer
+    def covariance(self, left: str, centred: bool = True) -> Tensor:
+        """Of "x" or "y" with x [groups, channels of left, inputs]. centred: around their means,
+        or else around zero: the mean of the products."""
+        products = self.sums[f"{left}x"] / self.count
+        if not centred:
+            return products
+        return products - self.mean(left)[:, :, None] * self.mean("x")[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -78,34 +84,39 @@ class Problem:
         return ((off @ self.matrix) * off).sum(2)
 
 
-def refit(weights: Tensor, moments: Moments, kept: Tensor | None = None) -> Problem:
+def refit(
+    weights: Tensor, moments: Moments, kept: Tensor | None = None, centred: bool = True
+) -> Problem:
     """The weights that give the float outputs for the inputs seen; where inputs say little, those
     that were there. weights: [groups, outputs, inputs]. kept: as in a Problem; the weights are the
-    best ones of those that are zero elsewhere."""
+    best ones of those that are zero elsewhere. centred: a bias takes care of the mean."""
     weights = weights.to(torch.float64)
-    variance = moments.covariance("x")
+    variance = moments.covariance("x", centred)
     diagonal = variance.diagonal(dim1=1, dim2=2)
     level = diagonal.mean(1)
     # Constant inputs say nothing: then all weights count alike.
-    ridge = torch.where(level > 0, RIDGE * level, 1.0)[:, None, None]
+    square = (moments.sums["xx"] / moments.count).diagonal(dim1=1, dim2=2).mean(1)
+    ridge = torch.where(level > NOISE * square, RIDGE * level, 1.0)[:, None, None]
     matrix = variance + ridge * torch.eye(variance.shape[1], dtype=torch.float64)
     factor = torch.linalg.cholesky(matrix)
-    right = moments.covariance("y") + ridge * weights
+    right = moments.covariance("y", centred) + ridge * weights
     target = torch.cholesky_solve(right.transpose(1, 2), factor).transpose(1, 2)
     if kept is None:
         return Problem(target, matrix)
     return Problem(best_on_support(matrix, right, kept, weights), matrix, kept)
 
 
-def best_on_support(matrix: Tensor, right: Tensor, kept: Tensor, start: Tensor) -> Tensor:
+def best_on_support(
+    matrix: Tensor, right: Tensor, kept: Tensor, start: Tensor, most_steps: int = MOST_STEPS
+) -> Tensor:
     """The weights W [groups, outputs, inputs] that are zero outside `kept` and have the least
     W matrix W' / 2 - W right', by conjugate gradients (Hestenes and Stiefel 1952) on all outputs at
-    once, each with a support of its own. start: where to begin."""
+    once, each with a support of its own. start: where to begin; every step lowers the error."""
     found = start * kept
     residual = (right - found @ matrix) * kept
     direction, square = residual, residual.square().sum(2, keepdim=True)
     enough = TOLERANCE**2 * (right * kept).square().sum(2, keepdim=True)
-    for _ in range(MOST_STEPS):
+    for _ in range(most_steps):
         is_open = square > enough
         if not bool(is_open.any()):
             break

@@ -27,10 +27,15 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
+    "prune": {"sparsity": 0.5, "method": "obs"},
     "prune_channels": {"sparsity": 0.5},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
-REFUSED = [("finetune", "two outputs"), ("mixed_precision", "constants")]
+REFUSED = [
+    ("finetune", "two outputs"),
+    ("mixed_precision", "constants"),
+    ("prune", "constants"),
+]
 """Passes that cannot do anything with a model, and say so."""
 
 

@@ -75,6 +75,18 @@ def test_blocks_give_what_all_columns_at_once_give(monkeypatch: pytest.MonkeyPat
     assert torch.equal(round_weights(problem, step, to_nearest(to)), whole)
 
 
+def test_inputs_that_are_constant_but_for_the_rounding_of_sums_leave_weights_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    row = 2 * torch.rand(1, 1, 64, generator=generator, dtype=torch.float64)
+    weights = torch.randn(1, 4, 64, generator=generator, dtype=torch.float64)
+    moments = Moments()
+    rows = row.expand(1, 9, -1)
+    for _ in range(3):
+        moments.see(rows, rows @ weights.transpose(1, 2))
+    assert 0 < moments.covariance("x").diagonal(dim1=1, dim2=2).mean() < 1e-14
+    torch.testing.assert_close(refit(weights, moments).target, weights, rtol=0, atol=1e-9)
+
+
 def test_weights_that_are_right_stay_and_those_of_dead_inputs_too() -> None:
     weights = torch.randn(1, 4, 6, dtype=torch.float64)
     x = torch.randn(1, 5000, 6, dtype=torch.float64)
