@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test examples lint check hardness fuzz fuzz-files matrix clean
+.PHONY: help demo test examples lint check hardness fuzz fuzz-files channels matrix clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
@@ -23,6 +23,7 @@ help:
 	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs and .pt2 files'
 	@echo 'make hardness    kill -9 fifty times while an existing build is replaced'
 	@echo 'make fuzz N=1000  random models through the compiler, 1 in 20 of them through C++'
+	@echo 'make channels N=500  random models without some channels against masked ones'
 	@echo 'make matrix      four networks through the C simulation of every target: half an hour'
 	@echo 'make clean  remove .venv and all that was made'
 	@echo 'PYTHON=...  the Python to use: 3.11 or 3.12'
@@ -56,6 +57,9 @@ N ?= 1000
 SEED ?= 0
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) --csim $$(($(N) / 20))
+
+channels: $(STAMP)
+	$(BIN)/python -m tests.channel_masks $(N) --seed $(SEED)
 
 matrix: $(STAMP)
 	$(BIN)/python -m tests.matrix

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fxloom.passes.mixed_precision import MixedPrecision
     from fxloom.passes.narrow_accumulators import NarrowAccumulators
     from fxloom.passes.prune import Prune
+    from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "MixedPrecision",
     "NarrowAccumulators",
     "Prune",
+    "PruneChannels",
     "Quantize",
     "get",
     "names",
@@ -42,6 +44,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "mixed_precision": "fxloom.passes.mixed_precision:MixedPrecision",
         "narrow_accumulators": "fxloom.passes.narrow_accumulators:NarrowAccumulators",
         "prune": "fxloom.passes.prune:Prune",
+        "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
     }
 )

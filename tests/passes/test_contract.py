@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
+    "prune_channels": {"sparsity": 0.5},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
