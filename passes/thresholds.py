@@ -123,7 +123,7 @@ def _between(arrays: Sequence[Array], place: int, low: Any, high: Any) -> Thresh
             np.less(part, high, out=inside)
             count = int(np.count_nonzero(inside)) - not_above
             below += not_above
-            if count:
+            if count > 0:  # below it where both bounds are one number, which many may equal
                 np.greater(inside, above, out=inside)
                 if upto + count > len(kept):
                     kept.resize(max(len(kept) * 5 // 4, upto + count), refcheck=False)
