@@ -160,3 +160,10 @@ def test_value_that_all_channels_share_pins_what_it_is_added_to() -> None:
         5, a=nn.Linear(5, 8), b=nn.Linear(5, 1), c=nn.Linear(8, 2),
     )  # fmt: skip
     assert groups(scaled) == [(("a",), 8)]
+
+
+def test_pad_that_cuts_one_side_and_fills_the_other_keeps_what_it_moves() -> None:
+    found = analysed(
+        lambda m, x: m.b(functional.pad(m.a(x), (-1, 1))), 5, a=nn.Linear(5, 8), b=nn.Linear(8, 2)
+    )
+    assert "constant_pad_nd) cuts it" in found.left["a"]
