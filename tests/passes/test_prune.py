@@ -236,6 +236,15 @@ def test_what_was_found_names_layers_that_look_like_patterns() -> None:
     assert zeros(result.found(graph, data).graph) == zeros(result.graph)
 
 
+def test_layers_of_zeros_are_refused_for_what_they_are() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    nn.init.zeros_(model[0].weight)
+    graph = capture(model, torch.randn(2, 8))
+    with pytest.raises(RecipeError, match=r"prune: 0: all weights are zero already\. Exclude"):
+        Prune(sparsity=0.1)(graph)
+    assert zeros(Prune(sparsity=0.5, exclude=("0",))(graph).graph) == {"0": 48, "1": 12}
+
+
 def test_zeros_stay_through_training_and_quantization() -> None:
     graph, data = mlp()
     prune = Prune(sparsity=0.6, method="obs")
