@@ -67,7 +67,7 @@ class Encoding(StrEnum):
         if levels is None:
             return torch.round(mantissas).clamp_(to.lo, to.hi)
         values, edges = _grid(levels, mantissas.dtype, str(mantissas.device))
-        return values[torch.bucketize(mantissas, edges, right=True)]
+        return values[torch.bucketize(mantissas.contiguous(), edges, right=True)]
 
 
 @cache

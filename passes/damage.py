@@ -88,9 +88,7 @@ def _stand_ins(module: fx.GraphModule, tensors: Mapping[Prunable, Tensor]) -> di
     for node in module.graph.find_nodes(op="get_attr"):
         each = owners.get(str(node.target))
         if each is not None:
-            old, tensor = constant(module, node.target), tensors[each]
-            same = (old.shape, old.stride()) == (tensor.shape, tensor.stride())
-            found[node] = tensor if same else tensor.as_strided(old.shape, old.stride())
+            found[node] = each.seen_as(constant(module, node.target), tensors[each])
     return found
 
 

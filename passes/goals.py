@@ -56,10 +56,16 @@ def choose(
 
 
 def require_numbers(chosen: Iterable[Prunable]) -> None:
-    """Raise RecipeError for weights that are no numbers."""
+    """Raise RecipeError for weights that are no numbers, or are all zero already."""
+    chosen = list(chosen)
     if wrong := [each.name for each in chosen if not each.is_finite()]:
         raise RecipeError(
             f"prune: {', '.join(wrong)}: weights are NaN or infinite. Exclude these layers, or "
+            "look at the training"
+        )
+    if empty := [each.name for each in chosen if each.size and not each.kept]:
+        raise RecipeError(
+            f"prune: {', '.join(empty)}: all weights are zero already. Exclude these layers, or "
             "look at the training"
         )
 

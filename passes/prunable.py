@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 EMBEDDING = aten.embedding.default
 
-_Identity = tuple[int, int, torch.dtype]
+_Identity = tuple[int, torch.dtype, tuple[tuple[int, int], ...]]
 
 _IMAGES = (
     *(aten.convolution.default, aten.max_pool1d.default, aten.max_pool2d.default),
@@ -135,6 +135,16 @@ class Prunable:
         # The sum is finite wherever all values are, overflow aside, and needs no second array.
         return bool(torch.isfinite(self.values.sum()) or torch.isfinite(self.values).all())
 
+    def seen_as(self, alias: Tensor, values: Tensor) -> Tensor:
+        """What an alias of the tensor would be if the tensor had these values."""
+        old = self.values
+        if (alias.shape, alias.stride()) == (old.shape, old.stride()):
+            return values
+        if values.stride() != old.stride():
+            laid_out = torch.empty_strided(old.shape, old.stride(), dtype=values.dtype)
+            values = laid_out.copy_(values)
+        return values.as_strided(alias.shape, alias.stride())
+
     def is_nonzero(self) -> Tensor:
         """Which weights are there, of the tensor's shape."""
         return self.values != 0
@@ -143,11 +153,13 @@ class Prunable:
         """Put other values in the place of the tensor in a graph, under all its names, without
         touching the old ones."""
         old = constant(module, self.names[0])
-        fresh = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype)
+        overlaps = _overlaps(_memory(old))
+        strides = values.contiguous().stride() if overlaps else old.stride()
+        fresh = torch.empty_strided(old.shape, strides, dtype=old.dtype)
         fresh.copy_(values)
         for name in self.names:
             alias = constant(module, name)
-            view = fresh.as_strided(alias.shape, alias.stride())
+            view = fresh if overlaps else fresh.as_strided(alias.shape, alias.stride())
             held = nn.Parameter(view, alias.requires_grad)
             *path, leaf = name.split(".")
             is_parameter = isinstance(alias, nn.Parameter)
@@ -203,7 +215,30 @@ def _reads_like(module: fx.GraphModule, node: Node, first: Node, values: Tensor)
 
 def _identity(tensor: Tensor) -> _Identity:
     """The same for all tensors that are the same numbers, transposed ones included."""
-    return tensor.data_ptr(), tensor.numel(), tensor.dtype
+    memory = _memory(tensor)
+    if _overlaps(memory):  # its numbers become different ones when they are pruned
+        memory = tuple(zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.dtype, memory
+
+
+def _memory(tensor: Tensor) -> tuple[tuple[int, int], ...]:
+    """Where a tensor's numbers lie: sizes and strides, the largest stride first, axes that follow
+    each other without a gap taken together."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    axes = sorted(((n, step) for n, step in sizes if n != 1), key=lambda axis: -axis[1])
+    found: list[tuple[int, int]] = []
+    for size, step in axes:
+        if found and found[-1][1] == size * step:
+            size *= found.pop()[0]
+        found.append((size, step))
+    return tuple(found)
+
+
+def _overlaps(memory: tuple[tuple[int, int], ...]) -> bool:
+    """Whether several elements of a tensor may be one number in memory."""
+    inner = [*((size - 1) * step for size, step in memory[1:]), 0]
+    reach = [sum(inner[place:]) for place in range(len(memory))]
+    return any(step <= below for (_, step), below in zip(memory, reach, strict=True))
 
 
 def _flattened_image(layer: Node) -> tuple[int, ...] | None:

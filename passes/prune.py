@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from glob import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import fx
@@ -168,7 +169,8 @@ class Prune:
                 teacher = current
             taken.append(record)
         summary = self._summary(graph, current, run, taken)
-        found = self._found(current) if self.scope == "sensitivity" else None
+        searched = self.scope == "sensitivity" and Pattern.parse(self.pattern).sparsity is None
+        found = self._found(current) if searched else None
         return PassResult(current, True, summary, found)
 
     def _step(
@@ -263,7 +265,7 @@ class Prune:
     def _found(self, graph: fx.GraphModule) -> Prune:
         """The pass that prunes as much of every layer without a search."""
         layers = {
-            name: {**keys, "sparsity": 1 - kept}
+            escape(name): {**keys, "sparsity": 1 - kept}
             for each in self._chosen(graph)
             for kept in [each.kept / each.size]
             for name in each.layers

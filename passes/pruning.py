@@ -85,7 +85,7 @@ class Pruning:
         scores = {each: each.values for each in self._goals}
         if self.method == "obd":
             scores = saliencies(self.module, list(self._goals), self.batches)
-        if self.scope == "sensitivity":
+        if self._pool and self.scope == "sensitivity":
             damage = Damage(self.module, self.batches)
             curves = {
                 each: damage.curve(each, partial(self._cut, each, scores[each]))

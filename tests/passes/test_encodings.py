@@ -39,6 +39,15 @@ def test_the_nearest_level_is_taken(encoding: Encoding, bits: int, value: float)
     assert abs(got - value) == min(abs(level - value) for level in levels)
 
 
+def test_weights_may_lie_in_any_order(recwarn: pytest.WarningsRecorder) -> None:
+    weights = torch.randn(6, 5)
+    kind = FixedPoint(4, 1)
+    for encoding in (Encoding.TERNARY, Encoding.POWER_OF_TWO):
+        found = encoding.nearest(weights.T, kind)
+        assert torch.equal(found, encoding.nearest(weights, kind).T)
+    assert not list(recwarn)
+
+
 def weights_of(program: Program) -> list[np.ndarray]:
     """Weights of dense layers and convolutions, each channel over its largest magnitude."""
     found = []

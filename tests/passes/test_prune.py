@@ -1,6 +1,7 @@
 """Pruning: how many weights go, which ones, where they stay zero, and what is refused."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,78 @@ def test_tied_weights_are_pruned_once_for_all(keys: dict[str, Any]) -> None:
         mask = kept_weights(pruned, name)
         assert mask is not None
         assert int(mask.sum()) == 18
+
+
+def views(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the same numbers in part: they begin together and are as many."""
+    return w[::2], w[:6]
+
+
+VIEWS: dict[str, tuple[tuple[int, ...], Callable[[Tensor], tuple[Tensor, ...]], list[int]]] = {
+    "some rows and others": ((12, 8), views, [48, 48]),
+    "some columns and others": ((6, 16), lambda w: (w[:, ::2], w[:, :8]), [48, 48]),
+    "every other row": ((12, 8), lambda w: (w[::2],), [48]),
+    "every other row twice": ((12, 8), lambda w: (w[::2], w[::2]), [48]),
+    "one row for all": ((1, 8), lambda w: (w.expand(6, 8),), [48]),
+    "one row for all and alone": ((1, 8), lambda w: (w.expand(6, 8), w), [48, 8]),
+    "other rows of the same": ((6, 8), lambda w: (w, w.view(8, 6).view(6, 8)), [48]),
+}
+
+
+@pytest.mark.parametrize("keys", METHODS, ids=str)
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_of_a_tensor_are_one_where_they_are_the_same_numbers(
+    name: str, keys: dict[str, Any]
+) -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(shape))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([nn.functional.linear(x, w) for w in of(self.w)], 1)
+
+    torch.manual_seed(0)
+    shape, of, sizes = VIEWS[name]
+    x = torch.randn(100, 8)
+    graph = capture(Views(), x[:2])
+    assert [each.size for each in find_prunable(graph)] == sizes
+    same = Prune(sparsity=0.0)(graph, Data(x)).graph
+    torch.testing.assert_close(same(x), graph(x))
+    pruned = Prune(sparsity=0.5, **keys)(graph, Data(x)).graph
+    assert sum(zeros(pruned).values()) == sum(sizes) // 2
+    assert (pruned(x) - graph(x)).abs().max() < 20
+
+
+@pytest.mark.parametrize(
+    "keys", [{"pattern": "1:2"}, {"sparsity": 0.5, "layers": {"*": {"sparsity": 0.5}}}], ids=str
+)
+def test_where_layers_share_nothing_there_is_nothing_to_search(keys: dict[str, Any]) -> None:
+    graph, data = mlp()
+    result = Prune(scope="sensitivity", **keys)(graph, data)
+    assert zeros(result.graph) == zeros(Prune(scope="layer", **keys)(graph, data).graph)
+    if result.found is not None:
+        again = Recipe.parse(Recipe([result.found]).to_toml()).passes[0]
+        assert zeros(again(graph, data).graph) == zeros(result.graph)
+
+
+def test_what_was_found_names_layers_that_look_like_patterns() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict({"a[0]": nn.Linear(8, 6), "a0": nn.Linear(6, 4)}))
+    x = torch.randn(50, 8)
+    graph, data = capture(model, x[:2]), Data(x)
+    result = Prune(sparsity=0.5, scope="sensitivity")(graph, data)
+    assert result.found is not None
+    assert zeros(result.found(graph, data).graph) == zeros(result.graph)
+
+
+def test_layers_of_zeros_are_refused_for_what_they_are() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    nn.init.zeros_(model[0].weight)
+    graph = capture(model, torch.randn(2, 8))
+    with pytest.raises(RecipeError, match=r"prune: 0: all weights are zero already\. Exclude"):
+        Prune(sparsity=0.1)(graph)
+    assert zeros(Prune(sparsity=0.5, exclude=("0",))(graph).graph) == {"0": 48, "1": 12}
 
 
 def test_zeros_stay_through_training_and_quantization() -> None:
