@@ -160,3 +160,24 @@ def test_value_that_all_channels_share_pins_what_it_is_added_to() -> None:
         5, a=nn.Linear(5, 8), b=nn.Linear(5, 1), c=nn.Linear(8, 2),
     )  # fmt: skip
     assert groups(scaled) == [(("a",), 8)]
+
+
+def test_halves_that_are_read_alone_are_shuffled_channel_by_channel() -> None:
+    """As in ShuffleNet: whole halves cannot go, but the same channel of each can."""
+    found = analysed(
+        lambda m, x: m.head(
+            torch.cat([(halves := m.a(x).chunk(2, 1))[0], m.b(halves[1])], 1)
+            .reshape(-1, 2, 6, 6, 6).transpose(1, 2).flatten(1, 2)
+        ),
+        *IMAGE, a=conv(3, 12), b=conv(6, 6, groups=6), head=conv(12, 2),
+    )  # fmt: skip
+    removed = set(found.groups[0].units[:2].tolist())
+    assert len(found.groups[0].units) == 6
+    assert without(found, removed).a.weight.shape == (8, 3, 1, 1)
+
+
+def test_channels_of_images_padded_by_copies_can_go() -> None:
+    circular = nn.Conv2d(6, 2, 3, padding=1, padding_mode="circular")
+    found = analysed(lambda m, x: m.b(m.a(x)), *IMAGE, a=conv(3, 6), b=circular)
+    assert groups(found) == [(("a",), 6)]
+    assert without(found, set(found.groups[0].units[:2].tolist())).a.weight.shape == (4, 3, 1, 1)
