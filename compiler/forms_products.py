@@ -18,6 +18,22 @@ def _matmul(graph: fx.Graph, node: Node) -> Node | None:
     return product(graph, node, input_of(node, 0), input_of(node, 1))
 
 
+@rewrites(aten.linear.default)
+def _linear(graph: fx.Graph, node: Node) -> Node | None:
+    """A vector as weight is a product; a bias of one entry for several outputs is added."""
+    x, weight = input_of(node, 0), input_of(node, 1)
+    bias = input_of(node, 2) if len(node.args) > 2 and node.args[2] is not None else None
+    is_vector = weight.meta["val"].dim() == 1
+    is_narrow = bias is not None and bias.meta["val"].numel() != weight.meta["val"].shape[0]
+    if not is_vector and not is_narrow:
+        return None
+    if is_vector:
+        result = product(graph, node, x, weight)
+    else:
+        result = make(graph, node, aten.linear.default, x, weight, None)
+    return result if bias is None else make(graph, node, aten.add.Tensor, result, bias)
+
+
 def product(graph: fx.Graph, node: Node, left: Node, right: Node) -> Node:
     """left @ right; what has no form here stays a matmul, for the batch rules and the checks."""
     ranks = [side.meta["val"].dim() for side in (left, right)]

@@ -75,6 +75,9 @@ def dependencies(module: fx.GraphModule) -> Dependencies:
     layers = tuple(_layers(c))
     graph: nx.Graph = nx.Graph()
     left: dict[str, str] = {}
+    occupied = _occupied(c)
+    for unit in _alone(occupied):
+        c.ties.pin(np.array([unit]), "its channels can only go all together")
     for layer in layers:
         roots = c.ties.roots(layer.ids)
         if not roots.any():
@@ -90,7 +93,7 @@ def dependencies(module: fx.GraphModule) -> Dependencies:
     groups.sort(key=lambda group: places[group.layers[0]])
     free = {name for group in groups for name in group.names}
     left = {name: reason for name, reason in left.items() if name not in free}
-    return Dependencies(c, layers, tuple(groups), left, _occupied(c))
+    return Dependencies(c, layers, tuple(groups), left, occupied)
 
 
 def _channels(module: fx.GraphModule) -> Channels:
@@ -99,8 +102,10 @@ def _channels(module: fx.GraphModule) -> Channels:
     while True:
         c = Channels(module, taken)
         _propagate(c)
+        stays = {FIXED, *_alone(_occupied(c))}
         for choice in c.choices:
-            if choice.taken + 1 < choice.count and c.ties.is_fixed(choice.ids):
+            roots = c.ties.roots(choice.ids).tolist()
+            if choice.taken + 1 < choice.count and stays.issuperset(roots):
                 taken[choice.node, choice.part] = choice.taken + 1
                 break
         else:
@@ -146,3 +151,8 @@ def _occupied(c: Channels) -> tuple[frozenset[int], ...]:
             if roots and FIXED not in roots:
                 found[roots] = None
     return tuple(found)
+
+
+def _alone(occupied: Iterable[frozenset[int]]) -> set[int]:
+    """Units that are all that some dimension has: they cannot go."""
+    return {unit for units in occupied if len(units) == 1 for unit in units}

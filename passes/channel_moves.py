@@ -197,6 +197,16 @@ def _pad(c: Channels, node: Node) -> Value:
     return tuple(x)
 
 
+@channel_rule(aten.pad.default)
+def _pad_by_copies(c: Channels, node: Node) -> Value:
+    """What is around an image is made of it; other dimensions pass."""
+    x = list(_source(c, node))
+    for axis in range(len(x) - len(arguments(node)[1]) // 2, len(x)):
+        c.ties.pin(x[axis], f"{describe(node)} copies some of it")
+        x[axis] = fixed(sizes_of(node)[axis])
+    return tuple(x)
+
+
 @channel_rule(aten.repeat.default)
 def _repeat(c: Channels, node: Node) -> Value:
     times = arguments(node)[1]

@@ -7,6 +7,7 @@ its old output by least squares (He et al. 2017, arXiv 1707.06168, section 3.1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from fxloom.passes.channel_criteria import (
     reading_axis,
 )
 from fxloom.passes.channel_groups import Dependencies, Group
-from fxloom.passes.channel_ties import Ids, storage_key
+from fxloom.passes.channel_ties import Ids, sizes_of, storage_key
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -65,8 +66,8 @@ class Reader:
 
     @property
     def means(self) -> Tensor:
-        """Of the inputs; zero where no bias could make up for them."""
-        has_bias = arguments(self.nodes[0])[2] is not None
+        """Of the inputs; zero where no bias of each layer could make up for them."""
+        has_bias = all(arguments(node)[2] is not None for node in self.nodes)
         return self.sums / max(self.count, 1) if has_bias else torch.zeros_like(self.sums)
 
     @property
@@ -133,11 +134,13 @@ class Reconstruction:
         places = Places(self._found, group)
         count = len(group.units)
         products = torch.zeros(count, count, dtype=torch.float64)
+        is_read = False
         for reader in self._readers.values():
             node = reader.nodes[0]
             where = places.of(self._read(node))
             if (where < 0).all():
                 continue
+            is_read = True
             weight = reader.weight.flatten(1).double()
             contributions = reader.covariance * (weight.T @ weight)
             scale = contributions.trace()
@@ -148,9 +151,7 @@ class Reconstruction:
             both = torch.zeros(count + 1, count + 1, dtype=torch.float64)
             both.index_add_(1, index, rows)
             products += both[:count, :count] / scale.clamp(min=torch.finfo(torch.float64).tiny)
-        if not products.any():
-            return None
-        return _greedy(products.numpy())
+        return _greedy(products.numpy()) if is_read else None
 
     def fitted(self, smaller: fx.GraphModule, removed: Set[int]) -> list[str]:
         """Fit the layers of a smaller graph that read less than before, in place. Their names."""
@@ -160,7 +161,10 @@ class Reconstruction:
         for reader in self._readers.values():
             node = reader.nodes[0]
             stays = self._found.kept(self._read(node), removed)
-            if stays.all() or not self._is_own(reader):
+            if stays.all():
+                continue
+            if not self._is_own(reader):
+                self.skipped[origin(node)] = f"{describe(node)} has weights that others read too"
                 continue
             if kept_weights(c.module, str(arguments(node)[1].target)) is not None:
                 self.skipped[origin(node)] = f"{describe(node)} has zeros that must stay"
@@ -169,27 +173,22 @@ class Reconstruction:
             weight, shift = _least_squares(reader, inputs)
             outputs = self._found.kept(c.values[arguments(node)[1]][0], removed)
             rows = torch.from_numpy(np.flatnonzero(outputs))
-            for place, change in ((1, weight), (2, shift)):
-                held = arguments(counterparts[node])[place]
-                if held is None:
-                    continue
-                old = constant(smaller, held.target)
-                new = change[rows].reshape(old.shape)
-                new = new if place == 1 else old.detach().double() + new
-                self._replace(smaller, str(held.target), old, new.to(old.dtype))
-            names.append(origin(node))
+            held = str(arguments(counterparts[node])[1].target)
+            old = constant(smaller, held)
+            self._replace(smaller, held, old, weight[rows].reshape(old.shape).to(old.dtype))
+            for bias in _biases(counterparts[each] for each in reader.nodes):
+                old = constant(smaller, bias)
+                shifted = old.detach().double() + shift[rows]
+                self._replace(smaller, bias, old, shifted.to(old.dtype))
+            names += [origin(each) for each in reader.nodes]
         return names
 
     def _is_own(self, reader: Reader) -> bool:
         """Whether nothing but these layers reads their tensors."""
         nodes = {node for node in self._found.channels.module.graph.nodes if node.op == "get_attr"}
         module = self._found.channels.module
-        for place in (1, 2):
-            held = arguments(reader.nodes[0])[place]
-            if held is None:
-                continue
-            tensor = constant(module, held.target)
-            key = storage_key(str(held.target), tensor)
+        for held in {str(arguments(reader.nodes[0])[1].target), *_biases(reader.nodes)}:
+            key = storage_key(held, constant(module, held))
             users = {
                 user
                 for node in nodes
@@ -211,6 +210,12 @@ class Reconstruction:
             if tensor is not made and storage_key(target, tensor) == key:
                 *path, leaf = target.split(".")
                 setattr(module.get_submodule(".".join(path)), leaf, made)
+
+
+def _biases(nodes: Iterable[Node]) -> list[str]:
+    """The names of the biases of some layers, each once."""
+    held = (arguments(node)[2] for node in nodes)
+    return list(dict.fromkeys(str(bias.target) for bias in held if bias is not None))
 
 
 class _Watched(fx.Interpreter):
@@ -235,7 +240,8 @@ def _rows(node: Node, args: Any, generator: torch.Generator) -> Iterator[Tensor]
     x = args[0]
     if node.target is aten.linear.default:
         rows = x.reshape(-1, x.shape[-1])
-        count = ROWS * x.shape[node.meta["batch_axis"] or 0]
+        places = math.prod(sizes_of(arguments(node)[0])[:-1])
+        count = ROWS * (len(rows) // places)
         yield rows[torch.randperm(len(rows), generator=generator)[:count]]
         return
     stride, padding, dilation = args[3:6]

@@ -167,3 +167,24 @@ def test_pad_that_cuts_one_side_and_fills_the_other_keeps_what_it_moves() -> Non
         lambda m, x: m.b(functional.pad(m.a(x), (-1, 1))), 5, a=nn.Linear(5, 8), b=nn.Linear(8, 2)
     )
     assert "constant_pad_nd) cuts it" in found.left["a"]
+
+
+def test_halves_that_are_read_alone_are_shuffled_channel_by_channel() -> None:
+    """As in ShuffleNet: whole halves cannot go, but the same channel of each can."""
+    found = analysed(
+        lambda m, x: m.head(
+            torch.cat([(halves := m.a(x).chunk(2, 1))[0], m.b(halves[1])], 1)
+            .reshape(-1, 2, 6, 6, 6).transpose(1, 2).flatten(1, 2)
+        ),
+        *IMAGE, a=conv(3, 12), b=conv(6, 6, groups=6), head=conv(12, 2),
+    )  # fmt: skip
+    removed = set(found.groups[0].units[:2].tolist())
+    assert len(found.groups[0].units) == 6
+    assert without(found, removed).a.weight.shape == (8, 3, 1, 1)
+
+
+def test_channels_of_images_padded_by_copies_can_go() -> None:
+    circular = nn.Conv2d(6, 2, 3, padding=1, padding_mode="circular")
+    found = analysed(lambda m, x: m.b(m.a(x)), *IMAGE, a=conv(3, 6), b=circular)
+    assert groups(found) == [(("a",), 6)]
+    assert without(found, set(found.groups[0].units[:2].tolist())).a.weight.shape == (4, 3, 1, 1)

@@ -16,6 +16,7 @@ from fxloom.frontend import capture
 from fxloom.layer_figures import layer_figures, total
 from fxloom.passes import Finetune, PruneChannels, Quantize
 from fxloom.recipe import Recipe
+from tests.models import Fn
 
 CRITERIA = ("l1", "l2", "batchnorm", "geometric_median", "taylor", "reconstruction")
 
@@ -295,3 +296,57 @@ def test_weights_that_are_zero_for_good_stay_so(criterion: str) -> None:
     assert smaller.shape == (3, 4, 3, 3)
     assert not smaller[:, :, 0].any()
     assert kept_weights(result, "3.weight") is not None
+
+
+def reconstructed(net: nn.Module, x: torch.Tensor) -> Any:
+    step = PruneChannels(sparsity=0.5, criterion="reconstruction")
+    return step(capture(net.eval(), x[:2]), Data(x))
+
+
+def test_reconstruction_sees_layers_behind_a_merged_batch() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True)
+    result = reconstructed(
+        nn.Sequential(layer, nn.Flatten(), nn.Linear(32, 2)), torch.randn(8, 4, 8)
+    )
+    assert set(result.summary["fitted"]) == {"0.self_attn.linear_1", "0.linear2"}
+
+
+def test_reconstruction_shifts_every_bias_of_a_shared_weight() -> None:
+    torch.manual_seed(0)
+    b, other = nn.Linear(8, 3), nn.Linear(8, 3)
+    other.weight = b.weight
+    net = Fn(
+        lambda m, x: (m.b(h := m.a(x).relu()), m.other(h)), a=nn.Linear(6, 8), b=b, other=other
+    )
+    result = reconstructed(net, torch.randn(64, 6) + 2)
+    first, second = result.graph(torch.randn(9, 6))
+    assert result.summary["fitted"] == ["b", "other"]
+    torch.testing.assert_close(first - b.bias, second - other.bias)
+
+
+def test_reconstruction_says_whose_weights_others_read_too() -> None:
+    torch.manual_seed(0)
+    net = Fn(lambda m, x: m.b(m.a(x).relu()) * m.b.bias, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    assert "others read too" in reconstructed(net, torch.randn(64, 6)).summary["not_fitted"]["b"]
+
+
+def test_reconstruction_takes_any_channel_where_none_varies() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.ones(8, 6)
+    torch.testing.assert_close(reconstructed(net, x).graph(x), net(x))
+
+
+def test_channels_that_go_all_together_do_not_stop_the_others() -> None:
+    net = Fn(
+        lambda m, x: m.c(m.b(m.a(x)).reshape(-1, 8, 15)).flatten(1),
+        a=nn.Conv2d(2, 8, 1), b=nn.Conv2d(8, 6, 1), c=nn.Linear(15, 2),
+    )  # fmt: skip
+    graph = capture(net.eval(), torch.randn(2, 2, 4, 5))
+    result = PruneChannels(sparsity=0.5)(graph)
+    left: Any = result.summary["left"]
+    assert result.summary["channels"] == {"a": [8, 4]}
+    assert left["b"] == "its channels can only go all together"
+    with pytest.raises(RecipeError, match="b: cannot lose channels: its channels can only go"):
+        PruneChannels(layers={"b": {"sparsity": 0.5}})(graph)

@@ -70,6 +70,8 @@ def ops(graph: fx.GraphModule) -> list[Any]:
         (lambda m, x: torch.mm(x, m.w.t()), (aten.linear.default, "x", "w", None)),
         (lambda m, x: x @ m.w, (aten.linear.default, "x", "w_folded", None)),
         (lambda m, x: torch.addmm(m.b, x, m.w.t()), (aten.linear.default, "x", "w", "b")),
+        (lambda m, x: F.linear(x, m.w, m.b[:1]), (aten.add.Tensor, "linear", "b_folded")),
+        (lambda m, x: F.linear(x, m.b), (aten.reshape.default, "linear", [-1])),
         (lambda m, x: x.mean(1), (aten.mean.dim, "x", [1], False)),
         (lambda m, x: x.mean(-1, keepdim=True), (aten.mean.dim, "x", [1], True)),
         (lambda m, x: x.max(1)[0], (aten.amax.default, "x", [1], False)),
