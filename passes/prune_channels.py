@@ -60,7 +60,8 @@ class PruneChannels:
     samples. scope: layer, or global: the share is of all channels together, ranked by scores
     relative to their layers' mean (batchnorm and taylor: as they are). include, exclude: patterns
     of layers that may lose channels; all that must shrink with a layer has to be included.
-    multiple_of: what stays is rounded up to a multiple.
+    multiple_of: what stays is rounded up to a multiple. Where channels go as units, such as heads
+    of attention, shares and multiples are of units, and keep is refused.
     """
 
     name: ClassVar[str] = "prune_channels"
@@ -198,6 +199,16 @@ class PruneChannels:
             }
             counts = {name: self._count(keys, count) for name, keys in settings.items()}
             label = ", ".join(group.names)
+            sizes = {
+                layer.ids.size for layer in group.layers if "keep" in settings.get(layer.name, ())
+            }
+            if sizes - {count}:
+                problems.append(
+                    f"{label}: keep counts channels, but the {max(sizes)} of this layer go as "
+                    f"{count} units, such as heads, or some must stay. Give a sparsity: the share "
+                    "of the units"
+                )
+                continue
             if len(set(counts.values())) > 1:
                 asked = ", ".join(f"{number} of {name}" for name, number in counts.items())
                 problems.append(

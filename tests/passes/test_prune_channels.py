@@ -265,6 +265,23 @@ def test_recipe_survives_a_round_trip() -> None:
     assert Recipe.parse(recipe.to_toml()) == recipe
 
 
+def test_keep_counts_channels_or_is_refused() -> None:
+    class Taken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 20), nn.Linear(20, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = self.a(x)
+            return self.b(torch.relu(y)), y[:, :5]
+
+    graph = capture(Taken().eval(), torch.randn(2, 5))
+    with pytest.raises(RecipeError, match="the 20 of this layer go as 15 units"):
+        PruneChannels(layers={"a": {"keep": 12}})(graph)
+    result = PruneChannels(layers={"a": {"sparsity": 0.2}})(graph).graph
+    assert result.a.weight.shape == (17, 5)
+
+
 def test_input_keeps_its_tensors_and_shares_those_that_stay() -> None:
     graph = captured()
     before = {name: value.clone() for name, value in graph.state_dict().items()}
