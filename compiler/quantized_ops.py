@@ -361,4 +361,5 @@ EMBEDDING = torch.ops.fxloom.embedding.default
 
 def is_quantized(graph: fx.GraphModule) -> bool:
     """Whether numbers of a graph are rounded already."""
-    return any(node.target in (REQUANTIZE, DIVIDE) for node in graph.graph.nodes)
+    rounding = (REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE)
+    return any(node.target in rounding for node in graph.graph.nodes)

@@ -26,7 +26,7 @@ from fxloom.passes.prunable import Prunable
 from fxloom.passes.pruning import Method, Pruning, Scope
 from fxloom.passes.sparsity import Schedule, shares
 from fxloom.passes.training import as_declared
-from fxloom.quantized_ops import DIVIDE, REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import build, convert, known_keys
 
@@ -150,8 +150,7 @@ class Prune:
                 f'prune: required data for method = "{self.method}", scope = "{self.scope}", refit '
                 "and finetune as they are here, got none"
             )
-        rounded = (REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE)
-        if any(node.target in rounded for node in graph.graph.nodes):
+        if is_quantized(graph):
             raise RecipeError(
                 "prune: the graph is quantized already. Put prune before quantize, which keeps the "
                 "zeros"
