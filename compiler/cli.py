@@ -7,6 +7,7 @@ found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n sto
 import errno
 import os
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -250,10 +251,10 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell)
+        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
     if passes is not None and is_follower(passes.passes):
         return
-    typer.echo(build.report.to_text())
+    typer.echo(build.report.to_text(_width()))
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
     if build.target.backend == "oneAPI":  # g++ cannot run such a project
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
@@ -326,7 +327,7 @@ def report_(
     if json:
         typer.echo(report.to_json(), nl=False)
     elif html is None:
-        typer.echo(report.to_text(), nl=False)
+        typer.echo(report.to_text(_width()), nl=False)
 
 
 TRACE_EXAMPLES = """
@@ -396,6 +397,11 @@ def trace_(
         if png is not None:
             found.save_png(png)
     typer.echo(found.to_text(), nl=False)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _write(path: Path, text: str) -> None:

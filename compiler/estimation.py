@@ -47,6 +47,7 @@ from fxloom.report import (
     Report,
     Resources,
     Totals,
+    nanoseconds,
 )
 from fxloom.requantize_cost import Luts, conversion_luts
 from fxloom.sparse_layout import sparse_bits
@@ -483,6 +484,8 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         for level in LEVELS
     }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
+    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
+    interval = _largest([layer.interval for layer in layers])
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
@@ -492,9 +495,11 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         synthesis=sums["synthesis"],
         csynth_percent=_shares(sums["csynth"], target.device),
         synthesis_percent=_shares(sums["synthesis"], target.device),
-        latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
-        interval=_largest([layer.interval for layer in layers]),
+        latency=latency,
+        interval=interval,
         rounding=replace(_sum(rounding, "LUT"), source=SUM) if rounding else None,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
     )
 
 

@@ -65,7 +65,7 @@ def test_the_report_shows_what_a_pass_saves(tmp_path: Path) -> None:
     assert "pass halve, before -> after" in text
     (row,) = (line for line in text.splitlines() if line.startswith("0 ") and "->" in line)
     assert f"{first.before.csynth.dsp} -> {first.after.csynth.dsp}" in row
-    assert "<h2>pass halve, before -&gt; after</h2>" in report.to_html()
+    assert "<h3>halve: layers before and after</h3>" in report.to_html()
     assert Report.from_json(report.to_json()) == report
 
 
