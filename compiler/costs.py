@@ -38,7 +38,7 @@ COUNTED_LOGIC = (
 )
 REGISTERS = (
     "rule: registers of results, none where nothing is pipelined, twice what goes in and out at "
-    "most; 0 to 34 bits an element in 33 synthesised ReLU layers of 24"
+    "most; 33 synthesised ReLU layers had 0 to 34 bits an element where 24 go in and out"
 )
 SAME_FF = "rule: as C synthesis reports it; logic synthesis may remove most of them"
 NO_URAM = "rule: nothing is bound to URAM"
