@@ -5,6 +5,7 @@ found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n sto
 """
 
 import errno
+import io
 import os
 import shlex
 import shutil
@@ -94,6 +95,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script `fxloom`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a report has more than ASCII, names may as well
+        sys.stdout.reconfigure(errors="replace")
     try:
         with terminate_as_interrupt():
             app()

@@ -506,5 +506,5 @@ def _share(figure: Figure, available: int, part: Part) -> Figure:
         None if each is None else round(100 * each / of, 1)
         for each in (figure.value, figure.low, figure.high)
     )
-    source = f"of {available} {figure.unit} of {part.name}"
+    source = f"of {available:,} {figure.unit} of {part.name}"
     return Figure(value, "%", figure.provenance, source, low, high)

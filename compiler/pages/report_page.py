@@ -23,6 +23,9 @@ MOST_DRAWN = 200
 WIDE = 700
 """Pixels from which on a graph has no list beside it."""
 
+SEEN = 1.2
+"""Percent of a bar from which on an interval can be seen."""
+
 FEW_WIRES = 3
 """So many layers without logic are not worth hiding."""
 
@@ -142,12 +145,20 @@ def report_page(report: Report) -> str:
 def _cell(figure: Figure, sources: Sources, longest: float | None = None) -> Cell:
     """longest: the value of a bar of full length; without one there is no bar."""
     ranged = figure.low is not None and figure.high is not None and figure.low != figure.high
-    span = f"{number(figure.low or 0)}\u2013{number(figure.high or 0)}" if ranged else ""
+    span = f"{_short(figure.low or 0)}\u2013{_short(figure.high or 0)}" if ranged else ""
     text = "?" if figure.value is None else number(figure.value)
     if figure.value is not None and not is_complete(figure):
         text = f"\N{GREATER-THAN OR EQUAL TO} {text}"
     bar = None if longest is None else _bar(figure, longest)
     return Cell(text, span, sources.of(figure), _title(figure), bar)
+
+
+def _short(value: float) -> str:
+    """A number without digits that an interval's end does not deserve: 1.36M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * size or (letter == "M" and value >= size):
+            return f"{float(f'{value:.3g}') / size:g}{letter}"
+    return number(value)
 
 
 def _title(figure: Figure) -> str:
@@ -160,9 +171,11 @@ def _bar(figure: Figure, longest: float) -> Bar | None:
         return Bar(0, None, None, "none")
     if not figure.value and not figure.high:
         return None
-    ends = [None if end is None else 100 * end / longest for end in (figure.low, figure.high)]
-    low, high = ends if figure.low != figure.high else (None, None)
-    return Bar(100 * figure.value / longest, low, high, figure.provenance)
+    bar = Bar(100 * figure.value / longest, None, None, figure.provenance)
+    if figure.low is None or figure.high is None:
+        return bar
+    low, high = 100 * figure.low / longest, 100 * figure.high / longest
+    return replace(bar, low=low, high=high) if high - low >= SEEN else bar
 
 
 def _longest(figures: Sequence[Figure]) -> float:
@@ -241,7 +254,7 @@ def _points(accuracy: Accuracy | None) -> str:
     if accuracy is None or accuracy.fixed_accuracy is None or accuracy.float_accuracy is None:
         return ""
     text = f"{100 * (accuracy.fixed_accuracy - accuracy.float_accuracy):+.2f} points"
-    return text.replace("-", "\N{MINUS SIGN}")
+    return "as float" if "0.00" in text else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _is_lost(accuracy: Accuracy) -> bool:

@@ -56,7 +56,7 @@ def test_only_the_states_of_a_recurrent_layer_go_back() -> None:
     found = graph_of(builder.build())
     names = [node.name for node in found.nodes]
     back = {(names[e.source], names[e.target]) for e in found.edges if e.target < e.source}
-    # A cell's last value and what is kept of it are as many: that one of the two goes back is right.
+    # A cell's last value and what is kept of it are as many: one of the two goes back.
     assert back == {("hidden", "gates"), ("kept", "cell")}
     assert (names[0], names[-2:]) == ("x", ["head", "y"])
 
