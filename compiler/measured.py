@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal
 
+from fxloom.report import RESOURCES
+
 Level = Literal["csynth", "synthesis", "implementation"]
 Cycles = tuple[int, int]
 """Fewest and most."""
-
-RESOURCE_KEYS = ("lut", "ff", "dsp", "bram18", "uram")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Usage:
     dsp: int | None = None
     bram18: int | None = None
     uram: int | None = None
-    alm: float | None = None
+    alm: int | None = None
     latency_cycles: Cycles | None = None
     interval_cycles: Cycles | None = None
     achieved_ns: float | None = None
 
     def resources(self) -> dict[str, int | None]:
-        """By RESOURCE_KEYS."""
-        return {key: getattr(self, key) for key in RESOURCE_KEYS}
+        """By the keys of RESOURCES."""
+        return {key: getattr(self, key) for key in RESOURCES}
 
     def covers(self, other: Usage) -> bool:
         """Whether this takes at least as much of everything, as a module does that contains it."""

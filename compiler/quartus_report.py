@@ -17,6 +17,7 @@ from fxloom.measured import Measured, Usage, period_ns
 from fxloom.report_values import MAX_COUNT, count, decimal, known, require_all, shown, whole_lines
 
 MAX_MHZ = 10_000.0
+_ALUTS = "Combinational ALUT usage for logic"
 _OF_DEVICE = re.compile(r"([\d,]+) / [\d,]+ \( *(?:< *)?\d+ *% *\)")
 _COLUMNS = {"ALUTs": "lut", "FFs": "ff", "RAMs": "bram18", "DSPs": "dsp", "MLABs": "mlab"}
 _ORDER = tuple(_COLUMNS.values())
@@ -35,6 +36,7 @@ def read_fit_report(text: str, source: str) -> Measured:
         cells = [cell.strip() for cell in line.split(";")]
         if len(cells) >= 4 and cells[0] == "" and cells[-1] == "":
             values.setdefault(cells[1].lstrip("- "), cells[2])
+    require_all(values, (_ALUTS,), "a whole *.fit.rpt")
     return _fitted(values, source)
 
 
@@ -55,7 +57,7 @@ def _fitted(values: Mapping[str, str], source: str) -> Measured:
         tool="Quartus",
         level="implementation",
         top=Usage(
-            lut=count(values.get("Combinational ALUT usage for logic"), "ALUTs"),
+            lut=count(values.get(_ALUTS), "ALUTs"),
             ff=known(values["Total registers"], "Total registers"),
             dsp=_of_device(values["Total DSP Blocks"], "Total DSP Blocks"),
             bram18=_of_device(values["Total RAM Blocks"], "Total RAM Blocks"),
@@ -107,7 +109,7 @@ def read_quartus_json(text: str, source: str) -> Measured:
         level="implementation",
         top=Usage(
             lut=None if alut is None else _amount(alut, "alut"),
-            alm=float(_amount(node.get("alm"), "alm")),
+            alm=_amount(node.get("alm"), "alm"),
             ff=_amount(node.get("reg"), "reg"),
             dsp=_amount(node.get("dsp"), "dsp"),
             bram18=_amount(node.get("ram"), "ram"),
@@ -121,7 +123,7 @@ def read_hls_report(text: str, source: str) -> Measured:
     """A report_data.js of Intel HLS: what the compiler foresees."""
     area = _variable(text, "areaJSON")
     columns = area.get("columns", list(_COLUMNS))
-    if not isinstance(columns, list):
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         _damaged("columns", columns)
     order = tuple(_COLUMNS[name] for name in columns if name in _COLUMNS)
     return _foreseen("Intel HLS", area.get("total"), order, source)

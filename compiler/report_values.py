@@ -53,7 +53,7 @@ def count(text: str | None, what: str) -> int | None:
         return None
     digits = stripped.replace(",", "") if _COUNT.fullmatch(stripped) else ""
     if not digits or len(digits) > 12 or int(digits) > MAX_COUNT:
-        raise FxloomError(f"{what}: required a count of 0 to {MAX_COUNT:,}, got {shown(text)}")
+        raise FxloomError(f"{what}: required a count of 0 to {MAX_COUNT:,}, got {shown(stripped)}")
     return int(digits)
 
 
@@ -61,7 +61,7 @@ def known(text: str | None, what: str) -> int:
     """A count that must be there. Raises FxloomError."""
     value = count(text, what)
     if value is None:
-        raise FxloomError(f"{what}: required a count, got {shown(text)}")
+        raise FxloomError(f"{what}: required a count, got {shown((text or '').strip())}")
     return value
 
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from fxloom.csynth_report import read_csynth
 from fxloom.errors import FxloomError
-from fxloom.measured import Measured, Usage
+from fxloom.measured import Level, Measured, Usage
 from fxloom.quartus_report import (
     read_acl_report,
     read_fit_report,
@@ -77,9 +78,10 @@ def read_report(path: str | Path) -> Measured:
 def read_reports(paths: Iterable[str | Path], top: str | None = None) -> tuple[Measured, ...]:
     """What files and folders of reports say: one Measured a run of a tool.
 
-    paths: a folder is searched, and all reports of C synthesis in one of its folders are one run,
-    modules by name. top: the function that is the whole design, where a folder has several and no
-    csynth.xml that says it. Raises FxloomError, also where two runs are of the same tool and level.
+    They come in the order of their levels. paths: a folder is searched, and all reports of C
+    synthesis in one of its folders are one run, modules by name. top: the function that is the
+    whole design, where a folder has several and no csynth.xml that says it. Raises FxloomError,
+    also where two runs are of the same level.
     """
     runs: list[Measured] = []
     for path in paths:
@@ -94,7 +96,7 @@ def read_reports(paths: Iterable[str | Path], top: str | None = None) -> tuple[M
                     f"two reports of the same level ({run.level}): {other.source} and "
                     f"{run.source}. Name the one that counts"
                 )
-    return tuple(runs)
+    return tuple(sorted(runs, key=lambda run: get_args(Level).index(run.level)))
 
 
 @contextmanager

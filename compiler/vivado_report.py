@@ -210,5 +210,7 @@ def _halves(text: str) -> int:
     """Tiles, of which there are halves, in halves."""
     whole, point, half = text.strip().partition(".")
     if point and half not in ("0", "5"):
-        raise FxloomError(f"Block RAM Tile: required whole or half tiles, got {shown(text)}")
+        raise FxloomError(
+            f"Block RAM Tile: required whole or half tiles, got {shown(text.strip())}"
+        )
     return 2 * known(whole, "Block RAM Tile") + (half == "5")
