@@ -45,7 +45,8 @@ class Compared:
 
     measured: fewest and most, which differ for cycles only; at_least: parts of the layer are not in
     it. deviation_percent: how much more was estimated than measured. within: whether the estimate's
-    interval holds the measured value; None where there is no estimate or only a part was measured.
+    interval holds the measured value; None where there is no estimate, or one of a part, or only a
+    part was measured.
     """
 
     layer: str | None
@@ -196,7 +197,7 @@ def _compared(
 def _figure(
     layer: str | None, unit: str, estimate: Figure | None, measured: Cycles, at_least: bool
 ) -> Compared:
-    if estimate is None or estimate.value is None or at_least:
+    if estimate is None or estimate.value is None or at_least or _is_bound(estimate):
         return Compared(layer, unit, estimate, measured, at_least, None, None)
     least, most = measured
     low = estimate.value if estimate.low is None else estimate.low
@@ -204,6 +205,11 @@ def _figure(
     within = low <= most and least <= high
     deviation = None if not most else 100 * (estimate.value - most) / most
     return Compared(layer, unit, estimate, measured, False, deviation, within)
+
+
+def _is_bound(estimate: Figure) -> bool:
+    """Whether parts have no rule, so that it can be more: then it says so in its source."""
+    return "at least" in estimate.source
 
 
 def _run_lines(run: Run) -> Iterator[str]:
@@ -229,9 +235,12 @@ def _cells(each: Compared) -> list[str]:
     least, most = each.measured
     measured = number(least) if least == most else f"{number(least)} to {number(most)}"
     deviation = each.deviation_percent
+    estimate = "" if each.estimate is None else str(each.estimate)
+    if each.estimate is not None and _is_bound(each.estimate):
+        estimate += " or more"
     return [
         each.figure,
-        "" if each.estimate is None else str(each.estimate),
+        estimate,
         f"{measured} or more" if each.at_least else measured,
         "" if deviation is None else f"{deviation:+.1f}%",
         "" if each.within is None else "yes" if each.within else "no",

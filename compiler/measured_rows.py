@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from fxloom.backends.hls4ml.dialect import DIALECTS, ValueType
-from fxloom.backends.hls4ml.plan import Layer, make_plan
+from fxloom.backends.hls4ml.plan import Layer, describe, make_plan
 from fxloom.errors import FxloomError
 from fxloom.fixed_point import IntArray
 from fxloom.matrices import KERNEL, Matrix, matrix_of
@@ -68,9 +68,7 @@ def measured_rows(program: Program, target: Target, measured: Measured) -> list[
             f"{measured.level}"
         )
     plan = make_plan(program, target)
-    records = [{"name": each.name, "class": each.kind} for each in plan.layers]
-    origins = {each.name: each.origin for each in plan.layers}
-    usages = project_usage(measured, [each | {"origin": origins[each["name"]]} for each in records])
+    usages = project_usage(measured, list(describe(plan)))
     if not usages:
         raise FxloomError(
             f"{measured.source}: has no module of a layer of this project, so there are no rows. "
