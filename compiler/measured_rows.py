@@ -59,8 +59,9 @@ Row = dict[str, str | int | float]
 def measured_rows(program: Program, target: Target, measured: Measured) -> list[Row]:
     """A row for every layer of the project that the report has a module of.
 
-    dataset: the program; config: tool, part and clock; layer: the user's name of it. Raises
-    FxloomError where the report is not of C synthesis, or has no module of any layer.
+    dataset: the program; config: DSP or LUT, where its multipliers were found, then tool, part and
+    clock; layer: the user's name of it. Raises FxloomError where the report is not of C synthesis,
+    or has no module of any layer.
     """
     if measured.level != "csynth":
         raise FxloomError(
@@ -79,7 +80,7 @@ def measured_rows(program: Program, target: Target, measured: Measured) -> list[
     return [
         {
             "dataset": program.digest()[:12],
-            "config": " ".join(run.split()),
+            "config": f"{'DSP' if usages[layer.name].dsp else 'LUT'} {' '.join(run.split())}",
             **_described(program, target, layer, sources),
             **_measured(usages[layer.name]),
         }

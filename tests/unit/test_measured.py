@@ -1,6 +1,7 @@
 """Estimate beside measurement: which modules are which layers, what is compared, rows for fits."""
 
 import csv
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +23,8 @@ from fxloom.program import Program, ProgramBuilder
 from fxloom.report import RESOURCES, Figure, Report
 from fxloom.target import Target
 
-TABLE = Path(__file__).parents[3] / "shared" / "calibration" / "mlp_layers_csynth.csv"
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT.parent / "shared" / "calibration" / "mlp_layers_csynth.csv"
 INT8 = FixedPoint(8, 8)
 TARGET = Target(part="xc7z020", clock_ns=5.0)
 
@@ -276,7 +278,7 @@ def test_rows_describe_weights_as_the_rules_need_them() -> None:
     (row,) = measured_rows(program, TARGET, run({"f_config2_s": usage}, version="2023.2"))
     assert row == {
         "dataset": program.digest()[:12],
-        "config": "Vitis HLS 2023.2 xc7z020 5 ns",
+        "config": "DSP Vitis HLS 2023.2 xc7z020 5 ns",
         "layer": "fc",
         "op": "dense",
         "n_in": 2,
@@ -321,6 +323,26 @@ def test_rows_need_c_synthesis_and_modules() -> None:
         measured_rows(dense(), TARGET, run({}, level="synthesis"))
     with pytest.raises(FxloomError, match="has no module of a layer of this project"):
         measured_rows(dense(), TARGET, run({"fifo": lut(1)}))
+
+
+def test_rows_can_be_fitted(tmp_path: Path) -> None:
+    location = importlib.util.spec_from_file_location(
+        "fit_csynth", ROOT / "benchmarks" / "fit_csynth.py"
+    )
+    assert location is not None
+    assert location.loader is not None
+    script = importlib.util.module_from_spec(location)
+    location.loader.exec_module(script)
+    rows = []
+    for number, scale in enumerate((2.0, 2.2, 2.0, 1.8)):
+        measured = run({"f_config2_s": Usage(round(100 * scale * 5 * (14 + 7)), 0, 3, 0, 0)})
+        (row,) = measured_rows(dense(), TARGET, measured)
+        rows.append(row | {"dataset": f"network {number}"})
+    (tmp_path / "rows.csv").write_text(rows_to_csv(rows))
+    found = script.all_rows(None, [tmp_path / "rows.csv"])
+    assert {name: len(each) for name, each in found.items() if each} == {"latency_lut": 4}
+    fitted = script.fit(found["latency_lut"])
+    assert fitted.terms == {"adder_bits": pytest.approx(200, rel=0.01), "product_bits": 0}
 
 
 @pytest.mark.skipif(not TABLE.exists(), reason="needs ../shared/calibration")
