@@ -365,8 +365,9 @@ def _report_measured(build: str, paths: list[Path], json: bool, csv: Path | None
     from fxloom.vendor_reports import read_reports
 
     opened = open_build(build)
-    runs = read_reports(paths, top=opened.project.project)
-    found = compare_measured(opened.report, runs, opened.project.layers)
+    project = opened.project
+    runs = read_reports(paths, top=project.project)
+    found = compare_measured(opened.report, runs, project.layers, project.project)
     if csv is not None:
         synthesised = [run for run in runs if run.level == "csynth"]
         if not synthesised:

@@ -25,8 +25,8 @@ _TAGS = {
 }
 
 
-def read_csynth(text: str, source: str) -> tuple[str, Measured]:
-    """The function that a csynth.xml is about, and what was measured of it. Raises FxloomError."""
+def read_csynth(text: str, source: str) -> Measured:
+    """A csynth.xml or NAME_csynth.xml. Raises FxloomError."""
     root = parse_xml(text)
     if root.tag != "profile":
         raise FxloomError(f"required a report of C synthesis (<profile>), got <{root.tag[:40]}>")
@@ -37,18 +37,18 @@ def read_csynth(text: str, source: str) -> tuple[str, Measured]:
         raise FxloomError("UserAssignments: required the name of the function (TopModelName)")
     version = _version(_text(root, "ReportVersion/Version"))
     vivado = version is not None and version < "2020"
-    measured = Measured(
+    return Measured(
         tool="Vivado HLS" if vivado else "Vitis HLS",
         level="csynth",
-        top=_usage(root, top),
+        top=_whole(root, top),
         source=source,
+        design=top,
         version=version,
         part=_text(root, "UserAssignments/Part"),
         clock_ns=_nanoseconds(root, "UserAssignments/TargetClockPeriod"),
         modules=dict(_modules(root)),
         children=_children(root, top),
     )
-    return top, measured
 
 
 def _version(text: str | None) -> str | None:
@@ -62,30 +62,36 @@ def _version(text: str | None) -> str | None:
     return text
 
 
+def _whole(root: Element, name: str) -> Usage:
+    """What the report is about, which has LUTs and flip-flops, if none."""
+    found = _usage(root, name)
+    counts = found.resources()
+    require_all((key for key, value in counts.items() if value is not None), ("lut", "ff"), name)
+    return found
+
+
 def _usage(node: Element, name: str) -> Usage:
-    resources = node.find("AreaEstimates/Resources")
-    if resources is None:
-        raise FxloomError(f"{name}: truncated: it has no AreaEstimates/Resources")
+    places = "AreaEstimates/Resources", "PerformanceEstimates/SummaryOfOverallLatency"
+    resources, summary = (node.find(place) for place in places)
+    if resources is None or summary is None:
+        missing = places[resources is not None]
+        raise FxloomError(f"{name}: truncated, or not a csynth.xml: it has no {missing}")
     counts = {
         key: next((_count(resources, tag, name) for tag in tags if _has(resources, tag)), None)
         for key, tags in _TAGS.items()
     }
-    require_all((key for key, value in counts.items() if value is not None), ("lut", "ff"), name)
-    place = "PerformanceEstimates/SummaryOfOverallLatency"
-    summary = node.find(place)
-    if summary is None:
-        raise FxloomError(f"{name}: truncated: it has no {place}")
     latency = cycles(
         _count(summary, "Best-caseLatency", name),
         _count(summary, "Worst-caseLatency", name),
         f"{name}: latency",
     )
-    period = _nanoseconds(node, "PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod")
     return Usage(
         **counts,
         latency_cycles=latency,
         interval_cycles=_interval(summary, name),
-        achieved_ns=period,
+        achieved_ns=_nanoseconds(
+            node, "PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod"
+        ),
     )
 
 

@@ -7,16 +7,21 @@ here adds two levels up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal
 
+from fxloom.errors import FxloomError
 from fxloom.report import RESOURCES
 
 Level = Literal["csynth", "synthesis", "implementation"]
 Cycles = tuple[int, int]
 """Fewest and most."""
+
+_CLOCK_DIGITS = 0.00501
+"""Reports round periods to 10 ps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +57,16 @@ class Usage:
 class Measured:
     """One run of one tool.
 
-    clock_ns: the period asked for. modules: by the tool's names, each with all that it contains;
-    children: the modules that a module contains, as often as it does, where the report says so.
-    source: the file or folder it was read from.
+    design: the function or entity that `top` is of. clock_ns: the period asked for. modules: by
+    the tool's names, each with all that it contains; children: the modules that a module contains,
+    as often as it does, where the report says so. source: the file or folder it was read from.
     """
 
     tool: str
     level: Level
     top: Usage
     source: str
+    design: str | None = None
     version: str | None = None
     part: str | None = None
     clock_ns: float | None = None
@@ -110,3 +116,29 @@ def period_ns(frequency_mhz: float) -> float | None:
     """The clock period of a frequency; None where that is no frequency."""
     period = 1000.0 / frequency_mhz if frequency_mhz > 0 else 0.0
     return period if isfinite(period) and period > 0 else None
+
+
+def require_same(measured: Measured, part: str, clock_ns: float, design: str) -> None:
+    """Raise FxloomError where it is known that something else was measured than this."""
+    source = measured.source
+    if measured.design not in (None, design):
+        raise FxloomError(
+            f"{source}: is of {measured.design!r}, which is not the whole project, {design!r}. "
+            "Name the report of that, or the folder"
+        )
+    if measured.part is not None and not _plain(measured.part).startswith(_plain(part)):
+        raise FxloomError(
+            f"{source}: is of part {measured.part}, the estimate of {part}. Compile for the part "
+            "that was measured"
+        )
+    clock = measured.clock_ns
+    if clock is not None and abs(clock - clock_ns) > _CLOCK_DIGITS:
+        raise FxloomError(
+            f"{source}: is of a clock of {clock:g} ns, the estimate of {clock_ns:g} ns. Compile "
+            "for the clock that was measured"
+        )
+
+
+def _plain(part: str) -> str:
+    """A part's name as all tools write it: some leave out the first letters, some dashes."""
+    return re.sub("[^a-z0-9]", "", part.lower()).removeprefix("xc")

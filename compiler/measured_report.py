@@ -7,13 +7,11 @@ refused: it says nothing about the estimate.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fxloom.errors import FxloomError
-from fxloom.measured import Cycles, Measured, Usage
+from fxloom.measured import Cycles, Measured, Usage, require_same
 from fxloom.measured_layers import layer_usage
 from fxloom.report import (
     LEVELS,
@@ -35,8 +33,6 @@ NAMES = {
 }
 _CYCLES = {"latency": "cycles", "interval": "interval"}
 _HEADER = ["layer", "figure", "estimate", "measured", "estimate is", "in the interval"]
-_CLOCK_DIGITS = 0.00501
-"""Reports round periods to 10 ps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +94,28 @@ class Comparison:
 
 
 def compare_measured(
-    report: Report, measured: Sequence[Measured], layers: Sequence[Mapping[str, Any]]
+    report: Report,
+    measured: Sequence[Measured],
+    layers: Sequence[Mapping[str, Any]],
+    design: str,
 ) -> Comparison:
     """Every measured figure beside its estimate.
 
-    layers: the records of the project's layers.json, which say what modules stand for. Raises
-    FxloomError where something else was measured than what was estimated.
+    layers: the records of the project's layers.json, which say what modules stand for; design: the
+    project's top function. Raises FxloomError where something else was measured than estimated.
     """
     return Comparison(
         report.part,
         report.clock_ns,
         report.program,
-        tuple(_run(report, each, layers) for each in measured),
+        tuple(_run(report, each, layers, design) for each in measured),
     )
 
 
-def _run(report: Report, measured: Measured, layers: Sequence[Mapping[str, Any]]) -> Run:
-    _require_same(report, measured)
+def _run(
+    report: Report, measured: Measured, layers: Sequence[Mapping[str, Any]], design: str
+) -> Run:
+    require_same(measured, report.part, report.clock_ns, design)
     found = layer_usage(measured, layers)
     figures = [
         figure
@@ -149,26 +150,6 @@ def _run(report: Report, measured: Measured, layers: Sequence[Mapping[str, Any]]
         tuple(figures),
         tuple(notes),
     )
-
-
-def _require_same(report: Report, measured: Measured) -> None:
-    if measured.part is not None and not _plain(measured.part).startswith(_plain(report.part)):
-        raise FxloomError(
-            f"{measured.source}: is of part {measured.part}, the estimate of {report.part}. "
-            "Compile for the part that was measured"
-        )
-    clock = measured.clock_ns
-    if clock is not None and abs(clock - report.clock_ns) > _CLOCK_DIGITS:
-        raise FxloomError(
-            f"{measured.source}: is of a clock of {clock:g} ns, the estimate of "
-            f"{report.clock_ns:g} ns. Compile for the clock that was measured"
-        )
-
-
-def _plain(part: str) -> str:
-    """A part's name as all tools write it: some leave out the first letters, some dashes."""
-    letters = re.sub("[^a-z0-9]", "", part.lower())
-    return letters.removeprefix("xc")
 
 
 def _compared(

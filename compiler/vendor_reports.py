@@ -48,8 +48,8 @@ _INTEL_FIRST = 4
 
 Reader = Callable[[str, str], Measured]
 _READERS: tuple[tuple[str, Reader], ...] = (
-    (r"\A\s*<", lambda text, source: read_csynth(text, source)[1]),
-    (r"^\| Design State", lambda text, source: read_utilization(text, source)[1]),
+    (r"\A\s*<", read_csynth),
+    (r"^\| Design State", read_utilization),
     (r"^; Fitter Status", read_fit_report),
     (r"^Fitter Status", read_fit_summary),
     (r"^Kernel fmax:|^ALUTs:", read_acl_report),
@@ -154,16 +154,18 @@ def _by_folder(files: Sequence[Path]) -> dict[Path, list[Path]]:
 
 def _c_synthesis(place: Path, files: Sequence[Path], top: str | None) -> Measured:
     """The top function with all modules, from the files of one syn/report."""
-    listing: tuple[str, Measured] | None = None
+    listing: Measured | None = None
     functions: dict[str, Measured] = {}
     for file in files:
         with _named(file):
-            name, measured = read_csynth(read_text(file), str(file))
+            measured = read_csynth(read_text(file), str(file))
         if file.name == "csynth.xml":
-            listing = name, measured
+            listing = measured
         else:
-            functions[name] = measured
-    if listing is None:
+            functions[str(measured.design)] = measured
+    if listing is not None:
+        whole = listing
+    else:
         name = top if top in functions else next(iter(functions))
         if len(functions) > 1 and top not in functions:
             raise FxloomError(
@@ -172,8 +174,6 @@ def _c_synthesis(place: Path, files: Sequence[Path], top: str | None) -> Measure
                 + f"; it has those of {', '.join(sorted(functions)[:5])}"
             )
         whole = functions[name]
-    else:
-        name, whole = listing
     for other in functions.values():
         for key in ("version", "part", "clock_ns"):
             if getattr(other, key) != getattr(whole, key):
@@ -182,7 +182,7 @@ def _c_synthesis(place: Path, files: Sequence[Path], top: str | None) -> Measure
                     f"{getattr(other, key)} and {getattr(whole, key)}"
                 )
     modules = {**whole.modules, **{key: each.top for key, each in functions.items()}}
-    modules.pop(name, None)
+    modules.pop(str(whole.design), None)
     return replace(whole, modules=_checked(modules, whole), source=str(place))
 
 

@@ -45,8 +45,8 @@ class _Instance(NamedTuple):
     usage: Usage
 
 
-def read_utilization(text: str, source: str) -> tuple[str, Measured]:
-    """The design that a report is about, and its usage. Raises FxloomError.
+def read_utilization(text: str, source: str) -> Measured:
+    """The whole design, and its modules where the report is hierarchical. Raises FxloomError.
 
     Marks such as the star of "CLB LUTs*" (not yet final) are left out.
     """
@@ -68,17 +68,17 @@ def read_utilization(text: str, source: str) -> tuple[str, Measured]:
         raise FxloomError("damaged: its two tables disagree about the whole design")
     top = instances[0].usage if flat is None else flat
     version = fields["Tool Version"].split()
-    measured = Measured(
+    return Measured(
         tool="Vivado",
         level=_level(fields["Design State"].strip()),
         top=top,
         source=source,
+        design=fields["Design"].strip(),
         version=version[1].removeprefix("v.") if version[0] == "Vivado" and version[1:] else None,
         part=fields["Device"].strip(),
         modules=_modules(instances),
         children=_children(instances),
     )
-    return fields["Design"].strip(), measured
 
 
 def _level(state: str) -> Level:

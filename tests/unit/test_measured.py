@@ -123,6 +123,10 @@ def test_a_layer_is_the_sum_of_its_modules_and_says_what_is_not_in_it() -> None:
     assert total_usage([one]) == one
 
 
+def beside(report: Report, measured: Measured, program: Program) -> Comparison:
+    return compare_measured(report, [measured], project(program), "myproject")
+
+
 def compared(comparison: Comparison, layer: str | None, figure: str) -> Compared:
     (found,) = [
         each for each in comparison.runs[0].figures if (each.layer, each.figure) == (layer, figure)
@@ -151,7 +155,9 @@ def test_measured_values_lie_in_the_interval_or_not() -> None:
     )
     for dsp, lut, latency, within in ((3, 80, (3, 9), True), (2, 141, (4, 9), False)):
         usage = Usage(lut, 30, dsp, latency_cycles=latency)
-        found = compare_measured(report, [run({"f_config2_s": usage})], project(program))
+        found = compare_measured(
+            report, [run({"f_config2_s": usage})], project(program), "myproject"
+        )
         assert [compared(found, "fc", name).within for name in ("DSP", "LUT", "cycles")] == [
             within,
             within,
@@ -173,7 +179,7 @@ def test_measured_values_lie_in_the_interval_or_not() -> None:
 def test_an_estimate_of_a_part_is_not_judged() -> None:
     program = dense()
     report = estimated(program, dsp=Figure(3, "DSP", "rule", "a rule | unknown: at least"))
-    found = compare_measured(report, [run({"f_config2_s": lut(9)})], project(program))
+    found = beside(report, run({"f_config2_s": lut(9)}), program)
     assert compared(found, "fc", "DSP").within is None
     assert ("DSP", "3", "or", "more", "0") in map(
         tuple, map(str.split, found.to_text().split("\n"))
@@ -187,7 +193,7 @@ def test_a_layer_measured_in_part_is_shown_and_not_judged() -> None:
     layers = project(program)
     assert [layer["name"] for layer in layers if layer["origin"] == "act"] == ["n3_act", "n4_act"]
     modules["requantize_config4_s"] = lut(8)
-    found = compare_measured(report, [run(modules)], layers)
+    found = beside(report, run(modules), program)
     part = compared(found, "act", "DSP")
     assert (part.at_least, part.within, part.measured) == (True, None, (0, 0))
     text = found.to_text()
@@ -201,7 +207,7 @@ def test_figures_of_another_level_are_never_beside_an_estimate() -> None:
     usage = Usage(40, 30, 3, 0, 0, alm=20, latency_cycles=(3, 3))
     for level in ("synthesis", "implementation"):
         measured = run({"f_config2_s": usage}, level=level, top=usage)
-        found = compare_measured(report, [measured], project(program))
+        found = beside(report, measured, program)
         for each in found.runs[0].figures:
             own = each.figure in ("cycles", "ALM") or level == "implementation"
             assert (each.estimate is None) == own
@@ -224,24 +230,31 @@ def test_figures_of_another_level_are_never_beside_an_estimate() -> None:
 def test_another_part_or_clock_is_refused(part: str, fits: bool) -> None:
     program = dense()
     report = estimate(program, TARGET)
-    layers = project(program)
     if fits:
-        compare_measured(report, [run({}, part=part, clock_ns=5.0)], layers)
+        beside(report, run({}, part=part, clock_ns=5.0), program)
     else:
         with pytest.raises(FxloomError, match=f"report: is of part {part}, the estimate of xc7z0"):
-            compare_measured(report, [run({}, part=part)], layers)
+            beside(report, run({}, part=part), program)
     with pytest.raises(FxloomError, match=r"report: is of a clock of 4 ns, the estimate of 5 ns"):
-        compare_measured(report, [run({}, clock_ns=4.0)], layers)
+        beside(report, run({}, clock_ns=4.0), program)
+
+
+def test_a_report_of_a_module_is_no_report_of_the_whole() -> None:
+    program = dense()
+    report = estimate(program, TARGET)
+    beside(report, run({}, design="myproject"), program)
+    with pytest.raises(FxloomError, match=r"is of 'dense_config2_s', which is not the whole"):
+        beside(report, run({}, design="dense_config2_s"), program)
 
 
 def test_what_could_not_be_compared_is_said() -> None:
     program = network()
     report = estimate(program, TARGET)
-    found = compare_measured(report, [run({"fifo": lut(1)})], project(program))
+    found = beside(report, run({"fifo": lut(1)}), program)
     text = found.to_text()
     assert "no module of the report belongs to a layer of this project" in text
     assert "report does not say for which part: it was not compared" in text
-    found = compare_measured(report, [run({"f_config2_s": lut(1)})], project(program))
+    found = beside(report, run({"f_config2_s": lut(1)}), program)
     assert "no module in the report: act" in found.to_text()
 
 
@@ -249,7 +262,7 @@ def test_json_has_the_same_figures() -> None:
     program = dense()
     report = estimated(program, dsp=Figure(3, "DSP", "rule", "a rule"))
     usage = Usage(40, 30, 3, 0, 0, latency_cycles=(3, 4))
-    found = compare_measured(report, [run({"f_config2_s": usage})], project(program))
+    found = beside(report, run({"f_config2_s": usage}), program)
     document = json.loads(found.to_json())
     assert (document["format"], document["part"]) == ("fxloom-measured", "xc7z020")
     figures = document["runs"][0]["figures"]
