@@ -1,8 +1,8 @@
-"""Reports of C synthesis, as Vivado HLS and Vitis HLS write them to solution1/syn/report.
+"""Reports of Vivado HLS and Vitis HLS: C synthesis, and simulation of what it made.
 
-NAME_csynth.xml is about one function, the top or any below it; csynth.xml, of Vitis only, has the
-top with all modules and which contains which. Fields: AMD UG1399, and as hls4ml's own reader has
-them (hls4ml/report/vivado_report.py).
+Of syn/report, NAME_csynth.xml is about one function, the top or any below it; csynth.xml, of Vitis
+only, has the top with all modules and which contains which. sim/report has NAME_cosim.rpt. Fields:
+AMD UG1399, and as hls4ml's own reader has them (hls4ml/report/vivado_report.py).
 """
 
 import re
@@ -11,7 +11,16 @@ from xml.etree.ElementTree import Element
 
 from fxloom.errors import FxloomError
 from fxloom.measured import Cycles, Measured, Usage
-from fxloom.report_values import MAX_NS, count, cycles, decimal, parse_xml, require_all, shown
+from fxloom.report_values import (
+    MAX_NS,
+    count,
+    cycles,
+    decimal,
+    parse_xml,
+    require_all,
+    shown,
+    whole_lines,
+)
 
 FIRST_YEAR = 2015
 """Of the versions that write these fields."""
@@ -49,6 +58,24 @@ def read_csynth(text: str, source: str) -> Measured:
         modules=dict(_modules(root)),
         children=_children(root, top),
     )
+
+
+def read_cosim(text: str, source: str) -> Measured:
+    """A NAME_cosim.rpt: cycles of the whole design in RTL simulation. Raises FxloomError."""
+    lines = [line for line in whole_lines(text) if line.strip()]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+    runs = [row for row in rows if row[:1] in (["VHDL"], ["Verilog"]) and row[1:2] != ["NA"]]
+    if len(runs) != 1 or len(runs[0]) < 8 or not lines[-1].startswith("+--"):
+        raise FxloomError("truncated, or not a cosim.rpt: required one language that was simulated")
+    language, status, *counts = runs[0]
+    if status != "Pass":
+        raise FxloomError(f"the simulation of the {language} did not pass: {shown(status)}")
+    latency, interval = (
+        cycles(count(counts[at], what), count(counts[at + 2], what), what)
+        for at, what in ((0, "Latency"), (3, "Interval"))
+    )
+    top = Usage(latency_cycles=latency, interval_cycles=interval)
+    return Measured(tool="Vitis or Vivado HLS", level="simulation", top=top, source=source)
 
 
 def _version(text: str | None) -> str | None:

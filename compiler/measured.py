@@ -16,7 +16,7 @@ from typing import Literal
 from fxloom.errors import FxloomError
 from fxloom.report import RESOURCES
 
-Level = Literal["csynth", "synthesis", "implementation"]
+Level = Literal["csynth", "simulation", "synthesis", "implementation"]
 Cycles = tuple[int, int]
 """Fewest and most."""
 

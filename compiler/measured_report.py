@@ -29,6 +29,7 @@ VERSION = 1
 
 NAMES = {
     **LEVELS,
+    "simulation": "in RTL simulation",
     "implementation": "after placement and routing; nothing is estimated at this level",
 }
 _CYCLES = {"latency": "cycles", "interval": "interval"}
@@ -159,7 +160,7 @@ def _compared(
     estimates: dict[str, Figure] = {}
     if level in LEVELS:
         estimates = dict(getattr(row, level).items())
-    if level == "csynth":
+    if level in ("csynth", "simulation"):
         estimates |= {key: getattr(row, key) for key in _CYCLES}
     counts = {key: value for key, value in usage.resources().items() if value is not None}
     pairs = {key: (value, value) for key, value in counts.items()}

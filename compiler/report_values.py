@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
         raise FxloomError(f"cannot be read: {fault.strerror}") from None
     if len(data) > MAX_BYTES:
         raise FxloomError(f"required at most {MAX_BYTES:,} bytes, which no report exceeds")
-    return data.decode("utf-8", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
 
 
 def whole_lines(text: str) -> list[str]:

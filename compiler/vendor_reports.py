@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from fxloom.csynth_report import read_csynth
+from fxloom.csynth_report import read_cosim, read_csynth
 from fxloom.errors import FxloomError
 from fxloom.measured import Level, Measured, Usage
 from fxloom.quartus_report import (
@@ -34,6 +34,7 @@ _NAMES = (
     r"vivado_synth\.rpt",
     r"util\.rpt",
     r".*utilization.*\.rpt",
+    r".*_cosim\.rpt",
     r"quartus_data\.js|quartus\.(nd)?json",
     r"acl_quartus_report\.txt",
     r".*\.fit\.summary",
@@ -44,12 +45,13 @@ _NAMES = (
 """Names of reports, as the tools and hls4ml's scripts (build_prj.tcl, vivado_synth.tcl, the
 Makefile) choose them. Of several of one run of Intel's tools the first kind is taken."""
 
-_INTEL_FIRST = 4
+_INTEL_FIRST = 5
 
 Reader = Callable[[str, str], Measured]
 _READERS: tuple[tuple[str, Reader], ...] = (
     (r"\A\s*<", read_csynth),
     (r"^\| Design State", read_utilization),
+    (r"^\| *(VHDL|Verilog) *\|", read_cosim),
     (r"^; Fitter Status", read_fit_report),
     (r"^Fitter Status", read_fit_summary),
     (r"^Kernel fmax:|^ALUTs:", read_acl_report),
@@ -58,9 +60,9 @@ _READERS: tuple[tuple[str, Reader], ...] = (
     (r"\A\s*\{", read_summary_ndjson),
 )
 KINDS = (
-    "csynth.xml of Vivado HLS or Vitis HLS, report_utilization of Vivado, and of Quartus and Intel "
-    "HLS *.fit.summary, *.fit.rpt, acl_quartus_report.txt, quartus_data.js, quartus.json, "
-    "report_data.js or summary.ndjson"
+    "csynth.xml and cosim.rpt of Vivado HLS or Vitis HLS, report_utilization of Vivado, and of "
+    "Quartus and Intel HLS *.fit.summary, *.fit.rpt, acl_quartus_report.txt, quartus_data.js, "
+    "quartus.json, report_data.js or summary.ndjson"
 )
 
 

@@ -141,6 +141,21 @@ def write_csynth(folder: Path, modules: Mapping[str, Sequence[int]] = MODULES) -
     return place
 
 
+COSIM_REPORT = """\
+Report time       : Mon Jan  8 10:09:10 UTC 2024.
+Solution          : solution1.
+Simulation tool   : xsim.
+
++----------+----------+-----------------------------------------------+-----------------------------------------------+----------------------+
+|          |          |             Latency(Clock Cycles)             |              Interval(Clock Cycles)           | Total Execution Time |
++   RTL    +  Status  +-----------------------------------------------+-----------------------------------------------+    (Clock Cycles)    +
+|          |          |      min      |      avg      |      max      |      min      |      avg      |      max      |                      |
++----------+----------+-----------------------------------------------+-----------------------------------------------+----------------------+
+|      VHDL|        NA|             NA|             NA|             NA|             NA|             NA|             NA|                    NA|
+|   Verilog|      Pass|              7|              7|              9|              1|              1|              2|                    31|
++----------+----------+-----------------------------------------------+-----------------------------------------------+----------------------+
+"""  # noqa: E501
+
 VIVADO_HEADER = """\
 Copyright 1986-2022 Xilinx, Inc. All Rights Reserved. Copyright 2022-2023 Advanced Micro Devices, Inc. All Rights Reserved.
 ------------------------------------------------------------------------------------------------------------
@@ -353,6 +368,7 @@ BUNDLED: dict[str, str] = {
     "csynth.xml": csynth_xml(
         "myproject", TOP, (7, 7), rest=module_list(MODULES, {"myproject": tuple(MODULES)})
     ),
+    "myproject_cosim.rpt": COSIM_REPORT,
     "vivado_synth.rpt": UTILIZATION,
     "util.rpt": HIERARCHY,
     "quartus_compile.fit.summary": FIT_SUMMARY,

@@ -168,6 +168,9 @@ def test_measured_values_lie_in_the_interval_or_not() -> None:
     assert compared(found, "fc", "DSP").deviation_percent == pytest.approx(50)
     assert compared(found, "fc", "cycles").deviation_percent == pytest.approx(100 * (2 / 9 - 1))
     assert compared(found, None, "DSP").measured == (3, 3)
+    simulated = run({}, level="simulation", top=Usage(latency_cycles=(5, 6)))
+    (cycles,) = beside(report, simulated, program).runs[0].figures
+    assert (cycles.figure, cycles.estimate) == ("cycles", report.total.latency)
     lines = {" ".join(line.split()) for line in found.to_text().splitlines()}
     assert lines >= {
         "fc LUT 100 (80 to 140) 141 -29.1% no",

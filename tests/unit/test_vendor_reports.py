@@ -14,6 +14,7 @@ from fxloom.vendor_reports import read_report, read_reports
 from tests.vendor_samples import (
     ACL_REPORT,
     BUNDLED,
+    COSIM_REPORT,
     FIT_REPORT,
     FIT_SUMMARY,
     HIERARCHY,
@@ -37,6 +38,13 @@ PERIOD = 1000 / 231.75
 EXPECTED = {
     "myproject_csynth.xml": ("Vitis HLS", "2023.2", "csynth", "xc7z020clg400-1", HLS),
     "csynth.xml": ("Vitis HLS", "2023.2", "csynth", "xc7z020clg400-1", HLS),
+    "myproject_cosim.rpt": (
+        "Vitis or Vivado HLS",
+        None,
+        "simulation",
+        None,
+        Usage(latency_cycles=(7, 9), interval_cycles=(1, 2)),
+    ),
     "vivado_synth.rpt": ("Vivado", "2023.2", "synthesis", "xc7z020clg400-1", SYNTHESISED),
     "util.rpt": ("Vivado", "2023.2", "synthesis", "xc7z020clg400-1", SYNTHESISED),
     "quartus_compile.fit.summary": (
@@ -82,6 +90,14 @@ def test_every_kind_of_report_is_known_by_what_is_in_it(name: str, tmp_path: Pat
     found = read(tmp_path, BUNDLED[name])
     assert (found.tool, found.version, found.level, found.part, found.top) == EXPECTED[name]
     assert found.source == str(tmp_path / "report")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_lines_may_end_as_on_windows(name: str, tmp_path: Path) -> None:
+    whole = read(tmp_path, BUNDLED[name])
+    data = BUNDLED[name].replace("\n", "\r\n").encode("utf-8-sig")
+    (tmp_path / "report").write_bytes(data)
+    assert read_report(tmp_path / "report") == whole
 
 
 def test_modules_and_which_contains_which(tmp_path: Path) -> None:
@@ -151,6 +167,8 @@ FAULTS: dict[str, tuple[str, str]] = {
     "no area": (re.sub("(?s)<Area.*</Area.*?>", "", csynth_xml("f", TOP)), "no 'AreaEstimates'"),
     "other XML": ("<svg></svg>", "required a report of C synthesis .* got <svg>"),
     "half XML": (csynth_xml("f", TOP)[:900], "truncated or damaged"),
+    "cosim failed": (COSIM_REPORT.replace("Pass", "Fail"), "Verilog did not pass: 'Fail'"),
+    "no cosim": (COSIM_REPORT.replace("Pass", "  NA"), "one language that was simulated"),
     "state": (UTILIZATION.replace("Synthesized", "Elaborated"), "Design State: .* 'Elaborated'"),
     "quarter tile": (UTILIZATION.replace(" 4.5 ", " 4.25"), "whole or half tiles, got '4.25'"),
     "tiles": (UTILIZATION.replace(" 4.5 ", " 5.5 "), "Block RAM Tile is not RAMB36 and half"),
@@ -298,8 +316,10 @@ def write(folder: Path, texts: Mapping[str, str]) -> None:
 def test_a_flat_and_a_hierarchical_report_are_one_run(tmp_path: Path) -> None:
     write_csynth(tmp_path)
     write(tmp_path, {"hls/vivado_synth.rpt": UTILIZATION, "hls/util.rpt": HIERARCHY})
-    first, second = read_reports([tmp_path])
-    assert (first.level, second.level) == ("csynth", "synthesis")
+    write(tmp_path, {"hls/myproject_prj/solution1/sim/report/myproject_cosim.rpt": COSIM_REPORT})
+    first, simulated, second = read_reports([tmp_path])
+    levels = first.level, simulated.level, second.level
+    assert levels == ("csynth", "simulation", "synthesis")
     assert second.top == SYNTHESISED
     assert len(second.modules) == 5
     write(tmp_path, {"hls/util.rpt": HIERARCHY.replace(" 7210 |", " 7310 |")})
