@@ -172,4 +172,4 @@ def added(figures: Sequence[Figure], unit: str, source: str = "") -> Figure:
 
 def elements_of(shape: Sequence[int], stream: bool) -> int:
     """How many elements are made at once: all, or those of one pack."""
-    return shape[-1] if stream else prod(shape)
+    return prod(shape[-1:] if stream else shape)
