@@ -318,7 +318,7 @@ Examples:
 
   fxloom report build/ --html report.html
 
-  fxloom report build/ --measured build/
+  fxloom report build/ --measured build/ --html report.html
 
 The second finds what the vendor's tool wrote into the project (build_prj.tcl leaves reports in
 hls/myproject_prj, vivado_synth.tcl hls/vivado_synth.rpt) and puts it beside the estimate.
@@ -344,9 +344,7 @@ def report_(
 ) -> None:
     """Show what a build costs and how exact it is, layer by layer."""
     if measured:
-        if html is not None:
-            raise FxloomError("--html: has no measurements; leave out --html or --measured")
-        return _report_measured(build, measured, json, csv)
+        return _report_measured(build, measured, json, csv, html)
     if csv is not None:
         raise FxloomError("--csv: required reports to make rows of; add --measured")
     from fxloom.manifest import read_manifest
@@ -362,7 +360,9 @@ def report_(
         typer.echo(report.to_text(_width()), nl=False)
 
 
-def _report_measured(build: str, paths: list[Path], json: bool, csv: Path | None) -> None:
+def _report_measured(
+    build: str, paths: list[Path], json: bool, csv: Path | None, html: Path | None
+) -> None:
     from fxloom.compilation import open_build
     from fxloom.measured_report import compare_measured
     from fxloom.measured_rows import measured_rows, rows_to_csv
@@ -377,7 +377,10 @@ def _report_measured(build: str, paths: list[Path], json: bool, csv: Path | None
         if not synthesised:
             raise FxloomError("--csv: required a report of C synthesis among --measured")
         _write(csv, rows_to_csv(measured_rows(opened.program, opened.target, synthesised[0])))
-    typer.echo(found.to_json() if json else found.to_text(), nl=False)
+    if html is not None:
+        _write(html, opened.report.to_html(found))
+    if json or html is None:
+        typer.echo(found.to_json() if json else found.to_text(), nl=False)
 
 
 TRACE_EXAMPLES = """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import log1p
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
@@ -18,6 +18,9 @@ from fxloom.report_graph import Graph
 from fxloom.text_tables import ruled, sparkline, wrapped
 from fxloom.value_histograms import BINS, ValueHistogram
 from fxloom.verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    from fxloom.measured_report import Comparison
 
 FORMAT = "fxloom-report"
 VERSION = 2
@@ -278,11 +281,11 @@ class Report:
         remarks = [line for text in dict.fromkeys(self._remarks()) for line in wrapped(text, width)]
         return "\n".join([self.title, "", *summary, "", *tables, *remarks, ""])
 
-    def to_html(self) -> str:
-        """One page that needs nothing else."""
+    def to_html(self, measured: Comparison | None = None) -> str:
+        """One page that needs nothing else; measured: what tools said of the same design."""
         from fxloom.pages.report_page import report_page
 
-        return report_page(self)
+        return report_page(self, measured)
 
     def tables(self) -> Iterator[tuple[str, list[list[str]], int]]:
         """Every table: its title, rows of cells from the header on, and how many rows at its end

@@ -52,8 +52,9 @@ def histogram(name: str, values: Tensor, to: FixedPoint, samples: int) -> ValueH
     """
     import torch
 
-    flat = values.detach().reshape(-1).double()
-    finite = flat[flat.isfinite()]
+    flat = finite = values.detach().reshape(-1).double()
+    if not flat.sum().isfinite():
+        finite = flat[flat.isfinite()]
     if not finite.numel():
         return None
     low, high = to.lo * to.step, to.hi * to.step

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
+from fxloom.measured_report import HEADER, NAMES, cells
 from fxloom.pages import render
 from fxloom.pages.graph_layout import lay_out
 from fxloom.pages.histogram_plot import plot
@@ -15,6 +16,7 @@ from fxloom.report import LEVELS, RESOURCES, STAGE_HEADER, Figure, number, perce
 from fxloom.verdict import is_complete
 
 if TYPE_CHECKING:
+    from fxloom.measured_report import Comparison, Run
     from fxloom.report import Accuracy, LayerReport, PassReport, Report, StageLayer
 
 MOST_DRAWN = 200
@@ -94,8 +96,8 @@ class Step:
     layers: tuple[StageLayer, ...]
 
 
-def report_page(report: Report) -> str:
-    """The whole page."""
+def report_page(report: Report, measured: Comparison | None = None) -> str:
+    """The whole page; measured: estimates beside what tools said."""
     sources = Sources()
     total = report.total
     latency = [_cell(f, sources) for f in (total.latency, total.latency_ns) if f is not None]
@@ -137,9 +139,26 @@ def report_page(report: Report) -> str:
         ),
         sources=sources,
         number=number,
+        runs=[_run(run) for run in measured.runs] if measured is not None else [],
+        measured_header=HEADER,
         kernels=[layer for layer in report.layers if layer.kernel],
         saved=sum(layer.rounding_saved for layer in report.layers),
     )
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """A tool's run: its rows, each with a bar of the estimate on which the measurement is."""
+    rows = []
+    for each in run.figures:
+        least, most = each.measured
+        bar, mark = None, 0.0
+        if each.estimate is not None and most:
+            longest = max(_longest([each.estimate]), most)
+            bar, mark = _bar(each.estimate, longest), 100 * (least + most) / 2 / longest
+        rows.append({"layer": each.layer, "cells": cells(each), "bar": bar, "mark": mark,
+                     "within": each.within})  # fmt: skip
+    title = f"{NAMES[run.level]}: {run.title}"
+    return {"title": title, "rows": rows, "remarks": list(run.remarks())}
 
 
 def _cell(figure: Figure, sources: Sources, longest: float | None = None) -> Cell:
