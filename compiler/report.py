@@ -140,6 +140,13 @@ class LayerReport:
     float_error: Figure | None = None
     kernel: str = ""
 
+    @property
+    def is_wires(self) -> bool:
+        """Whether nothing is stored or built for it, and it takes no time."""
+        figures = [f for level in LEVELS for _, f in getattr(self, level).items()]
+        none = all(f.value == 0 and not f.high for f in (*figures, self.latency))
+        return none and not self.stored_bits
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -294,9 +301,13 @@ class Report:
         counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
         end = ["total", "", "", "", *(f"{n:,}" for n in counts), ""]
         yield "", [HEADER, *(_cells(layer) for layer in self.layers), end], 1
+        wires = sum(layer.is_wires for layer in self.layers)
+        wires = wires if wires > FEW_WIRES else 0
         for level, name in LEVELS.items():
-            rows = [_resource_cells(each, level) for each in self.layers]
+            shown = [each for each in self.layers if not (wires and each.is_wires)]
+            rows = [_resource_cells(each, level) for each in shown]
             title = f"resources {name}" + (", and cycles" if level == "csynth" else "")
+            title += f" ({wires} layers that are only wires left out)" if wires else ""
             yield title, [_resource_header(level), *rows, *self._sums(level)], 2
         for step in self.passes:
             changed = [layer for layer in step.layers if layer.before != layer.after]
@@ -430,6 +441,9 @@ HEADER = [
 STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", *RESOURCES.values(), "cycles"]
 HISTOGRAMS = "values in the float model (heights are logarithms), and what their format holds"
 HISTOGRAM_HEADER = ["layer", "values", "from", "to", "format", "from", "to", "outside", "samples"]
+FEW_WIRES = 3
+"""So many layers without logic are not worth leaving out."""
+
 SPARKS = BINS // 2
 LARGEST = 3
 ADVICE = {

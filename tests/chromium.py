@@ -8,6 +8,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE_S = 60
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -26,6 +28,7 @@ FLAGS = (
     "--no-first-run",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-dev-shm-usage",
     "--disable-extensions",
     "--hide-scrollbars",
     "--remote-debugging-pipe",
@@ -65,6 +68,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self.back], [], [], PATIENCE_S)[0], "the browser does not answer"
             chunk = os.read(self.back, 2**16)
             assert chunk, "the browser has ended"
             self._rest += chunk

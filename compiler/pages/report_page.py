@@ -12,7 +12,16 @@ from fxloom.pages import render
 from fxloom.pages.graph_layout import lay_out
 from fxloom.pages.histogram_plot import plot
 from fxloom.pages.sources import Sources
-from fxloom.report import LEVELS, RESOURCES, STAGE_HEADER, Figure, number, percent, stage_texts
+from fxloom.report import (
+    FEW_WIRES,
+    LEVELS,
+    RESOURCES,
+    STAGE_HEADER,
+    Figure,
+    number,
+    percent,
+    stage_texts,
+)
 from fxloom.verdict import is_complete
 
 if TYPE_CHECKING:
@@ -27,9 +36,6 @@ WIDE = 700
 
 SEEN = 1.2
 """Percent of a bar from which on an interval can be seen."""
-
-FEW_WIRES = 3
-"""So many layers without logic are not worth hiding."""
 
 SIGNS = {"fits": "good", "may not fit": "warn", "does not fit": "bad", "not known": "open"}
 """Classes of the style sheet."""
@@ -67,11 +73,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A layer with its cells; wires: it has no logic and nothing is stored for it."""
+    """A layer with its cells."""
 
     layer: LayerReport
     cells: tuple[Cell, ...]
-    wires: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
     shown = [_cell(f, sources, largest) if f is not None else None for f in errors]
     tables = [_table(report, level, sources) for level in LEVELS]
     graph = report.graph
-    wires = {row.layer.name for row in tables[0].rows if row.wires}
+    wires = {layer.name for layer in report.layers if layer.is_wires}
     layout = lay_out(graph) if graph and len(graph.nodes) <= MOST_DRAWN else None
     return render(
         "report.html",
@@ -225,7 +230,7 @@ def _table(report: Report, level: str, sources: Sources) -> Table:
     for layer in report.layers:
         figures = zip(_figures(layer, level), longest, strict=True)
         cells = tuple(_optional(figure, sources, most) for figure, most in figures)
-        rows.append(Row(layer, cells, _is_wires(layer)))
+        rows.append(Row(layer, cells))
     shares = [percent(f) for _, f in getattr(report.total, f"{level}_percent").items()]
     return Table(
         level=level,
@@ -239,13 +244,6 @@ def _table(report: Report, level: str, sources: Sources) -> Table:
 
 def _optional(figure: Figure | None, sources: Sources, longest: float | None) -> Cell:
     return Cell("", "", (), "") if figure is None else _cell(figure, sources, longest)
-
-
-def _is_wires(layer: LayerReport) -> bool:
-    figures = [f for level in LEVELS for _, f in getattr(layer, level).items()]
-    return not layer.stored_bits and all(
-        f.value == 0 and not f.high for f in (*figures, layer.latency)
-    )
 
 
 def _use(report: Report, level: str, sources: Sources) -> Iterator[dict[str, Any]]:
