@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MOST_DRAWN = 200
 """Nodes of a graph; of larger ones the page has the list alone."""
 
+MOST_VALUES = 24
+"""Histograms at first sight; of more those with the largest shares outside their ranges."""
+
 WIDE = 700
 """Pixels from which on a graph has no list beside it."""
 
@@ -114,6 +117,8 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
     tables = [_table(report, level, sources) for level in LEVELS]
     graph = report.graph
     wires = {layer.name for layer in report.layers if layer.is_wires}
+    saturated = sorted(report.histograms, key=lambda seen: -seen.saturated)
+    histograms = saturated if len(saturated) > MOST_VALUES else report.histograms
     layout = lay_out(graph) if graph and len(graph.nodes) <= MOST_DRAWN else None
     return render(
         "report.html",
@@ -138,10 +143,9 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
         layout=layout,
         wide=layout is None or layout.width > WIDE,
         edges=list(graph.rows()) if graph else [],
-        histograms=[(each, plot(each)) for each in report.histograms],
-        saturated=sorted(
-            (each for each in report.histograms if each.saturated), key=lambda h: -h.saturated
-        ),
+        histograms=[(each, plot(each)) for each in histograms],
+        most_values=MOST_VALUES,
+        saturated=[each for each in saturated if each.saturated],
         sources=sources,
         number=number,
         runs=[_run(run) for run in measured.runs] if measured is not None else [],
