@@ -35,11 +35,13 @@ MOST_BITS = 62
 
 
 class AdderCost(NamedTuple):
-    """adders: with at least one bit; fa_bits: full adders in them; depth: adders in a row."""
+    """adders: with at least one bit; fa_bits: full adders in them; depth: adders in a row; luts: of
+    their carry chains, one for every pair of bits that is added."""
 
     adders: int
     fa_bits: int
     depth: int
+    luts: int
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class AdderGraph:
 
     value = (first << first_shift) + or - (second << second_shift), - where subtracts; first may be
     ZERO. lo, hi, levels: of all nodes, the inputs included: exact interval, adders in a row.
-    outputs: a node each or ZERO; output = node << output_shift. wires: low bits of an adder that
-    are wire.
+    outputs: a node each or ZERO; output = node << output_shift.
     """
 
     inputs: int
@@ -70,21 +71,52 @@ class AdderGraph:
         return widths(self.lo, self.hi)
 
     @property
+    def wires(self) -> Int64Array:
+        """Low bits of every adder that only one operand has, and that is not subtracted."""
+        free = np.where(self.subtracts, 0, self.first_shift) + self.second_shift
+        low: Int64Array = np.minimum(free, self.widths[self.inputs :])
+        return low
+
+    @property
     def fa_bits(self) -> Int64Array:
-        """Full-adder bits of every adder: those behind the low bits that are wire."""
+        """Full-adder bits of every adder; 0 where no bit has two operands."""
         inside = np.maximum(self.first, 0)
         apart = ~self.subtracts & (self.lo[inside] >= 0)
         apart &= self.second_shift >= self.first_shift + self.widths[inside]
-        free = np.where(self.subtracts, 0, self.first_shift) + self.second_shift
-        bits: Int64Array = np.where(apart, 0, np.maximum(self.widths[self.inputs :] - free, 0))
+        bits: Int64Array = np.where(apart, 0, self.widths[self.inputs :] - self.wires)
         return bits
+
+    @property
+    def luts(self) -> Int64Array:
+        """LUTs of every adder, those in front of its carry chain.
+
+        One for every pair of operand bits: where one operand has no bit the other's goes into the
+        chain as it is, and where both only repeat their signs the pair is one that is there
+        already.
+        """
+        bits = np.maximum(self.widths, 1)
+        first = np.maximum(self.first, 0)
+        missing = self.first == ZERO
+        first_end = np.where(missing, 1, self.first_shift + bits[first])
+        second_end = self.second_shift + bits[self.second]
+        first_signed = ~missing & (self.lo[first] < 0)
+        second_signed = self.lo[self.second] < 0
+        last = np.maximum(first_end, second_end)
+        end = np.where(
+            first_signed,
+            np.where(second_signed, last, second_end),
+            np.where(second_signed, first_end, np.minimum(first_end, second_end)),
+        )
+        begin = np.maximum(self.first_shift, self.second_shift)
+        pairs: Int64Array = np.maximum(np.minimum(end, bits[self.inputs :]) - begin, 0)
+        return pairs
 
     @property
     def cost(self) -> AdderCost:
         """The figures of the whole graph."""
         bits = self.fa_bits
         depth = int(self.levels[np.maximum(self.outputs, 0)].max(initial=0))
-        return AdderCost(int(np.count_nonzero(bits)), int(bits.sum()), depth)
+        return AdderCost(int(np.count_nonzero(bits)), int(bits.sum()), depth, int(self.luts.sum()))
 
     def evaluate(self, x: Int64Array) -> Int64Array:
         """x: [N, inputs] within their intervals. Returns [N, outputs], exact."""

@@ -58,7 +58,7 @@ def estimated_cost(
     inner = len(builder.adders().first)
     roots = builder.positive(sums(builder, weights, product, used, len(columns)))
     graph = AdderGraph(n_in, *builder.adders(), *builder.nodes(), roots.node, roots.shift)
-    bits = graph.fa_bits[inner:]
+    bits, luts = graph.fa_bits[inner:], graph.luts[inner:]
 
     own = AdderGraph(n_in, *products.adders(), *products.nodes(), roots.node[:0], roots.shift[:0])
     terms = np.where(census.shared, 1, csd_digits(weights.odd)).sum()
@@ -70,6 +70,7 @@ def estimated_cost(
         round(np.count_nonzero(own.fa_bits) * inner_scale + np.count_nonzero(bits) * scale),
         round(own.fa_bits.sum() * inner_scale + bits.sum() * scale),
         graph.cost.depth,
+        round(own.luts.sum() * inner_scale + luts.sum() * scale),
     )
 
 

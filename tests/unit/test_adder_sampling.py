@@ -20,6 +20,7 @@ def test_a_sample_is_near_the_whole(shape: tuple[int, int], bits: int, zeros: fl
     assert sampled != exact
     assert sampled.adders == pytest.approx(exact.adders, rel=1e-3)
     assert sampled.fa_bits == pytest.approx(exact.fa_bits, rel=0.01)
+    assert sampled.luts == pytest.approx(exact.luts, rel=0.01)
     assert abs(sampled.depth - exact.depth) <= 1
 
 
@@ -29,6 +30,7 @@ def test_inputs_keep_their_own_intervals_in_a_sample() -> None:
     lo, hi = np.repeat([-128, 0], 100), np.repeat([127, 15], 100)
     exact, sampled = adder_cost(matrix, lo, hi), estimated_cost(matrix, lo, hi, sampled=1500)
     assert sampled.fa_bits == pytest.approx(exact.fa_bits, rel=0.01)
+    assert sampled.luts == pytest.approx(exact.luts, rel=0.01)
 
 
 def test_zero_rows_and_columns_and_few_weights_are_fine() -> None:
@@ -37,7 +39,7 @@ def test_zero_rows_and_columns_and_few_weights_are_fine() -> None:
     assert estimated_cost(matrix, -4, 3) == adder_cost(matrix, -4, 3)
     sampled = estimated_cost(matrix, -4, 3, sampled=60)
     assert sampled.adders == pytest.approx(adder_cost(matrix, -4, 3).adders, rel=0.01)
-    assert estimated_cost(np.zeros((600, 40), np.int8), -4, 3, sampled=1) == (0, 0, 0)
+    assert estimated_cost(np.zeros((600, 40), np.int8), -4, 3, sampled=1) == (0, 0, 0, 0)
 
 
 def test_sums_that_are_too_wide_are_refused() -> None:
