@@ -1,7 +1,7 @@
 """Fit what C synthesis reports of layers: LUTs and flip-flops, by strategy.
 
     python -m benchmarks.fit_csynth ../shared/calibration            the tables of coefficients.toml
-    python -m benchmarks.fit_csynth ../shared/calibration --residuals    every row, for docs
+    python -m benchmarks.fit_csynth ../shared/calibration --residuals    docs/residuals_csynth.csv
 
 Sources: mlp_layers_csynth.csv (three MLPs; facts read from a repository without a licence, so that
 only coefficients are committed) and dense_csynth.csv (one-layer networks on a U250). A fit
@@ -55,9 +55,9 @@ SOURCES = {
     "weights, 16-bit sums, 5 ns, pipelines of 1 to 9 cycles; of 27 layers on a U250 that took 0 or "
     "1 cycle it was 5 to 10 times less",
     "resource_lut": "dense, Resource: choosing of inputs and sums; 16-bit data and sums, 2- to "
-    "14-bit weights, reuse from 1.5 times the inputs up, U250, 5 ns",
+    "14-bit weights, 32 to 256 inputs and outputs, reuse from 1.5 times the inputs up, U250, 5 ns",
     "resource_ff": "dense, Resource: sums and the weights in use; 16-bit data and sums, 2- to "
-    "14-bit weights, reuse from 1.5 times the inputs up, U250, 5 ns",
+    "14-bit weights, 32 to 256 inputs and outputs, reuse from 1.5 times the inputs up, U250, 5 ns",
     "logic_lut": "as of ReLU layers that round and saturate 16 bits into 8",
 }
 
@@ -210,19 +210,21 @@ def toml(name: str, found: Fitted) -> str:
 
 
 def residuals(name: str, found: Fitted) -> str:
-    """Every row as a line of a table."""
-    lines = [f"### {name}", "", "| set | layer | measured | error, left out |", "|---|---|---|---|"]
-    for row, error in zip(found.rows, found.errors, strict=True):
-        share = 100 * (np.exp(error) - 1)
-        lines.append(f"| {row.group} | {row.name} | {row.measured:,.0f} | {share:+.1f}% |")
-    return "\n".join([*lines, ""])
+    """The error of every row when its set is left out, as lines of a table; no measured number."""
+    shares = 100 * (np.exp(found.errors) - 1)
+    return "\n".join(
+        f"{name},{row.group},{row.name.replace(',', ';')},{share:+.1f}"
+        for row, share in zip(found.rows, shares, strict=True)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--residuals", action="store_true", help="every row, as Markdown")
+    parser.add_argument("--residuals", action="store_true", help="every row, as CSV")
     given = parser.parse_args()
+    if given.residuals:
+        print("fit,set,layer,error in percent when the set is left out")
     show: Callable[[str, Fitted], str] = residuals if given.residuals else toml
     for name, rows in all_rows(given.folder).items():
         print(show(name, fit(rows)))
