@@ -13,6 +13,7 @@ constants; of what they share, whole products are shared here).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -68,12 +69,12 @@ class AdderGraph:
     outputs: Int64Array
     output_shift: Int64Array
 
-    @property
+    @cached_property
     def widths(self) -> Int64Array:
         """Bits of every node: unsigned where it is never negative."""
         return widths(self.lo, self.hi)
 
-    @property
+    @cached_property
     def wires(self) -> Int64Array:
         """Low bits of every adder that only one operand has, and that is not subtracted."""
         free = np.where(self.subtracts, 0, self.first_shift) + self.second_shift

@@ -1,8 +1,8 @@
 """What the adder graph of a large matrix costs, from a sample of its outputs.
 
 How many adders there are follows from counts of all weights; only negations, and adders that turn
-out to be wire, come from the sample. How many bits an adder has is the mean over the products of
-sampled inputs and over the sums of sampled outputs.
+out to be wire, come from the sample. How many bits an adder has is the mean over sampled products
+and over the sums of sampled outputs.
 """
 
 from collections.abc import Iterator
@@ -41,10 +41,11 @@ def estimated_cost(
     if count <= 4 * sampled:
         return adder_cost(matrix, lo, hi)
     ends = input_intervals(matrix, lo, hi)
-    n_in, n_out = matrix.shape
-    columns = _spread(n_out, sampled * n_out // count)
+    n_in = len(matrix)
+    filled = np.flatnonzero(matrix.any(axis=0))
+    columns = filled[_spread(len(filled), sampled * len(filled) // count)]
     weights = Weights.of(matrix[:, columns])
-    census = _census(matrix, weights, _spread(n_in, sampled * n_in // count))
+    census = _census(matrix, weights, sampled)
 
     products = TreeBuilder(*ends)
     products.products(census.row, census.odd)
@@ -63,8 +64,7 @@ def estimated_cost(
     own = AdderGraph(n_in, *products.adders(), *products.nodes(), roots.node[:0], roots.shift[:0])
     terms = np.where(census.shared, 1, csd_digits(weights.odd)).sum()
     plain = int(terms) - int(np.count_nonzero(roots.node != ZERO))
-    whole = census.terms - int(np.count_nonzero(matrix.any(axis=0)))
-    scale = whole / max(plain, 1)
+    scale = (census.terms - len(filled)) / max(plain, 1)
     inner_scale = census.product_adders / max(len(own.first), 1)
     return AdderCost(
         round(np.count_nonzero(own.fa_bits) * inner_scale + np.count_nonzero(bits) * scale),
@@ -76,7 +76,7 @@ def estimated_cost(
 
 class _Census(NamedTuple):
     """terms: of all sums; product_adders: of all shared products; shared: whether each of the given
-    weights is such a product; row, odd: shared products of the given inputs."""
+    weights is such a product; row, odd: a sample of shared products."""
 
     terms: int
     product_adders: int
@@ -85,24 +85,26 @@ class _Census(NamedTuple):
     odd: Int64Array
 
 
-def _census(matrix: IntArray, weights: Weights, rows: Int64Array) -> _Census:
+def _census(matrix: IntArray, weights: Weights, sampled: int) -> _Census:
     terms, adders = 0, 0
     flags = np.zeros(len(weights.odd), bool)
-    sampled = []
-    wanted = np.zeros(len(matrix), bool)
-    wanted[rows] = True
+    some = []
+    # As many of every block, so that none is missing where weights lie unevenly.
+    share = sampled * _height(matrix) // len(matrix)
     step = max(int(matrix.max()), -int(matrix.min())) + 1
+    table = csd_digits(np.arange(step)) if step < _TABLED else None
     for start, found in _blocks(matrix):
-        digits = csd_digits(found.odd)
+        digits = csd_digits(found.odd) if table is None else table[found.odd]
         shared = (found.uses > 1) & (digits > 1)
         terms += int(np.where(shared, found.uses, found.uses * digits).sum())
         adders += int((digits - 1)[shared].sum())
         first, last = np.searchsorted(weights.row, (start, start + _height(matrix)))
         key = weights.row[first:last] * step + weights.odd[first:last]
         flags[first:last] = shared[np.searchsorted(found.row * step + found.odd, key)]
-        chosen = shared & wanted[found.row]
-        sampled.append((found.row[chosen], found.odd[chosen]))
-    row, odd = map(np.concatenate, zip(*sampled, strict=True))
+        products = np.flatnonzero(shared)
+        products = products[_spread(len(products), share)]
+        some.append((found.row[products], found.odd[products]))
+    row, odd = map(np.concatenate, zip(*some, strict=True))
     return _Census(terms, adders, flags, row, odd)
 
 
@@ -158,6 +160,6 @@ def _odd(numbers: Int64Array) -> Int64Array:
 
 
 def _spread(count: int, wanted: int) -> Int64Array:
-    """Evenly spread indices, at least one."""
+    """Evenly spread indices, at least one where there are any."""
     wanted = min(count, max(wanted, 1))
     return (np.arange(wanted) * 2 + 1) * count // (2 * wanted)

@@ -366,11 +366,11 @@ def verify_estimate_(
     synthesised. Exits with 1 as well where a figure is outside its interval. Needs yosys and
     Icarus Verilog.
     """
-    for name, value, least in (
-        ("most-adders", most_adders, 1), ("samples", samples, 1), ("timeout", timeout, 1e-3)
-    ):  # fmt: skip
-        if not value >= least:
-            raise FxloomError(f"--{name} {value}: required {least:g} or more")
+    for name, count in (("most-adders", most_adders), ("samples", samples)):
+        if count < 1:
+            raise FxloomError(f"--{name} {count}: required 1 or more")
+    if not 0 < timeout <= 1e6:
+        raise FxloomError(f"--timeout {timeout}: required more than 0 and at most 1,000,000")
     with _progress() as tell:
         from fxloom.synthesis import require_tools
 

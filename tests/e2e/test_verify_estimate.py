@@ -115,7 +115,8 @@ def test_layers_that_the_project_does_not_unroll_are_named(program: Path, tmp_pa
         (["--layer", "fc3"], "--layer fc3: no layer with a constant matrix is named so. Did"),
         (["--most-adders", "0"], "--most-adders 0: required 1 or more"),
         (["--samples", "0"], "--samples 0: required 1 or more"),
-        (["--timeout", "nan"], "--timeout nan: required 0.001 or more"),
+        (["--timeout", "nan"], "--timeout nan: required more than 0"),
+        (["--timeout", "inf"], "--timeout inf: required more than 0"),
         (["--target", "xc99"], "xc99"),
     ],
 )

@@ -45,3 +45,12 @@ def test_zero_rows_and_columns_and_few_weights_are_fine() -> None:
 def test_sums_that_are_too_wide_are_refused() -> None:
     with pytest.raises(VerifyError, match="62 are possible"):
         estimated_cost(np.full((300, 300), 2**50), 0, 2**10)
+
+
+def test_empty_and_crowded_parts_are_not_mistaken_for_the_whole() -> None:
+    rng = np.random.default_rng(2)
+    matrix = np.zeros((3000, 120), np.int8)
+    matrix[:40, ::3] = rng.integers(-127, 128, (40, 40))
+    exact, sampled = adder_cost(matrix, 0, 255), estimated_cost(matrix, 0, 255, sampled=300)
+    assert sampled.adders == pytest.approx(exact.adders, rel=0.01)
+    assert sampled.luts == pytest.approx(exact.luts, rel=0.05)
