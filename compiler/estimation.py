@@ -38,10 +38,19 @@ from fxloom.ops import (
     Sub,
 )
 from fxloom.program import Instr, Program
-from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
+from fxloom.report import (
+    LEVELS,
+    RESOURCES,
+    SEPARATOR,
+    Figure,
+    LayerReport,
+    Report,
+    Resources,
+    Totals,
+)
 from fxloom.requantize_cost import Luts, conversion_luts
 from fxloom.sparse_layout import sparse_bits
-from fxloom.target import LayerSettings, Target
+from fxloom.target import LayerSettings, Part, Target
 
 DENSE_CYCLES = (1, -2, 1)
 """Cycles beyond the depth of the adder tree, and the interval around it: benchmarks/fit_latency."""
@@ -113,11 +122,15 @@ def adder_tree_depth(n_in: int) -> int:
     return n_in.bit_length()
 
 
+ONE = Figure(1, "cycles", "rule", "rule: pipelined: a sample every cycle")
+
+
 class _Cost(NamedTuple):
     """Figures of one instruction."""
 
     dsp: Figure
     latency: Figure
+    interval: Figure = ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +174,7 @@ def estimate(program: Program, target: Target) -> Report:
     for name, instrs in groups.items():
         layer = _layer(program, name, instrs, target, counted, sums)
         if target.backend not in RULED_BACKENDS:
-            dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
-            layer = replace(layer, dsp=dsp, latency=latency, rounding=None, rounding_saved=0)
+            layer = _without_rules(layer)
         layers.append(layer)
     return Report(
         part=target.device.name,
@@ -170,6 +182,21 @@ def estimate(program: Program, target: Target) -> Report:
         layers=tuple(layers),
         total=_total(layers, target),
         program=program.digest(),
+    )
+
+
+def _without_rules(layer: LayerReport) -> LayerReport:
+    """A layer of a backend for which there are no rules."""
+    none = Resources(*(Figure(None, u, "unknown", NO_RULE_BACKEND) for u in RESOURCES.values()))
+    cycles = Figure(None, "cycles", "unknown", NO_RULE_BACKEND)
+    return replace(
+        layer,
+        csynth=none,
+        synthesis=none,
+        latency=cycles,
+        interval=cycles,
+        rounding=None,
+        rounding_saved=0,
     )
 
 
@@ -215,8 +242,10 @@ def _layer(
         stored_bits=sum(sparse.get(arg, count) for arg, count in bits.items())
         + sum(c.value.size * c.value.type.width for c in tables),
         macs=sum(_macs(program, instr, products.get(instr.result.name)) for instr in instrs),
-        dsp=_sum([cost.dsp for cost in costs], "DSP"),
+        csynth=_resources([cost.dsp for cost in costs]),
+        synthesis=_resources([cost.dsp for cost in costs]),
         latency=_sum([cost.latency for cost in costs], "cycles"),
+        interval=_largest([cost.interval for cost in costs]),
         rounding=rounding,
         rounding_saved=saved,
         kernel=_reason(list(products.values()), target.resolve(name)),
@@ -400,6 +429,17 @@ def _shared_dsp(matrix: Matrix, multipliers: int, rule: str) -> Figure:
     return Figure(multipliers, "DSP", "rule", f"{rule}; in between unknown", 0, multipliers)
 
 
+def _resources(blocks: Sequence[Figure]) -> Resources:
+    unknown = {key: Figure(None, unit, "unknown", NO_RULE) for key, unit in RESOURCES.items()}
+    return Resources(**(unknown | {"dsp": _sum(blocks, "DSP")}))
+
+
+def _largest(figures: Sequence[Figure]) -> Figure:
+    """Of what runs side by side, the slowest; at least that, where others are unknown."""
+    known = [f for f in figures if f.value is not None]
+    return max(known, key=lambda f: f.value or 0) if known else figures[0]
+
+
 def _none(unit: str) -> Figure:
     return Figure(0, unit, "rule", NO_MULTIPLIER)
 
@@ -433,20 +473,41 @@ def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
 
 
 def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
-    dsp = _grand_total({layer.name: layer.dsp for layer in layers}, "DSP")
-    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
-    device = target.device
+    sums = {
+        level: Resources(
+            *(
+                _grand_total({x.name: getattr(getattr(x, level), key) for x in layers}, unit)
+                for key, unit in RESOURCES.items()
+            )
+        )
+        for level in LEVELS
+    }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
-    percent = None if dsp.value is None else round(100 * dsp.value / device.dsp, 1)
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
         stored_bits=sum(layer.stored_bits for layer in layers),
         macs=sum(layer.macs for layer in layers),
-        dsp=dsp,
-        dsp_percent=Figure(
-            percent, "%", dsp.provenance, f"of {device.dsp} DSP blocks of {device.name}"
-        ),
-        latency=latency,
+        csynth=sums["csynth"],
+        synthesis=sums["synthesis"],
+        csynth_percent=_shares(sums["csynth"], target.device),
+        synthesis_percent=_shares(sums["synthesis"], target.device),
+        latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
+        interval=_largest([layer.interval for layer in layers]),
         rounding=replace(_sum(rounding, "LUT"), source=SUM) if rounding else None,
     )
+
+
+def _shares(taken: Resources, part: Part) -> Resources:
+    """Percent of what the part has; of what it has none, as many times 100% as are taken."""
+    return Resources(*(_share(figure, getattr(part, key), part) for key, figure in taken.items()))
+
+
+def _share(figure: Figure, available: int, part: Part) -> Figure:
+    of = max(available, 1)
+    value, low, high = (
+        None if each is None else round(100 * each / of, 1)
+        for each in (figure.value, figure.low, figure.high)
+    )
+    source = f"of {available} {figure.unit} of {part.name}"
+    return Figure(value, "%", figure.provenance, source, low, high)

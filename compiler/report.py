@@ -14,12 +14,23 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from fxloom.errors import FxloomError
 
 FORMAT = "fxloom-report"
-VERSION = 1
+VERSION = 2
 
 SEPARATOR = " | "
 """Between the sources of a figure that is a sum."""
 
 Provenance = Literal["counted", "rule", "fitted", "measured", "unknown"]
+
+
+def number(value: int | float) -> str:
+    """For people: thousands apart, no more digits than a figure deserves."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def percent(figure: Figure) -> str:
+    """A share of the part with its interval."""
+    head, _, interval = str(figure).partition(" ")
+    return f"{head}% {interval}".rstrip() if figure.value is not None else head
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +52,34 @@ class Figure:
     def __str__(self) -> str:
         if self.value is None:
             return "?"
-        text = f"{self.value:g}"
-        certain = self.low == self.value == self.high or self.low is None
-        return text if certain else f"{text} ({self.low:g} to {self.high:g})"
+        if self.low is None or self.high is None or self.low == self.value == self.high:
+            return number(self.value)
+        return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
+
+
+RESOURCES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram18": "BRAM18", "uram": "URAM"}
+"""What a part has, as keys and as units."""
+
+LEVELS = {
+    "csynth": "as C synthesis reports it",
+    "synthesis": "after logic synthesis",
+}
+"""Where a tool counts resources. The same design takes about twice the LUTs in the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What is taken of a part, at one of LEVELS, in units of RESOURCES or in percent of them."""
+
+    lut: Figure
+    ff: Figure
+    dsp: Figure
+    bram18: Figure
+    uram: Figure
+
+    def items(self) -> Iterator[tuple[str, Figure]]:
+        """Figures by their keys in RESOURCES."""
+        return ((key, getattr(self, key)) for key in RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +91,12 @@ class LayerReport:
     weight_count counts every constant, nonzero those that are not 0, stored_bits is count times
     width, tables included; of a sparse kernel it is what that keeps: weights, indices and padding.
     macs: multiply-adds by weights and between computed values, of one sample; of a sparse kernel
-    those that it does. kernel: which one multiplies by the weights and why, where that is not a
-    matter of course. rounding: LUTs of rounding and saturation; rounding_saved: those that it
-    would have besides, if saturation were left out only where formats show that nothing overflows,
-    not where the proven interval does.
+    those that it does. csynth, synthesis: resources at LEVELS, which are never added up together.
+    latency, interval: cycles until the last result of a sample, and until the next sample may
+    begin. kernel: which one multiplies by the weights and why, where that is not a matter of
+    course. rounding: the LUTs of `synthesis` that round and saturate; rounding_saved: those that
+    it would have besides, if saturation were left out only where formats show that nothing
+    overflows, not where the proven interval does.
     """
 
     name: str
@@ -71,8 +109,10 @@ class LayerReport:
     nonzero: int
     stored_bits: int
     macs: int
-    dsp: Figure
+    csynth: Resources
+    synthesis: Resources
     latency: Figure
+    interval: Figure
     rounding: Figure | None = None
     rounding_saved: int = 0
     float_error: Figure | None = None
@@ -87,9 +127,12 @@ class Totals:
     nonzero: int
     stored_bits: int
     macs: int
-    dsp: Figure
-    dsp_percent: Figure
+    csynth: Resources
+    synthesis: Resources
+    csynth_percent: Resources
+    synthesis_percent: Resources
     latency: Figure
+    interval: Figure
     rounding: Figure | None = None
 
 
@@ -101,7 +144,7 @@ class LayerCost:
     nonzero: int
     stored_bits: int
     macs: int
-    dsp: Figure
+    csynth: Resources
     latency: Figure
 
 
@@ -196,45 +239,80 @@ class Report:
 
     def to_text(self) -> str:
         """A table for people, and below it where each kind of figure comes from."""
-        rows = [HEADER, *(_cells(layer) for layer in self.layers), self._total_cells()]
-        lines = aligned(rows)
-        lines.insert(-1, "-" * max(len(line) for line in lines))
-        stages = [
+        tables = [
             line
-            for title, cells in self._stages()
-            for line in (title, "", *aligned([STAGE_HEADER, *cells]), "")
+            for title, rows, ends in self.tables()
+            for line in (*([title, ""] if title else []), *_ruled(rows, ends), "")
         ]
-        return "\n".join([self.title, "", *lines, "", *stages, *self._remarks(), ""])
+        return "\n".join([self.title, "", *tables, *self._remarks(), ""])
 
     def to_html(self) -> str:
         """One page that needs nothing else."""
-        head = _html_head(HEADER)
-        body = "\n".join(
-            f'<tr title="{escape(_hint(layer))}">{_html_cells(_cells(layer))}</tr>'
-            for layer in self.layers
+        tables = "".join(
+            (f"<h2>{escape(title)}</h2>\n" if title else "")
+            + f"<table><thead><tr>{_html_head(rows[0])}</tr></thead>\n<tbody>"
+            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in rows[1 : len(rows) - ends])
+            + "</tbody>\n<tfoot>"
+            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in rows[len(rows) - ends :])
+            + "</tfoot></table>\n"
+            for title, rows, ends in self.tables()
         )
-        stages = "".join(
-            f"<h2>{escape(title)}</h2>\n<table><thead><tr>{_html_head(STAGE_HEADER)}</tr></thead>\n"
-            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in cells)
-            + "</table>\n"
-            for title, cells in self._stages()
-        )
-        foot = _html_cells(self._total_cells())
         remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self._remarks())
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f"<title>{escape(self.title)}</title>\n<style>{CSS}</style></head>\n"
-            f"<body><h1>{escape(self.title)}</h1>\n<table><thead><tr>{head}</tr></thead>\n"
-            f"<tbody>{body}</tbody>\n<tfoot><tr>{foot}</tr></tfoot></table>\n"
-            f"{stages}{remarks}</body></html>\n"
+            f"<body><h1>{escape(self.title)}</h1>\n{tables}{remarks}</body></html>\n"
         )
 
-    def _stages(self) -> Iterator[tuple[str, list[list[str]]]]:
-        """For every pass that made layers cheaper, or dearer: a title and rows of cells."""
+    def tables(self) -> Iterator[tuple[str, list[list[str]], int]]:
+        """Every table: its title, rows of cells from the header on, and how many rows at its end
+        are sums."""
+        total = self.total
+        counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
+        end = ["total", "", "", "", *(f"{n:,}" for n in counts), ""]
+        yield "", [HEADER, *(_cells(layer) for layer in self.layers), end], 1
+        for level, name in LEVELS.items():
+            rows = [_resource_cells(each, level) for each in self.layers]
+            title = f"resources {name}" + (", and cycles" if level == "csynth" else "")
+            yield title, [_resource_header(level), *rows, *self._sums(level)], 2
         for step in self.passes:
             changed = [layer for layer in step.layers if layer.before != layer.after]
             if changed:
-                yield f"pass {step.name}, before -> after", [_stage_cells(each) for each in changed]
+                cells = [_stage_cells(each) for each in changed]
+                yield f"pass {step.name}, before -> after", [STAGE_HEADER, *cells], 0
+
+    def _sums(self, level: str) -> list[list[str]]:
+        """The total of a table of resources, and its share of the part."""
+        shares = [percent(figure) for _, figure in getattr(self.total, f"{level}_percent").items()]
+        return [
+            _resource_cells(self.total, level),
+            [f"of {self.part}", *shares, *([""] * (len(_resource_header(level)) - 6))],
+        ]
+
+    def overflows(self) -> list[str]:
+        """What the part has not enough of: a sentence for each, with the layers that take most."""
+        return [
+            sentence
+            for level, name in LEVELS.items()
+            for key, unit in RESOURCES.items()
+            for sentence in self._overflow(level, name, key, unit)
+        ]
+
+    def _overflow(self, level: str, name: str, key: str, unit: str) -> Iterator[str]:
+        share = getattr(getattr(self.total, f"{level}_percent"), key)
+        if share.value is None or share.value <= 100:
+            return
+        total = getattr(getattr(self.total, level), key).value
+        taken = [(getattr(getattr(layer, level), key).value or 0, layer) for layer in self.layers]
+        largest = sorted(taken, key=lambda each: -each[0])[:LARGEST]
+        shares = ", ".join(
+            f"{layer.name} {round(100 * value / total)}%" for value, layer in largest if value
+        )
+        certain = share.low is None or share.low > 100
+        yield (
+            f"{'does not fit' if certain else 'may not fit'}: {unit} {percent(share)} of "
+            f"{self.part} ({name}; largest: {shares}). {ADVICE[key]}"
+        )
 
     @property
     def title(self) -> str:
@@ -247,13 +325,6 @@ class Report:
         if self.float_bits is None or not self.total.stored_bits:
             return None
         return self.float_bits / self.total.stored_bits
-
-    def _total_cells(self) -> list[str]:
-        total = self.total
-        counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
-        dsp = f"{total.dsp} = {total.dsp_percent}%" if total.dsp.value is not None else "?"
-        figures = [dsp, str(total.latency), _figure_text(total.rounding)]
-        return ["total", "", "", "", *(f"{n:,}" for n in counts), *figures, ""]
 
     def _remarks(self) -> Iterator[str]:
         if self.accuracy is not None:
@@ -275,17 +346,14 @@ class Report:
         for layer in self.layers:
             if layer.kernel:
                 yield f"{layer.name}: {layer.kernel}"
-        for figure in (self.total.dsp, self.total.latency, self.total.rounding):
+        total = self.total
+        for figure in (*_figures(total), total.rounding):
             if figure is not None and "at least" in figure.source:
                 yield f"total {figure.unit}: {figure.source}"
         if saved := sum(layer.rounding_saved for layer in self.layers):
             yield f"rounding LUTs: {saved:,} fewer, for proofs that some values cannot overflow"
-        if (self.total.dsp_percent.value or 0) > 100:
-            yield (
-                f"DSP: more than {self.part} has. The vendor's tool can build multipliers from "
-                "LUTs instead; else choose a larger part or fewer bits"
-            )
-        figures = [f for layer in self.layers for f in (layer.dsp, layer.latency, layer.rounding)]
+        yield from self.overflows()
+        figures = [f for layer in self.layers for f in (*_figures(layer), layer.rounding)]
         sources = dict.fromkeys(
             (f.unit, source)
             for f in figures
@@ -306,12 +374,18 @@ HEADER = [
     "non-zero",
     "bits",
     "MACs",
-    "DSP",
-    "cycles",
-    "rounding LUTs",
     "float error",
 ]
-STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", "DSP", "cycles"]
+STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", *RESOURCES.values(), "cycles"]
+LARGEST = 3
+ADVICE = {
+    "lut": "Fewer bits or weights, a larger reuse factor, or a larger part",
+    "ff": "Fewer bits or weights, a larger reuse factor, or a larger part",
+    "dsp": "The vendor's tool can build multipliers from LUTs instead; else fewer bits, a larger "
+    "reuse factor or a larger part",
+    "bram18": "Fewer bits or weights, or a larger part",
+    "uram": "Fewer bits or weights, or a larger part",
+}
 CSS = (
     "body{font:15px/1.5 sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
     "th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
@@ -327,40 +401,59 @@ def _cells(layer: LayerReport) -> list[str]:
         " ".join(layer.weights),
         layer.accumulator or "",
         *(f"{n:,}" if n else "" for n in counts),
-        str(layer.dsp),
-        str(layer.latency),
-        _figure_text(layer.rounding),
         _error_text(layer.float_error),
     ]
 
 
+def _figures(row: LayerReport | Totals) -> list[Figure]:
+    """All figures of resources and time."""
+    resources = [f for level in LEVELS for _, f in getattr(row, level).items()]
+    return [*resources, row.latency, row.interval]
+
+
+def _resource_header(level: str) -> list[str]:
+    last = ["cycles", "interval"] if level == "csynth" else ["rounding LUTs"]
+    return ["layer", *RESOURCES.values(), *last]
+
+
+def _resource_cells(row: LayerReport | Totals, level: str) -> list[str]:
+    name = row.name if isinstance(row, LayerReport) else "total"
+    found = [str(figure) for _, figure in getattr(row, level).items()]
+    rounding = "" if row.rounding is None else str(row.rounding)
+    last = [str(row.latency), str(row.interval)] if level == "csynth" else [rounding]
+    return [name, *found, *last]
+
+
 def _stage_cells(layer: StageLayer) -> list[str]:
-    pairs = (layer.before, layer.after)
-    counts = [
-        ["" if each is None else f"{getattr(each, key):,}" for each in pairs]
-        for key in ("weight_count", "nonzero", "stored_bits", "macs")
+    pairs = [_stage_texts(layer.before), _stage_texts(layer.after)]
+    cells = [
+        a if a == b else f"{a or 'none'} -> {b or 'none'}" for a, b in zip(*pairs, strict=True)
     ]
-    figures = [
-        ["" if each is None else str(getattr(each, key)) for each in pairs]
-        for key in ("dsp", "latency")
-    ]
-    cells = [a if a == b else f"{a or 'none'} -> {b or 'none'}" for a, b in (*counts, *figures)]
     return [layer.name, *cells]
 
 
-def _figure_text(figure: Figure | None) -> str:
-    return "" if figure is None else str(figure)
+def _stage_texts(cost: LayerCost | None) -> list[str]:
+    if cost is None:
+        return [""] * (len(STAGE_HEADER) - 1)
+    counts = [cost.weight_count, cost.nonzero, cost.stored_bits, cost.macs]
+    # Two columns of intervals would hide what changed: the report's other tables have them.
+    figures = [figure for _, figure in cost.csynth.items()] + [cost.latency]
+    values = ["?" if figure.value is None else number(figure.value) for figure in figures]
+    return [*(f"{n:,}" for n in counts), *values]
+
+
+def _ruled(rows: list[list[str]], ends: int) -> list[str]:
+    """Aligned lines, with one above the sums."""
+    lines = aligned(rows)
+    if ends:
+        lines.insert(len(lines) - ends, "-" * max(len(line) for line in lines))
+    return lines
 
 
 def _error_text(figure: Figure | None) -> str:
     if figure is None:
         return ""
     return "?" if figure.value is None else f"{figure.value:.2g}"
-
-
-def _hint(layer: LayerReport) -> str:
-    shape = " x ".join(str(n) for n in layer.shape)
-    return f"{', '.join(layer.ops)}: {shape}"
 
 
 def _html_head(titles: Sequence[str]) -> str:

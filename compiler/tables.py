@@ -12,6 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fxloom.report import RESOURCES, percent
+
 if TYPE_CHECKING:
     from fxloom.checking import CheckResult
     from fxloom.demo import DemoResult
@@ -52,8 +54,10 @@ def demo_table(results: Sequence[DemoResult]) -> Table:
         ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
         ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
         ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
-        ["DSP, by rule", *(f"{t.dsp} ({t.dsp_percent}% of {r.part})" for t, r in
-                           zip(totals, reports, strict=True))],
+        *([f"{unit}, C synthesis", *(
+            f"{getattr(t.csynth, key)} = {percent(getattr(t.csynth_percent, key))} of {r.part}"
+            for t, r in zip(totals, reports, strict=True)
+        )] for key, unit in RESOURCES.items() if key != "uram"),
         ["cycles, estimated", *(str(total.latency) for total in totals)],
         ["project", *(str(result.build.project.directory) for result in results)],
     ]  # fmt: skip

@@ -113,7 +113,7 @@ def test_estimate_and_project_agree(io: Any, side: int, sparsity: float) -> None
             assert found.stored_bits == sum(w.mantissas.size * w.kind.width for w in held)
             positions = 1 if layer.origin == "fc" else side * side
             assert found.macs == positions * layer.weights["weight"].mantissas.size
-            assert found.dsp.value == layer.allotment.lanes
+            assert found.csynth.dsp.value == layer.allotment.lanes
 
 
 def test_a_large_convolution_is_the_same_kernel_in_estimate_and_project() -> None:

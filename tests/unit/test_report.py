@@ -12,7 +12,7 @@ from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import Add, MatMul, Max, Requantize
 from fxloom.program import ProgramBuilder
-from fxloom.report import Accuracy, Figure, PassReport, Report
+from fxloom.report import LEVELS, RESOURCES, Accuracy, Figure, PassReport, Report
 from fxloom.target import Target
 from tests.golden import Golden
 
@@ -52,8 +52,12 @@ def test_text_is_as_agreed(report: Report, golden: Golden) -> None:
 
 def test_every_figure_in_json_has_unit_provenance_and_source(report: Report) -> None:
     document = json.loads(report.to_json())
-    figures = [layer[key] for layer in document["layers"] for key in ("dsp", "latency")]
-    figures += [document["total"][key] for key in ("dsp", "dsp_percent", "latency")]
+    rows = [*document["layers"], document["total"]]
+    figures = [row[key] for row in rows for key in ("latency", "interval")]
+    figures += [figure for row in rows for level in LEVELS for figure in row[level].values()]
+    percent = [f"{level}_percent" for level in LEVELS]
+    figures += [figure for level in percent for figure in document["total"][level].values()]
+    assert len(figures) == 3 * (2 + 2 * len(RESOURCES)) + 2 * len(RESOURCES)
     for figure in figures:
         assert figure["unit"]
         assert figure["source"]
@@ -83,14 +87,20 @@ def test_page_needs_nothing_else_and_escapes_names(report: Report) -> None:
     assert "b" not in page.opened
     assert "script" not in page.opened
     assert "fc<b>" in page.text
-    assert page.opened.count("tr") == 4
+    assert page.opened.count("tr") == 4 + 2 * 5
 
 
 def test_a_design_too_large_for_its_part_is_said_to_be(report: Report) -> None:
-    percent = replace(report.total.dsp_percent, value=101.0)
-    crowded = replace(report, total=replace(report.total, dsp_percent=percent))
-    assert "more than xczu7ev has" in crowded.to_text()
-    assert "more than" not in report.to_text()
+    share = replace(report.total.csynth_percent.dsp, value=101.0)
+    percent = replace(report.total.csynth_percent, dsp=share)
+    crowded = replace(report, total=replace(report.total, csynth_percent=percent))
+    assert "does not fit: DSP 101% of xczu7ev (as C synthesis reports it; largest: fc<b> 100%)" in (
+        crowded.to_text()
+    )
+    assert "not fit" not in report.to_text()
+    uncertain = replace(percent, dsp=replace(share, low=90.0, high=110.0))
+    crowded = replace(report, total=replace(report.total, csynth_percent=uncertain))
+    assert "may not fit: DSP 101% (90 to 110) of xczu7ev" in crowded.to_text()
 
 
 @pytest.mark.parametrize(
