@@ -24,17 +24,20 @@ def pads_packs(op: Any) -> bool:
     return bool(op is not None and op.name == "pad" and op.padding[-1:] == ((0, 0),))
 
 
-def pack_by_pack(op: Any, shapes: Sequence[Shape], result: Shape, constants: int) -> bool:
+def pack_by_pack(
+    op: Any, arguments: Sequence[Shape], constant: Sequence[bool], result: Shape
+) -> bool:
     """Whether every pack of the result follows from one pack of each streamed argument.
 
-    op: None for a copy; shapes: of the streamed arguments; constants: how many others there are.
+    op: None for a copy; constant: which of the arguments come in no stream.
     """
     if op is None:
         return True
+    shapes = [shape for shape, fixed in zip(arguments, constant, strict=True) if not fixed]
     if op.name in _ELEMENTWISE:
         return all(each == result for each in shapes)
     if op.name in ("concat", "gather"):
         return bool(op.axis == len(result) - 1)
     if op.name == "reshape":
         return all(each[-1:] == result[-1:] for each in shapes)
-    return bool(op.name == "matmul" and constants)
+    return bool(op.name == "matmul" and constant[1])

@@ -22,7 +22,7 @@ Times = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timeline:
-    """The steps of an actor in which it reads, writes, or ends a sample.
+    """The steps of an actor in which it reads, writes, begins or ends a sample.
 
     at: their numbers over all samples; ends: positions in `at` of the samples' last steps; reads,
     writes: positions of the tokens of each channel.
@@ -42,8 +42,8 @@ class Timeline:
             name: np.asarray(at) * actor.interval + actor.latency
             for name, at in actor.writes.items()
         }
-        last = np.array([actor.steps - 1])
-        at = np.unique(np.concatenate([*reads.values(), *writes.values(), last]))
+        first, last = np.array([0]), np.array([actor.steps - 1])
+        at = np.unique(np.concatenate([first, *reads.values(), *writes.values(), last]))
         numbers = np.arange(samples)[:, None]
 
         def positions(steps: Times) -> Times:

@@ -117,9 +117,10 @@ def streamed(site: Site, rule: Rule) -> Kernel:
         for number, arg in enumerate(site.args)
     ]
     inner, rows = replace(site, args=tuple(local), result_name="result"), 1
-    shapes = [site.args[n].operand.shape for n in ins]
-    local_packs = pack_by_pack(site.op, shapes, site.result.shape, len(site.args) - len(ins))
-    if local_packs and packs_of(site.result.shape) > 1:
+    shapes = [arg.operand.shape for arg in site.args]
+    constant = [arg.constant for arg in site.args]
+    independent = pack_by_pack(site.op, shapes, constant, site.result.shape)
+    if independent and packs_of(site.result.shape) > 1:
         inner, rows = _one_pack(inner), packs_of(site.result.shape)
     kernel = rule(inner)
     buffers = [(f"a{n}", f"A{n}", inner.args[n].operand.shape) for n in ins]
