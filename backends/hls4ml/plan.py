@@ -34,6 +34,7 @@ from fxloom.multipliers import are_powers
 from fxloom.ops import Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
 from fxloom.sparse_layout import index_width, lay_out
+from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import Target
 
 PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
@@ -141,13 +142,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All layers in order; inputs and outputs are layers, in the order of the program's ports."""
+    """All layers in order; inputs and outputs are layers, in the order of the program's ports.
+
+    fifos: of streams, how many packs each array between two layers holds.
+    """
 
     layers: tuple[Layer, ...]
     inputs: tuple[Layer, ...]
     outputs: tuple[Layer, ...]
     stream: bool = False
     dialect: Dialect = VITIS
+    fifos: Mapping[str, int] = field(default_factory=dict)
+
+    def depths(self, layer: Layer) -> list[int]:
+        """Of the streams that a layer fills; of ports, which the project does not hold, and of what
+        is dropped instead, as hls4ml has it: the whole tensor."""
+        return [self.fifos.get(array, layer.packs) for _, array in layer.results]
 
     @property
     def dataflow(self) -> bool:
@@ -202,7 +212,11 @@ class _Planner:
             self._add(layer)
             self._publish(layer)
         outputs = tuple(self._output(port.value, port.name) for port in self.program.outputs)
-        return Plan(tuple(self.layers), inputs, outputs, self.stream, self.dialect)
+        fifos = {}
+        if self.stream:
+            schedule = StreamSchedule(self.program, self.target)
+            fifos = {name: depth.written for name, depth in schedule.depths.items()}
+        return Plan(tuple(self.layers), inputs, outputs, self.stream, self.dialect, fifos)
 
     def _add(self, layer: Layer) -> Layer:
         self.layers.append(layer)
@@ -502,10 +516,13 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> Iterator[dict[str, Any]]:
-    """One record a layer: C++ names, type, the user's layer it comes from, and what it got of the
-    strategy and reuse factor asked for."""
+    """One record a layer: C++ names, type, the user's layer it comes from, what it got of the
+    strategy and reuse factor asked for, and how deep the FIFOs are that it fills."""
     for layer in plan.layers:
         given = {} if layer.allotment is None else asdict(layer.allotment)
+        fifos = {array: plan.fifos[array] for _, array in layer.results if array in plan.fifos}
+        if fifos:
+            given["fifos"] = fifos
         yield {
             "name": layer.name,
             "array": layer.array,
