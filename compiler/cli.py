@@ -309,13 +309,42 @@ def check_(
     typer.echo("simulator and C simulation agree on every integer")
 
 
-@app.command("report", epilog="Example:\n\n  fxloom report build/ --html report.html")
+REPORT_EXAMPLES = """
+Examples:
+
+  fxloom report build/ --html report.html
+
+  fxloom report build/ --measured build/
+
+The second finds what the vendor's tool wrote into the project (build_prj.tcl leaves reports in
+hls/myproject_prj, vivado_synth.tcl hls/vivado_synth.rpt) and puts it beside the estimate.
+"""
+
+
+@app.command("report", epilog=REPORT_EXAMPLES)
 def report_(
     build: Annotated[str, typer.Argument(help="A build directory.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A report of Vivado, Vitis HLS, Quartus or Intel HLS, or a folder with some below "
+            "it: print estimate and measurement side by side. As often as there are reports."
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="With --measured: write the layers measured by C synthesis as rows."),
+    ] = None,
 ) -> None:
     """Show what a build costs and how exact it is, layer by layer."""
+    if measured:
+        if html is not None:
+            raise FxloomError("--html: has no measurements; leave out --html or --measured")
+        return _report_measured(build, measured, json, csv)
+    if csv is not None:
+        raise FxloomError("--csv: required reports to make rows of; add --measured")
     from fxloom.manifest import read_manifest
     from fxloom.report import Report
 
@@ -327,6 +356,24 @@ def report_(
         typer.echo(report.to_json(), nl=False)
     elif html is None:
         typer.echo(report.to_text(), nl=False)
+
+
+def _report_measured(build: str, paths: list[Path], json: bool, csv: Path | None) -> None:
+    from fxloom.compilation import open_build
+    from fxloom.measured_report import compare_measured
+    from fxloom.measured_rows import measured_rows, rows_to_csv
+    from fxloom.vendor_reports import read_reports
+
+    opened = open_build(build)
+    project = opened.project
+    runs = read_reports(paths, top=project.project)
+    found = compare_measured(opened.report, runs, project.layers, project.project)
+    if csv is not None:
+        synthesised = [run for run in runs if run.level == "csynth"]
+        if not synthesised:
+            raise FxloomError("--csv: required a report of C synthesis among --measured")
+        _write(csv, rows_to_csv(measured_rows(opened.program, opened.target, synthesised[0])))
+    typer.echo(found.to_json() if json else found.to_text(), nl=False)
 
 
 TRACE_EXAMPLES = """

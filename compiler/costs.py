@@ -38,7 +38,7 @@ COUNTED_LOGIC = (
 )
 REGISTERS = (
     "rule: registers of results, none where nothing is pipelined, twice what goes in and out at "
-    "most; 0 to 34 bits an element in 33 synthesised ReLU layers of 24"
+    "most; 33 synthesised ReLU layers had 0 to 34 bits an element where 24 go in and out"
 )
 SAME_FF = "rule: as C synthesis reports it; logic synthesis may remove most of them"
 NO_URAM = "rule: nothing is bound to URAM"
@@ -135,27 +135,41 @@ def logic_cost(
     return Cost(csynth, after, latency, interval)
 
 
-def added(figures: Sequence[Figure], unit: str) -> Figure:
-    """The sum; unknown where all that matter are, else the known part as a lower bound."""
-    known = [f for f in figures if f.value is not None]
-    missing = len(known) < len(figures)
-    counting = [f for f in known if f.value or f.high]
-    if missing and not counting:
-        return next(f for f in figures if f.value is None)
-    if not missing and len(counting) == 1:
-        return counting[0]
-    value = sum(f.value or 0 for f in known)
-    low = sum((f.value if f.low is None else f.low) or 0 for f in known)
-    high = sum((f.value if f.high is None else f.high) or 0 for f in known)
-    ranged = any(f.low is not None for f in known)
-    provenance: Provenance = "fitted" if any(f.provenance == "fitted" for f in known) else "rule"
-    sources = list(dict.fromkeys(f.source for f in counting or known))
-    if missing:
-        sources.append("unknown: parts of a layer have no rule, so these are at least")
-    first = Figure(value, unit, provenance, SEPARATOR.join(sources))
-    return replace(first, low=low, high=high) if ranged else first
+def added(figures: Sequence[Figure], unit: str, source: str = "") -> Figure:
+    """The sum; unknown where all that matter are, else the known part as a lower bound.
+
+    source: instead of those of the figures.
+    """
+    value: float = 0
+    low: float = 0
+    high: float = 0
+    missing: Figure | None = None
+    counting: list[Figure] = []
+    ranged = fitted = False
+    for figure in figures:
+        if figure.value is None:
+            missing = missing or figure
+            continue
+        least = figure.value if figure.low is None else figure.low
+        most = figure.value if figure.high is None else figure.high
+        value, low, high = value + figure.value, low + least, high + most
+        ranged |= figure.low is not None
+        fitted |= figure.provenance == "fitted"
+        if figure.value or most:
+            counting.append(figure)
+    if missing is not None and not counting:
+        return missing
+    if not source:
+        if missing is None and len(counting) == 1:
+            return counting[0]
+        sources = [f.source for f in counting] or [f.source for f in figures]
+        if missing is not None:
+            sources.append("unknown: parts of a layer have no rule, so these are at least")
+        source = SEPARATOR.join(dict.fromkeys(sources))
+    kind: Provenance = "fitted" if fitted else "rule"
+    return Figure(value, unit, kind, source, low if ranged else None, high if ranged else None)
 
 
 def elements_of(shape: Sequence[int], stream: bool) -> int:
     """How many elements are made at once: all, or those of one pack."""
-    return shape[-1] if stream else prod(shape)
+    return prod(shape[-1:] if stream else shape)

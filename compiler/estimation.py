@@ -453,7 +453,7 @@ def _slowest(figures: Sequence[Figure]) -> Figure:
 def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
     open_ended = [name for name, f in figures.items() if f.value is None or "unknown:" in f.source]
     without = f"; at least, for {', '.join(open_ended)} is not all known" if open_ended else ""
-    return replace(added(list(figures.values()), unit), source=f"{SUM}{without}")
+    return added(list(figures.values()), unit, f"{SUM}{without}")
 
 
 def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
@@ -478,7 +478,7 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         synthesis_percent=_shares(sums["synthesis"], target.device),
         latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
         interval=_slowest([layer.interval for layer in layers]),
-        rounding=replace(added(rounding, "LUT"), source=SUM) if rounding else None,
+        rounding=added(rounding, "LUT", SUM) if rounding else None,
     )
 
 

@@ -137,7 +137,7 @@ def _extreme(program: Program, instr: Instr) -> Logic:
 
 def _compare(program: Program, instr: Instr) -> Logic:
     width = max(_width(program, arg) for arg in instr.args)
-    return Logic((width / 2, 1, width), bits=1)
+    return Logic((max(width / 2, 1), 1, width), bits=1)
 
 
 def _select(program: Program, instr: Instr) -> Logic:

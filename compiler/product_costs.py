@@ -136,27 +136,20 @@ def product_cost(product: Product) -> Cost:
     return _once(product) if product.given.reuse == 1 else _resource(product)
 
 
-def _dsp_of_constants(product: Product) -> Figure:
+def _dsp_of_constants(product: Product, hard: int, zeros: int) -> Figure:
     """Distinct hard weights of every input (rule 1)."""
     matrix = product.matrix
     if matrix.width <= features.NO_DSP_BITS:
         return rule(0, "DSP", RULE_NARROW)
-    count = latency_dsp(_hard(matrix), matrix.weights.size, _zeros(matrix), product.given.reuse)
+    count = latency_dsp(hard, matrix.weights.size, zeros, product.given.reuse)
     return rule(count, "DSP", LATENCY_RULES.get(matrix.kind, RULE_1_CONV))
-
-
-def _hard(matrix: Matrix) -> int:
-    return hard_multiplications(matrix.weights)
-
-
-def _zeros(matrix: Matrix) -> int:
-    return int(matrix.weights.size - np.count_nonzero(matrix.weights))
 
 
 def _latency(product: Product) -> Cost:
     matrix, reuse = product.matrix, product.given.reuse
-    dsp = _dsp_of_constants(product)
-    hard, zeros = _hard(matrix), _zeros(matrix)
+    hard = hard_multiplications(matrix.weights)
+    zeros = int(matrix.weights.size - np.count_nonzero(matrix.weights))
+    dsp = _dsp_of_constants(product, hard, zeros)
     in_luts = hard if not dsp.value else 0
     note = "" if matrix.kind == "Dense" else "; for one position of the dense layers it was made on"
     nonzero = matrix.weights.size - zeros

@@ -24,7 +24,8 @@ Provenance = Literal["counted", "rule", "fitted", "measured", "unknown"]
 
 def number(value: int | float) -> str:
     """For people: thousands apart, no more digits than a figure deserves."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    whole = float(value).is_integer() or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:,.4g}"
 
 
 def percent(figure: Figure) -> str:
