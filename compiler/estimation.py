@@ -56,6 +56,7 @@ from fxloom.product_costs import Product, product_cost
 from fxloom.program import Instr, Program, Value
 from fxloom.report import LEVELS, RESOURCES, Figure, LayerReport, Report, Resources, Totals
 from fxloom.requantize_cost import Luts, conversion_luts
+from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import LayerSettings, Part, Target
 
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
@@ -130,7 +131,7 @@ class Estimator:
             part=target.device.name,
             clock_ns=target.clock_ns,
             layers=tuple(layers),
-            total=_total(layers, target),
+            total=_scheduled(_total(layers, target), program, target),
             program=self._digest,
         )
 
@@ -480,6 +481,14 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         interval=_slowest([layer.interval for layer in layers]),
         rounding=added(rounding, "LUT", SUM) if rounding else None,
     )
+
+
+def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
+    """Of streams the cycles that a schedule of all packs says: layers work side by side."""
+    if target.io != "stream" or target.backend not in RULED_BACKENDS:
+        return total
+    schedule = StreamSchedule(program, target)
+    return replace(total, latency=schedule.latency, interval=schedule.interval)
 
 
 def _shares(taken: Resources, part: Part) -> Resources:
