@@ -30,6 +30,7 @@ from fxloom.signals import terminate_as_interrupt
 from fxloom.tables import (
     check_table,
     demo_table,
+    estimate_table,
     list_backends,
     list_ops,
     list_passes,
@@ -381,6 +382,74 @@ def _report_measured(
         _write(html, opened.report.to_html(found))
     if json or html is None:
         typer.echo(found.to_json() if json else found.to_text(), nl=False)
+
+
+VERIFY_EXAMPLES = """
+Examples:
+
+  fxloom verify-estimate build/
+
+  fxloom verify-estimate build/program.fxloom --layer 'fc*' --json
+
+LUTs are those of one position of a product, after logic synthesis, without DSP blocks and
+registers. Debian and Ubuntu: apt-get install yosys iverilog
+"""
+
+
+@app.command("verify-estimate", epilog=VERIFY_EXAMPLES)
+def verify_estimate_(
+    build: Annotated[str, typer.Argument(help="A build directory, or a program.fxloom.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Only layers of this name, or pattern. May be given more than once."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="A part's name, or a TOML file. Default: the build's, else xc7z020."),
+    ] = None,
+    most_adders: Annotated[int, typer.Option(help="Skip products with more adders.")] = 5000,
+    samples: Annotated[
+        int, typer.Option(help="Random inputs of each simulation, besides extreme ones.")
+    ] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds that a run of a tool may take.")] = 1800.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare estimated LUTs of products with constant weights with logic synthesis.
+
+    Every one is written as Verilog, simulated against the Program (exact, or exit 1), and
+    synthesised. Exits with 1 as well where a figure is outside its interval. Needs yosys and
+    Icarus Verilog.
+    """
+    for name, count in (("most-adders", most_adders), ("samples", samples)):
+        if count < 1:
+            raise FxloomError(f"--{name} {count}: required 1 or more")
+    if not 0 < timeout <= 1e6:
+        raise FxloomError(f"--timeout {timeout}: required more than 0 and at most 1,000,000")
+    with _progress() as tell:
+        from fxloom.synthesis import require_tools
+
+        require_tools()  # before the work, not after it
+        tell("load")
+        from fxloom.compilation import open_build
+        from fxloom.program_file import load_program
+        from fxloom.target import Target
+        from fxloom.verification import verify_estimate
+
+        if Path(build).is_dir():
+            opened = open_build(build)
+            program, goal = opened.program, opened.target
+        else:
+            program, goal = load_program(build), Target()
+        goal = goal if target is None else Target.load(target)
+        result = verify_estimate(program, goal, layer or (), most_adders, samples, timeout, tell)
+    if json:
+        typer.echo(result.to_json(), nl=False)
+    else:
+        _print(estimate_table(result))
+        for line in result.remarks():
+            typer.echo(line)
+    if not result.passed:
+        raise typer.Exit(MISMATCH)
 
 
 TRACE_EXAMPLES = """

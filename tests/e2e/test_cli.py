@@ -162,7 +162,10 @@ def test_lists_name_what_there_is() -> None:
     assert "xczu9eg-ffvb1156-2-e" in run("list", "targets")
 
 
-@pytest.mark.parametrize("verb", ["compile", "trace", "check", "report", "list", "demo"])
+VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_by_example(verb: str) -> None:
     assert "Example" in run(verb, "--help")
 
