@@ -210,8 +210,9 @@ def _points(accuracy: Accuracy | None) -> str:
     """What fixed point gains or loses."""
     if accuracy is None or accuracy.fixed_accuracy is None or accuracy.float_accuracy is None:
         return ""
-    text = f"{100 * (accuracy.fixed_accuracy - accuracy.float_accuracy):+.2f} points"
-    return "as float" if "0.00" in text else text.replace("-", "\N{MINUS SIGN}")
+    points = round(100 * (accuracy.fixed_accuracy - accuracy.float_accuracy), 2)
+    text = f"{points:+.2f} points".replace("-", "\N{MINUS SIGN}")
+    return text if points else "as float"
 
 
 def _is_lost(accuracy: Accuracy) -> bool:

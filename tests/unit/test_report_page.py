@@ -157,6 +157,24 @@ def test_the_page_begins_with_whether_it_fits(share: float, said: str, sign: str
     assert page.all("p", **{"class": f"verdict {sign}"})
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (0.98, "as float"),
+        (0.88, "\u221210.00 points"),
+        (0.97999, "as float"),
+        (1.0, "+2.00 points"),
+    ],
+)
+def test_ten_points_lost_are_not_none(accuracy: float, said: str) -> None:
+    report = full(["a"])
+    assert report.accuracy is not None
+    text = Page(
+        replace(report, accuracy=replace(report.accuracy, fixed_accuracy=accuracy)).to_html()
+    ).text
+    assert said in text
+
+
 def test_a_report_that_knows_nothing_is_a_page_too() -> None:
     page = Page(bare().to_html())
     assert "Not known whether it fits 10ax115: LUT, FF, DSP, BRAM18, URAM not estimated" in (
