@@ -95,14 +95,16 @@ def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     """What a product with a constant matrix gets: the dense kernel, or the sparse one where that
     has fewer multipliers and no more bits in memory, or as many and fewer.
 
-    With the Latency strategy the dense one: it multiplies by constants, and products with zero are
-    not there. Whatever was asked for by name is done.
+    With the Latency strategy, and without reuse, the dense one: it multiplies by constants, and
+    products with zero are not there. Whatever was asked for by name is done.
     """
     dense = allot(matrix.kind, *matrix.shape, wanted, io)
     if wanted.kernel == "dense":
         return replace(dense, why="dense: asked for")
     if wanted.kernel == "auto" and wanted.strategy == "latency":
         return replace(dense, why="dense: the Latency strategy drops products with zero anyway")
+    if wanted.kernel == "auto" and dense.reuse == 1:
+        return replace(dense, why="dense: without reuse products with zero are dropped anyway")
     nonzero, size = int(np.count_nonzero(matrix.weights)), matrix.weights.size
     lanes, reuse = lanes_for(nonzero, wanted.reuse)
     bits = sparse_bits(lanes, reuse, matrix.width, matrix.inputs)

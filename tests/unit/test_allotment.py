@@ -53,6 +53,14 @@ def test_the_latency_strategy_has_dense_kernels_whose_zeros_cost_nothing(reuse: 
     assert given.why == "dense: the Latency strategy drops products with zero anyway"
 
 
+def test_without_reuse_weights_are_constants_and_zeros_cost_nothing() -> None:
+    given = choose(matrix(0.9), LayerSettings("resource", 1), "parallel")
+    assert (given.kernel, given.strategy, given.reuse) == ("dense", "resource", 1)
+    assert given.why == "dense: without reuse products with zero are dropped anyway"
+    asked = choose(matrix(0.9), LayerSettings("resource", 1, "sparse"), "parallel")
+    assert asked.kernel == "sparse"
+
+
 def test_what_is_asked_for_by_name_is_done() -> None:
     dense = choose(matrix(0.9), LayerSettings("resource", 8, "dense"), "parallel")
     assert (dense.kernel, dense.why) == ("dense", "dense: asked for")
