@@ -61,9 +61,9 @@ SOURCES = {
     "weights, 16-bit sums, 5 ns, pipelines of 1 to 9 cycles; of 27 layers on a U250 that took 0 or "
     "1 cycle it was 5 to 10 times less",
     "resource_lut": "dense, Resource: choosing of inputs and sums; 16-bit data and sums, 2- to "
-    "14-bit weights, 32 to 256 inputs and outputs, reuse from 1.5 times the inputs up, U250, 5 ns",
+    "14-bit weights, 32 to 256 inputs and outputs, reuse from 2 times the inputs up, U250, 5 ns",
     "resource_ff": "dense, Resource: sums and the weights in use; 16-bit data and sums, 2- to "
-    "14-bit weights, 32 to 256 inputs and outputs, reuse from 1.5 times the inputs up, U250, 5 ns",
+    "14-bit weights, 32 to 256 inputs and outputs, reuse from 2 times the inputs up, U250, 5 ns",
     "logic_lut": "as of ReLU layers that round and saturate 16 bits into 8",
 }
 

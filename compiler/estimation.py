@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -457,7 +457,19 @@ def _side_by_side(each: Sequence[Resources]) -> Resources:
 def _slowest(figures: Sequence[Figure]) -> Figure:
     """Of what runs side by side; at least that, where others are unknown."""
     known = [f for f in figures if f.value is not None]
-    return max(known, key=lambda f: f.value or 0) if known else next(iter(figures), ALWAYS)
+    if not known:
+        return next(iter(figures), ALWAYS)
+    slowest = max(known, key=lambda f: f.value or 0)
+    low, high = (max(_end(f, end) for f in known) for end in ("low", "high"))
+    if low == high == slowest.value:
+        return slowest
+    return replace(slowest, low=low, high=high)
+
+
+def _end(figure: Figure, end: Literal["low", "high"]) -> float:
+    """Of the interval; the value itself, where that is certain."""
+    found: float | None = getattr(figure, end)
+    return (figure.value or 0) if found is None else found
 
 
 def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:

@@ -31,6 +31,18 @@ def latency_ff(nonzero: int, accumulator: int, reuse: int) -> dict[str, float]:
     return {"bits": bits, "bits_unshared": bits if reuse == 1 else 0}
 
 
+SIZES = range(32, 257)
+"""Inputs and outputs of the layers that the fits of the Resource strategy were made on."""
+
+LEAST_REUSE = 2
+"""Of these layers, times the inputs."""
+
+
+def is_seen(n_in: int, n_out: int, reuse: int) -> bool:
+    """Whether the fits of the Resource strategy were made on layers such as this one."""
+    return n_in in SIZES and n_out in SIZES and reuse >= LEAST_REUSE * n_in
+
+
 def resource_lut(
     n_in: int, n_out: int, reuse: int, data: int, accumulator: int
 ) -> dict[str, float]:

@@ -243,7 +243,7 @@ def _divide(program: Program, instr: Instr) -> Logic:
     a, b = _width(program, instr.args[0]), _width(program, instr.args[1])
     quotient = instr.result.type.width
     luts = (quotient + 2) * (b + 2)
-    return Logic((luts, luts / 3, 3 * (a + 2) ** 2), (0, 0, 4), bits=quotient)
+    return Logic((luts, luts / 3, 3 * max(luts, (a + 2) ** 2)), (0, 0, 4), bits=quotient)
 
 
 _RULES: Mapping[type[Any], Callable[[Program, Instr], Logic]] = {

@@ -24,7 +24,7 @@ from fxloom.costs import (
     rule,
     tree_cycles,
 )
-from fxloom.logic import bram18, scaled
+from fxloom.logic import bram18, multiplier_dsp, scaled
 from fxloom.matrices import KERNEL, Matrix
 from fxloom.multipliers import (
     HARD_DIGITS,
@@ -91,6 +91,18 @@ HALF = (
     "fitted: half of C synthesis's LUTs: 245,466 became 123,948 in the one design known (CNN for "
     "SVHN); a third to all of them"
 )
+LEAST_DATA = 8
+"""Bits of inputs in the syntheses that the rules were found on, the fit of LUTs with Latency on
+no others; some rules on 16 as well."""
+NARROW_DATA = (
+    f"none where a tool builds products of inputs below {LEAST_DATA} bits from LUTs; {UNSEEN}"
+)
+WIDE_PRODUCTS = f"several for each product, beyond 27 x 18 bits; {UNSEEN}"
+WIDE_DATA_LUTS = 1.5
+WIDE_DATA = (
+    "wider inputs than in any of them: 15 layers on a U250 with 16 bits, and 8 bits of weights or "
+    "more, took 7 to 46% more"
+)
 SAME_DSP = "as C synthesis binds them"
 LATENCY_RULES = {"Dense": RULE_1, KERNEL: RULE_1_KERNEL}
 
@@ -142,7 +154,19 @@ def _dsp_of_constants(product: Product, hard: int, zeros: int) -> Figure:
     if matrix.width <= features.NO_DSP_BITS:
         return rule(0, "DSP", RULE_NARROW)
     count = latency_dsp(hard, matrix.weights.size, zeros, product.given.reuse)
-    return rule(count, "DSP", LATENCY_RULES.get(matrix.kind, RULE_1_CONV))
+    return _blocks(product, count, LATENCY_RULES.get(matrix.kind, RULE_1_CONV))
+
+
+def _blocks(product: Product, count: int, source: str) -> Figure:
+    """DSP blocks of so many multipliers: one each, where inputs and weights are as in the layers
+    that the rules were found on."""
+    data, width = product.data, product.matrix.width
+    if data < LEAST_DATA and count:
+        return Figure(count, "DSP", "rule", f"{source}; {NARROW_DATA}", 0, count)
+    each = max(int(multiplier_dsp(data, width)[0]), 1)
+    if each == 1 or not count:
+        return rule(count, "DSP", source)
+    return Figure(each * count, "DSP", "rule", f"{source}; {WIDE_PRODUCTS}", count, each * count)
 
 
 def _latency(product: Product) -> Cost:
@@ -157,6 +181,9 @@ def _latency(product: Product) -> Cost:
     lut = fit("latency_lut").figure(
         features.latency_lut(nonzero, sums, in_luts, product.data * matrix.width), "LUT", note
     )
+    if product.data > LEAST_DATA and lut.value is not None:
+        most = ceil(WIDE_DATA_LUTS * lut.value)
+        lut = replace(lut, high=most, source=f"{lut.source}; {WIDE_DATA}")
     ff = fit("latency_ff").figure(features.latency_ff(nonzero, sums, reuse), "FF", note)
     lut = _with_windows(product, lut)
     source = FIT_LATENCY if matrix.kind == "Dense" else FIT_CONV
@@ -260,10 +287,8 @@ def _resource(product: Product) -> Cost:
     matrix, reuse = product.matrix, product.given.reuse
     n_in, n_out = matrix.shape
     multipliers = ceil(n_in * n_out / reuse)
-    seen = 2 * reuse >= 3 * n_in
-    note = (
-        "" if seen else f"; less reuse than in any of them, so that the interval is wide: {UNSEEN}"
-    )
+    seen = features.is_seen(n_in, n_out, reuse)
+    note = "" if seen else f"; this one is none such, so that the interval is wide: {UNSEEN}"
     lut = fit("resource_lut").figure(
         features.resource_lut(n_in, n_out, reuse, product.data, product.accumulator), "LUT", note
     )
@@ -275,7 +300,7 @@ def _resource(product: Product) -> Cost:
     csynth = resources(
         lut=_with_windows(product, lut),
         ff=ff,
-        dsp=_shared_dsp(matrix, multipliers, RULE_2),
+        dsp=_shared_dsp(product, multipliers, RULE_2),
         bram18=Figure(blocks, "BRAM18", "rule", RULE_ROM, max(blocks - 1, 0), blocks + 1),
     )
     after = replace(csynth, lut=_half(csynth.lut), ff=fewer(ff))
@@ -311,7 +336,7 @@ def _sparse(product: Product) -> Cost:
     csynth = resources(
         lut=bounded(scaled((1, 0.5, 3), 2 * luts), "LUT", RULE_SPARSE),
         ff=bounded(scaled((1, 0.3, 3), registers), "FF", RULE_SPARSE),
-        dsp=_shared_dsp(matrix, given.lanes, RULE_SPARSE),
+        dsp=_shared_dsp(product, given.lanes, RULE_SPARSE),
         bram18=bounded(scaled((1, 0, 1), _rom(given.reuse, width)), "BRAM18", RULE_SPARSE),
     )
     after = replace(csynth, lut=_half(csynth.lut), ff=fewer(csynth.ff))
@@ -320,12 +345,13 @@ def _sparse(product: Product) -> Cost:
     return Cost(csynth, after, latency, rule(cycles, "cycles", SPARSE_CYCLES[0]))
 
 
-def _shared_dsp(matrix: Matrix, multipliers: int, source: str) -> Figure:
+def _shared_dsp(product: Product, multipliers: int, source: str) -> Figure:
     """DSP blocks of multipliers by weights that change from step to step."""
+    matrix = product.matrix
     if are_powers(matrix.weights, matrix.width):
         return rule(0, "DSP", NO_MULTIPLIER)
     if matrix.width >= 8:
-        return rule(multipliers, "DSP", source)
+        return _blocks(product, multipliers, source)
     if matrix.width <= 4:
         return rule(0, "DSP", source)
     return Figure(multipliers, "DSP", "rule", f"{source}; in between unknown", 0, multipliers)

@@ -13,8 +13,10 @@ import pytest
 
 from fxloom.coefficients import fit
 from fxloom.estimation import estimate
+from fxloom.features import latency_lut
 from fxloom.fixed_point import FixedPoint
 from fxloom.ops import MatMul
+from fxloom.product_costs import WIDE_DATA_LUTS
 from fxloom.program import ProgramBuilder
 from fxloom.report import LayerReport
 from fxloom.target import Target
@@ -94,6 +96,29 @@ def test_interval_and_latency_of_the_resource_strategy() -> None:
         compared += 1
     assert compared == 871
     assert within >= 0.98 * compared
+
+
+def test_intervals_are_wide_outside_of_what_was_fitted() -> None:
+    """Every synthesised layer is inside; a smaller one and one with less reuse are not."""
+    rows = [row for row in resource_rows() if row["rf"] != "1"]
+    assert all("none such" not in layer(row).csynth.lut.source for row in rows)
+    for n_in, n_out, reuse in ((32, 32, 32), (16, 32, 32), (320, 32, 640), (32, 16, 64)):
+        lut = _layer(n_in, n_out, 8)(reuse).csynth.lut
+        assert "none such" in lut.source
+        assert lut.high >= 3 * lut.value
+
+
+def test_luts_with_latency_of_wide_inputs_are_at_most_what_the_interval_says() -> None:
+    """Inputs and sums of 16 bits; the weights are not known, but few of 8 bits and more are 0."""
+    shares = []
+    with (TABLES / "dense_csynth.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["strategy"] == "latency" and row["rf"] == "1" and int(row["prec"]) >= 8:
+                nonzero = int(row["d_in"]) * int(row["d_out"])
+                value = fit("latency_lut").value(latency_lut(nonzero, 16, 0, 0))
+                shares.append(int(row["LUT_hls"]) / value)
+    assert len(shares) == 15
+    assert 1.05 <= min(shares) <= max(shares) <= WIDE_DATA_LUTS
 
 
 def test_one_cycle_is_left_to_a_rule_of_its_own() -> None:

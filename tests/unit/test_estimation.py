@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fxloom.multipliers import csd_digits, hard_multiplications, latency_dsp
 from fxloom.ops import Add, Conv, Divide, MatMul, Max, Mul, Pool, Requantize, Shift
 from fxloom.program import Program, ProgramBuilder
 from fxloom.report import LayerReport
-from fxloom.target import Target
+from fxloom.target import LayerTable, Target
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT.parent / "shared" / "calibration" / "mlp_layers_csynth.csv"
@@ -254,3 +255,55 @@ def test_nanoseconds_are_those_of_the_schedule() -> None:
     assert total.interval.value is not None
     assert total.latency_ns.value == 2.5 * total.latency.value
     assert total.interval_ns.value == 2.5 * total.interval.value
+
+
+@given(st.integers(1, 12), st.integers(2, 12), st.integers(2, 20))
+def test_a_division_lies_in_its_interval(source: int, divisor: int, quotient: int) -> None:
+    """Also where the quotient has more bits than what is divided."""
+    builder = ProgramBuilder()
+    x = builder.input("x", (3,), FixedPoint(source, source, False))
+    by = builder.constant("by", np.array([2**divisor - 1]), FixedPoint(divisor, divisor, False))
+    builder.output(builder.emit(Divide(FixedPoint(quotient, 2)), [x, by], "mean"), "y")
+    lut = layers(builder.build())["mean"].csynth.lut
+    assert lut.low is not None
+    assert lut.value is not None
+    assert lut.high is not None
+    assert lut.low <= lut.value <= lut.high
+
+
+@pytest.mark.parametrize("strategy", ["latency", "resource"])
+@pytest.mark.parametrize(
+    ("data", "width", "low", "blocks"),
+    [(4, 8, 0, 1), (8, 8, None, 1), (16, 18, None, 1), (24, 24, 1, 2), (40, 8, 1, 2)],
+)
+def test_products_that_were_not_synthesised_have_bounds_of_dsp_blocks(
+    data: int, width: int, low: int | None, blocks: int, strategy: Literal["latency", "resource"]
+) -> None:
+    """In multiples of the rule's blocks, which it has for 8 to 16 bits."""
+    builder = ProgramBuilder()
+    x = builder.input("x", (8,), FixedPoint(data, data))
+    weights = 11 + 8 * np.arange(32).reshape(8, 4) % 101
+    w = builder.constant("w", weights, FixedPoint(width, width))
+    builder.output(builder.emit(MatMul(), [x, w], "fc"), "y")
+    reuse = 8 if strategy == "resource" else 1
+    found = layers(builder.build(), Target(strategy=strategy, reuse=reuse, kernel="dense"))["fc"]
+    count = 4 if strategy == "resource" else hard_multiplications(weights)
+    assert found.csynth.dsp.value == blocks * count
+    assert found.csynth.dsp.low == (None if low is None else low * count)
+
+
+def test_the_interval_of_the_whole_is_as_uncertain_as_any_layer_that_may_be_the_slowest() -> None:
+    builder = ProgramBuilder()
+    y = builder.input("x", (64,), INT8)
+    rng = np.random.default_rng(0)
+    for name, outputs in (("first", 64), ("second", 16)):
+        w = builder.constant(name, rng.integers(-128, 128, (y.shape[0], outputs)), INT8)
+        y = builder.emit(MatMul(), [y, w], name)
+        y = builder.emit(Requantize(INT8), [y], name)
+    builder.output(y, "y")
+    each: dict[str, LayerTable] = {"first": {"reuse": 4}, "second": {"reuse": 8}}
+    report = estimate(builder.build(), Target(layers=each))
+    intervals = [layer.interval for layer in report.layers]
+    whole = report.total.interval
+    assert whole.value == max(figure.value or 0 for figure in intervals)
+    assert whole.high == max(figure.high or 0 for figure in intervals)
