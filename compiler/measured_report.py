@@ -20,9 +20,9 @@ from fxloom.report import (
     LayerReport,
     Report,
     Totals,
-    aligned,
     number,
 )
+from fxloom.text_tables import aligned
 
 FORMAT = "fxloom-measured"
 VERSION = 1
@@ -33,7 +33,7 @@ NAMES = {
     "implementation": "after placement and routing; nothing is estimated at this level",
 }
 _CYCLES = {"latency": "cycles", "interval": "interval"}
-_HEADER = ["layer", "figure", "estimate", "measured", "estimate is", "in the interval"]
+HEADER = ["layer", "figure", "estimate", "measured", "estimate is", "in the interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,13 @@ class Run:
     title: str
     figures: tuple[Compared, ...]
     notes: tuple[str, ...]
+
+    def remarks(self) -> Iterator[str]:
+        """What the figures say together, and what is missing."""
+        judged = [each.within for each in self.figures if each.within is not None]
+        if judged:
+            yield f"{sum(judged)} of {len(judged)} measured figures lie in the estimate's interval"
+        yield from self.notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,23 +204,22 @@ def _is_bound(estimate: Figure) -> bool:
 def _run_lines(run: Run) -> Iterator[str]:
     yield f"measured {NAMES[run.level]}: {run.title}"
     yield ""
-    rows = [_HEADER]
+    rows = [HEADER]
     before: str | None = ""
     for each in run.figures:
         name = "total" if each.layer is None else each.layer
-        rows.append([name if each.layer != before else "", *_cells(each)])
+        rows.append([name if each.layer != before else "", *cells(each)])
         before = each.layer
     yield from aligned(rows)
     yield ""
-    judged = [each.within for each in run.figures if each.within is not None]
-    if judged:
-        yield f"{sum(judged)} of {len(judged)} measured figures lie in the estimate's interval"
-    yield from run.notes
-    if judged or run.notes:
+    remarks = list(run.remarks())
+    yield from remarks
+    if remarks:
         yield ""
 
 
-def _cells(each: Compared) -> list[str]:
+def cells(each: Compared) -> list[str]:
+    """Its row under HEADER, all but the layer."""
     least, most = each.measured
     measured = number(least) if least == most else f"{number(least)} to {number(most)}"
     deviation = each.deviation_percent

@@ -210,9 +210,7 @@ def _adder_luts(product: Product, in_dsp: bool) -> Figure:
         cost = adder_cost(matrix, *ends)
     else:
         cost = adder_cost(matrix, lo, hi)
-    return fit("adder_graph").figure(
-        {"fa_bits": cost.fa_bits, "adders": cost.adders}, "LUT", f"; {ADDERS}"
-    )
+    return fit("adder_graph").figure({"luts": cost.luts}, "LUT", f"; {ADDERS}")
 
 
 def _behind_multipliers(

@@ -17,6 +17,7 @@ from fxloom.report import RESOURCES, percent
 if TYPE_CHECKING:
     from fxloom.checking import CheckResult
     from fxloom.demo import DemoResult
+    from fxloom.verification import EstimateCheck
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -39,6 +40,21 @@ def check_table(result: CheckResult) -> Table:
         for each in result.comparisons
     ]  # fmt: skip
     return _table(["inputs", "samples", "integers", "distinct", "mismatches"], rows)
+
+
+def estimate_table(result: EstimateCheck) -> Table:
+    """Products, and their LUTs as estimated and as synthesised."""
+    rows = []
+    for each in result.products:
+        error, done = each.error, not each.skipped
+        rows.append(
+            [each.layer, f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
+             f"{each.adders:,}", str(each.samples) if done else "",
+             str(each.estimate or "?"), "" if each.luts is None else f"{each.luts:,}",
+             "" if error is None else f"{error:+.1f}%", each.verdict]
+        )  # fmt: skip
+    columns = ["layer", "product", "positions", "adders", "samples", "LUT estimated", "LUT yosys"]
+    return _table([*columns, "error", "verdict"], rows)
 
 
 def demo_table(results: Sequence[DemoResult]) -> Table:

@@ -74,10 +74,20 @@ def test_what_cannot_be_compared_is_an_error_in_a_line(build: Path, tmp_path: Pa
         (["--measured", str(tmp_path / "no.rpt")], "no such file or folder"),
         (["--csv", page], "--csv: required reports to make rows of; add --measured"),
         (["--measured", str(flat), "--csv", page], "required a report of C synthesis among"),
-        (["--measured", str(flat), "--html", page], "leave out --html or --measured"),
     ):
         assert message in run("report", str(build), *options, code=2)
     assert not Path(page).exists()
+
+
+def test_the_page_has_measurements_beside_estimates(build: Path, tmp_path: Path) -> None:
+    write_csynth(build, modules(build))
+    page = tmp_path / "page.html"
+    assert run("report", str(build), "--measured", str(build / SYN), "--html", str(page)) == ""
+    text = page.read_text()
+    assert '<section id="measured">' in text
+    assert "Vitis HLS 2023.2, xc7z020clg400-1 at 5 ns" in text
+    assert "measured figures lie in the estimate&#39;s interval" in text
+    assert '<section id="measured">' not in (build / "report.html").read_text()
 
 
 def test_a_single_report_has_the_total_only(build: Path, tmp_path: Path) -> None:

@@ -67,34 +67,49 @@ def test_evaluation_equals_the_integer_product(case: Any, seed: int) -> None:
     assert np.array_equal(adder_graph(matrix, lo, hi).evaluate(x), x @ matrix)
 
 
+def bit(n: int, width: int, signed: bool) -> int | None:
+    """Which bit of an operand is at place n of it; the last one from the sign on, None for none."""
+    if n < 0:
+        return None
+    return n if n < width else width - 1 if signed else None
+
+
 @given(products())
 @example((np.array([[1], [-4]]), np.array([0, 0]), np.array([1, 0])))
+@example((np.array([[3, -1], [1, 0]]), np.array([0, -5]), np.array([7, 5])))
 def test_the_cost_is_what_the_nodes_say_one_by_one(case: Any) -> None:
     matrix, lo, hi = case
     graph = adder_graph(matrix, lo, hi)
     levels = [0] * graph.inputs
-    bits = []
+    ends = list(zip(graph.lo.tolist(), graph.hi.tolist(), strict=True))
+    widths = [max(high, ~low, 0).bit_length() + (low < 0) for low, high in ends]
+    bits, luts = [], 0
     for n, (first, second) in enumerate(zip(graph.first, graph.second, strict=True)):
         levels.append(1 + max(levels[second], levels[first] if first != ZERO else 0))
         a, b = int(graph.first_shift[n]), int(graph.second_shift[n])
-        low, high = int(graph.lo[graph.inputs + n]), int(graph.hi[graph.inputs + n])
-        width = max(high, ~low, 0).bit_length() + (low < 0)
-        alone = a if not graph.subtracts[n] else 0
-        alone += b
-        first_lo, first_hi = int(graph.lo[first]), int(graph.hi[first])
-        apart = not graph.subtracts[n] and first_lo >= 0 and first_hi < 2**b
+        width = widths[graph.inputs + n]
+        alone = b if graph.subtracts[n] else a + b
+        apart = not graph.subtracts[n] and ends[first][0] >= 0 and ends[first][1] < 2**b
         bits.append(0 if apart else max(width - alone, 0))
+        pairs = {
+            (
+                bit(j - a, max(widths[first], 1), ends[first][0] < 0)
+                if first != ZERO
+                else bit(j, 1, False),
+                bit(j - b, max(widths[second], 1), ends[second][0] < 0),
+            )
+            for j in range(max(width, 1))
+        }
+        added, found = max(width, 1) - alone, sum(None not in pair for pair in pairs)
+        luts += max(added, 1) if found and added <= 2 else found
     used = [levels[node] for node in graph.outputs if node != ZERO]
-    assert adder_cost(matrix, lo, hi) == (
-        sum(bit > 0 for bit in bits),
-        sum(bits),
-        max(used, default=0),
-    )
+    adders = sum(each > 0 for each in bits)
+    assert adder_cost(matrix, lo, hi) == (adders, sum(bits), max(used, default=0), luts)
 
 
 def test_zeros_and_powers_of_two_with_a_positive_sign_are_free() -> None:
     matrix = np.diag([1, 2, 64, 0])
-    assert adder_cost(matrix, -128, 127) == (0, 0, 0)
+    assert adder_cost(matrix, -128, 127) == (0, 0, 0, 0)
 
 
 def test_sums_of_single_digits_have_an_adder_for_each_but_one() -> None:
@@ -111,16 +126,17 @@ def test_a_product_is_shared_by_all_shifts_and_signs_of_it() -> None:
 
 def test_low_bits_of_one_operand_are_wire() -> None:
     # x + 4y, both of 0..15: 75 has 7 bits, the lowest 2 are x's.
-    assert adder_cost(np.array([[1], [4]]), 0, 15) == (1, 5, 1)
+    assert adder_cost(np.array([[1], [4]]), 0, 15) == (1, 5, 1, 2)
     # 4y - x: nothing is wire; -60..15 has 7 bits, x - 4y would have 5 in the adder.
-    assert adder_cost(np.array([[-1], [4]]), 0, 15) == (1, 7, 1)
+    assert adder_cost(np.array([[-1], [4]]), 0, 15) == (1, 7, 1, 2)
     # 16y + x is a concatenation.
-    assert adder_cost(np.array([[1], [16]]), 0, 15) == (0, 0, 1)
+    assert adder_cost(np.array([[1], [16]]), 0, 15) == (0, 0, 1, 0)
 
 
 def test_inputs_are_read_with_their_own_intervals() -> None:
     matrix = np.ones((2, 1), int)
-    assert adder_cost(matrix, np.array([0, 0]), np.array([1, 255])) == (1, 9, 1)
+    assert adder_cost(matrix, np.array([0, 0]), np.array([1, 255])) == (1, 9, 1, 1)
+    assert adder_cost(matrix, 0, 1) == (1, 2, 1, 2)  # without a carry chain
 
 
 @pytest.mark.parametrize("name", ["first", "second"])
