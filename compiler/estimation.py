@@ -140,7 +140,7 @@ class Estimator:
             part=target.device.name,
             clock_ns=target.clock_ns,
             layers=tuple(layers),
-            total=_scheduled(_total(layers, target), program, target),
+            total=_timed(_scheduled(_total(layers, target), program, target), target),
             program=self._digest,
         )
 
@@ -477,8 +477,6 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         for level in LEVELS
     }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
-    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
-    interval = _slowest([layer.interval for layer in layers])
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
@@ -488,11 +486,9 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         synthesis=sums["synthesis"],
         csynth_percent=_shares(sums["csynth"], target.device),
         synthesis_percent=_shares(sums["synthesis"], target.device),
-        latency=latency,
-        interval=interval,
+        latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
+        interval=_slowest([layer.interval for layer in layers]),
         rounding=added(rounding, "LUT", SUM) if rounding else None,
-        latency_ns=nanoseconds(latency, target.clock_ns),
-        interval_ns=nanoseconds(interval, target.clock_ns),
     )
 
 
@@ -501,7 +497,20 @@ def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
     if target.io != "stream" or target.backend not in RULED_BACKENDS:
         return total
     schedule = StreamSchedule(program, target)
-    return replace(total, latency=schedule.latency, interval=schedule.interval)
+    latency, interval = schedule.latency, schedule.interval
+    return replace(
+        total,
+        latency=latency,
+        interval=interval,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
+    )
+
+
+def _timed(total: Totals, target: Target) -> Totals:
+    """With nanoseconds beside the cycles: last, so that they are of the same cycles."""
+    latency, interval = (nanoseconds(f, target.clock_ns) for f in (total.latency, total.interval))
+    return replace(total, latency_ns=latency, interval_ns=interval)
 
 
 def _shares(taken: Resources, part: Part) -> Resources:
