@@ -2,6 +2,9 @@
 
     python -m benchmarks.fit_csynth ../shared/calibration            the tables of coefficients.toml
     python -m benchmarks.fit_csynth ../shared/calibration --residuals    docs/residuals_csynth.csv
+    python -m benchmarks.fit_csynth --measured rows.csv    from rows of `fxloom report --csv` alone
+
+With both, measured rows are sets of their own beside the others; a set is a network.
 
 Sources: mlp_layers_csynth.csv (three MLPs; facts read from a repository without a licence, so that
 only coefficients are committed) and dense_csynth.csv (one-layer networks on a U250). A fit
@@ -14,7 +17,8 @@ coverage is checked without the set as well: interval and fit are both made from
 import argparse
 import csv
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +29,8 @@ from fxloom import features
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.multipliers import multiplier_limit
 from fxloom.requantize_cost import conversion_luts
+
+Table = list[dict[str, str]]
 
 
 class Row(NamedTuple):
@@ -69,11 +75,11 @@ def width(kind: str) -> int:
     return int(found[1])
 
 
-def latency_rows(folder: Path) -> dict[str, list[Row]]:
-    """Dense layers of the three MLPs, with multipliers in DSP blocks and in LUTs."""
+def latency_rows(table: Table) -> dict[str, list[Row]]:
+    """Dense layers with multipliers in DSP blocks and in LUTs, which `config` begins with."""
     luts, registers = [], []
-    for row in _table(folder / "mlp_layers_csynth.csv"):
-        if row["op"] != "dense":
+    for row in table:
+        if row["op"] != "dense" or row["strategy"] != "latency":
             continue
         n_in, n_out, reuse = (int(row[key]) for key in ("n_in", "n_out", "rf"))
         nonzero, sums = int(row["w_nonzero"]), width(row["accum_t"])
@@ -89,10 +95,20 @@ def latency_rows(folder: Path) -> dict[str, list[Row]]:
     return {"latency_lut": luts, "latency_ff": registers}
 
 
-def resource_rows(folder: Path) -> dict[str, list[Row]]:
-    """One-layer networks; types of data and sums are hls4ml's default, ap_fixed<16,6>."""
+def resource_rows(networks: Table, table: Table) -> dict[str, list[Row]]:
+    """One-layer networks, whose data and sums have hls4ml's default ap_fixed<16,6>, and layers."""
     luts, registers = [], []
-    for row in _table(folder / "dense_csynth.csv"):
+    for row in table:
+        if (row["op"], row["strategy"]) != ("dense", "resource") or row["rf"] == "1":
+            continue
+        n_in, n_out, reuse = (int(row[key]) for key in ("n_in", "n_out", "rf"))
+        bits, data, sums = (width(row[key]) for key in ("w_t", "in_t", "accum_t"))
+        name = f"{n_in}x{n_out} {bits} bits, reuse {reuse}"
+        found = features.resource_lut(n_in, n_out, reuse, data, sums)
+        luts.append(Row(row["dataset"], name, found, float(row["hls_LUT"])))
+        found = features.resource_ff(n_in, n_out, reuse, bits, sums)
+        registers.append(Row(row["dataset"], name, found, float(row["hls_FF"])))
+    for row in networks:
         n_in, n_out, bits, reuse = (int(row[key]) for key in ("d_in", "d_out", "prec", "rf"))
         if row["strategy"] != "resource" or reuse == 1:
             continue
@@ -104,10 +120,10 @@ def resource_rows(folder: Path) -> dict[str, list[Row]]:
     return {"resource_lut": luts, "resource_ff": registers}
 
 
-def logic_rows(folder: Path) -> dict[str, list[Row]]:
+def logic_rows(table: Table) -> dict[str, list[Row]]:
     """ReLU layers that round and saturate, against the LUTs that their logic is counted as."""
     rows = []
-    for row in _table(folder / "mlp_layers_csynth.csv"):
+    for row in table:
         if row["op"] != "relu":
             continue
         to = re.fullmatch(r"ap_ufixed<(\d+),(-?\d+),AP_RND_CONV,AP_SAT>", row["out_t"])
@@ -125,7 +141,7 @@ def logic_rows(folder: Path) -> dict[str, list[Row]]:
     return {"logic_lut": rows}
 
 
-def _table(path: Path) -> list[dict[str, str]]:
+def _table(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
@@ -149,6 +165,8 @@ def terms_of(rows: list[Row]) -> np.ndarray:
     return np.where(used, start / scale, 0.0)
 
 
+FEWEST_SETS = 3
+"""One to leave out, one more for the coverage without it, and one to fit."""
 OPTIONS = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-6, "fatol": 1e-9, "adaptive": True}
 
 
@@ -184,9 +202,14 @@ def fit(rows: list[Row]) -> Fitted:
     return Fitted(terms, low, high, relative, inside / len(rows), rows, errors)
 
 
-def all_rows(folder: Path) -> dict[str, list[Row]]:
-    """Rows of every fit."""
-    return latency_rows(folder) | resource_rows(folder) | logic_rows(folder)
+def all_rows(folder: Path | None, measured: Sequence[Path] = ()) -> dict[str, list[Row]]:
+    """Rows of every fit. folder: of other people's syntheses; measured: files of one's own."""
+    names = "mlp_layers_csynth.csv", "dense_csynth.csv"
+    layers, networks = ([] if folder is None else _table(folder / name) for name in names)
+    layers += [row for path in measured for row in _table(path)]
+    found = latency_rows(layers) | resource_rows(networks, layers) | logic_rows(layers)
+    # Errors are ratios, and of nothing there is none.
+    return {name: [row for row in rows if row.measured > 0] for name, rows in found.items()}
 
 
 def toml(name: str, found: Fitted) -> str:
@@ -220,14 +243,20 @@ def residuals(name: str, found: Fitted) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--measured", type=Path, nargs="+", default=[], help="rows of one's own")
     parser.add_argument("--residuals", action="store_true", help="every row, as CSV")
     given = parser.parse_args()
     if given.residuals:
         print("fit,set,layer,error in percent when the set is left out")
     show: Callable[[str, Fitted], str] = residuals if given.residuals else toml
-    for name, rows in all_rows(given.folder).items():
-        print(show(name, fit(rows)))
+    for name, rows in all_rows(given.folder, given.measured).items():
+        sets = len({row.group for row in rows})
+        if sets < FEWEST_SETS:
+            fault = f"{name}: required layers of {FEWEST_SETS} networks or more, got {sets}"
+            print(fault, file=sys.stderr)
+        else:
+            print(show(name, fit(rows)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n sto
 """
 
 import errno
+import io
 import os
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -94,6 +96,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script `fxloom`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a report has more than ASCII, names may as well
+        sys.stdout.reconfigure(errors="replace")
     try:
         with terminate_as_interrupt():
             app()
@@ -251,10 +255,10 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell)
+        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
     if passes is not None and is_follower(passes.passes):
         return
-    typer.echo(build.report.to_text())
+    typer.echo(build.report.to_text(_width()))
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
     if build.target.backend == "oneAPI":  # g++ cannot run such a project
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
@@ -310,13 +314,40 @@ def check_(
     typer.echo("simulator and C simulation agree on every integer")
 
 
-@app.command("report", epilog="Example:\n\n  fxloom report build/ --html report.html")
+REPORT_EXAMPLES = """
+Examples:
+
+  fxloom report build/ --html report.html
+
+  fxloom report build/ --measured build/ --html report.html
+
+The second finds what the vendor's tool wrote into the project (build_prj.tcl leaves reports in
+hls/myproject_prj, vivado_synth.tcl hls/vivado_synth.rpt) and puts it beside the estimate.
+"""
+
+
+@app.command("report", epilog=REPORT_EXAMPLES)
 def report_(
     build: Annotated[str, typer.Argument(help="A build directory.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A report of Vivado, Vitis HLS, Quartus or Intel HLS, or a folder with some below "
+            "it: print estimate and measurement side by side. As often as there are reports."
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="With --measured: write the layers measured by C synthesis as rows."),
+    ] = None,
 ) -> None:
     """Show what a build costs and how exact it is, layer by layer."""
+    if measured:
+        return _report_measured(build, measured, json, csv, html)
+    if csv is not None:
+        raise FxloomError("--csv: required reports to make rows of; add --measured")
     from fxloom.manifest import read_manifest
     from fxloom.report import Report
 
@@ -327,7 +358,30 @@ def report_(
     if json:
         typer.echo(report.to_json(), nl=False)
     elif html is None:
-        typer.echo(report.to_text(), nl=False)
+        typer.echo(report.to_text(_width()), nl=False)
+
+
+def _report_measured(
+    build: str, paths: list[Path], json: bool, csv: Path | None, html: Path | None
+) -> None:
+    from fxloom.compilation import open_build
+    from fxloom.measured_report import compare_measured
+    from fxloom.measured_rows import measured_rows, rows_to_csv
+    from fxloom.vendor_reports import read_reports
+
+    opened = open_build(build)
+    project = opened.project
+    runs = read_reports(paths, top=project.project)
+    found = compare_measured(opened.report, runs, project.layers, project.project)
+    if csv is not None:
+        synthesised = [run for run in runs if run.level == "csynth"]
+        if not synthesised:
+            raise FxloomError("--csv: required a report of C synthesis among --measured")
+        _write(csv, rows_to_csv(measured_rows(opened.program, opened.target, synthesised[0])))
+    if html is not None:
+        _write(html, opened.report.to_html(found))
+    if json or html is None:
+        typer.echo(found.to_json() if json else found.to_text(), nl=False)
 
 
 VERIFY_EXAMPLES = """
@@ -465,6 +519,11 @@ def trace_(
         if png is not None:
             found.save_png(png)
     typer.echo(found.to_text(), nl=False)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -54,8 +54,18 @@ from fxloom.ops import (
 )
 from fxloom.product_costs import Product, product_cost
 from fxloom.program import Instr, Program, Value
-from fxloom.report import LEVELS, RESOURCES, Figure, LayerReport, Report, Resources, Totals
+from fxloom.report import (
+    LEVELS,
+    RESOURCES,
+    Figure,
+    LayerReport,
+    Report,
+    Resources,
+    Totals,
+    nanoseconds,
+)
 from fxloom.requantize_cost import Luts, conversion_luts
+from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import LayerSettings, Part, Target
 
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
@@ -130,7 +140,7 @@ class Estimator:
             part=target.device.name,
             clock_ns=target.clock_ns,
             layers=tuple(layers),
-            total=_total(layers, target),
+            total=_scheduled(_total(layers, target), program, target),
             program=self._digest,
         )
 
@@ -447,7 +457,7 @@ def _side_by_side(each: Sequence[Resources]) -> Resources:
 def _slowest(figures: Sequence[Figure]) -> Figure:
     """Of what runs side by side; at least that, where others are unknown."""
     known = [f for f in figures if f.value is not None]
-    return max(known, key=lambda f: f.value or 0) if known else figures[0]
+    return max(known, key=lambda f: f.value or 0) if known else next(iter(figures), ALWAYS)
 
 
 def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
@@ -467,6 +477,8 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         for level in LEVELS
     }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
+    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
+    interval = _slowest([layer.interval for layer in layers])
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
@@ -476,10 +488,20 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         synthesis=sums["synthesis"],
         csynth_percent=_shares(sums["csynth"], target.device),
         synthesis_percent=_shares(sums["synthesis"], target.device),
-        latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
-        interval=_slowest([layer.interval for layer in layers]),
+        latency=latency,
+        interval=interval,
         rounding=added(rounding, "LUT", SUM) if rounding else None,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
     )
+
+
+def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
+    """Of streams the cycles that a schedule of all packs says: layers work side by side."""
+    if target.io != "stream" or target.backend not in RULED_BACKENDS:
+        return total
+    schedule = StreamSchedule(program, target)
+    return replace(total, latency=schedule.latency, interval=schedule.interval)
 
 
 def _shares(taken: Resources, part: Part) -> Resources:
@@ -493,5 +515,5 @@ def _share(figure: Figure, available: int, part: Part) -> Figure:
         None if each is None else round(100 * each / of, 1)
         for each in (figure.value, figure.low, figure.high)
     )
-    source = f"of {available} {figure.unit} of {part.name}"
+    source = f"of {available:,} {figure.unit} of {part.name}"
     return Figure(value, "%", figure.provenance, source, low, high)

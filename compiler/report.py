@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from html import escape
+from math import log1p
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from fxloom.errors import FxloomError
+from fxloom.made_from import MadeFrom
+from fxloom.report_graph import Graph
+from fxloom.text_tables import ruled, sparkline, wrapped
+from fxloom.value_histograms import BINS, ValueHistogram
+from fxloom.verdict import Verdict, verdict
+
+if TYPE_CHECKING:
+    from fxloom.measured_report import Comparison
 
 FORMAT = "fxloom-report"
 VERSION = 2
 
 SEPARATOR = " | "
 """Between the sources of a figure that is a sum."""
+
+_NUMBERS = re.compile(r"\[\n[-\d.e+,\s]+\]")
 
 Provenance = Literal["counted", "rule", "fitted", "measured", "unknown"]
 
@@ -56,6 +67,16 @@ class Figure:
         if self.low is None or self.high is None or self.low == self.value == self.high:
             return number(self.value)
         return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
+
+
+def nanoseconds(cycles: Figure, clock_ns: float) -> Figure:
+    """The same time in nanoseconds."""
+    value, low, high = (
+        None if each is None else round(each * clock_ns, 3)
+        for each in (cycles.value, cycles.low, cycles.high)
+    )
+    source = f"{cycles.source}; {clock_ns:g} ns a cycle"
+    return Figure(value, "ns", cycles.provenance, source, low, high)
 
 
 RESOURCES = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram18": "BRAM18", "uram": "URAM"}
@@ -119,6 +140,13 @@ class LayerReport:
     float_error: Figure | None = None
     kernel: str = ""
 
+    @property
+    def is_wires(self) -> bool:
+        """Whether nothing is stored or built for it, and it takes no time."""
+        figures = [f for level in LEVELS for _, f in getattr(self, level).items()]
+        none = all(f.value == 0 and not f.high for f in (*figures, self.latency))
+        return none and not self.stored_bits
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -135,6 +163,8 @@ class Totals:
     latency: Figure
     interval: Figure
     rounding: Figure | None = None
+    latency_ns: Figure | None = None
+    interval_ns: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +227,8 @@ class Accuracy:
 class Report:
     """Figures of a program on a target; passes and accuracy where it was compiled with data.
 
-    float_bits: what the weights and biases of the float model take, at 32 bits each.
+    float_bits: what the weights and biases of the float model take, at 32 bits each. made_from and
+    graph where it was compiled; histograms where there was data.
     """
 
     part: str
@@ -209,11 +240,16 @@ class Report:
     passes: tuple[PassReport, ...] = ()
     accuracy: Accuracy | None = None
     notes: tuple[str, ...] = field(default=())
+    made_from: MadeFrom | None = None
+    graph: Graph | None = None
+    histograms: tuple[ValueHistogram, ...] = ()
 
     def to_json(self) -> str:
         """All of it, stable; `from_json` reads it back as an equal report."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps(document, indent=1, ensure_ascii=False, default=list) + "\n"
+        text = json.dumps(document, indent=1, ensure_ascii=False, default=list)
+        # Lists of numbers in a line. No string has a line break in JSON, so these are lists.
+        return _NUMBERS.sub(lambda found: "".join(found[0].split()), text) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "report") -> Report:
@@ -238,32 +274,25 @@ class Report:
         except OSError as fault:
             raise FxloomError(f"{path}: cannot be read: {fault.strerror}") from None
 
-    def to_text(self) -> str:
-        """A table for people, and below it where each kind of figure comes from."""
+    def to_text(self, width: int | None = None) -> str:
+        """Tables for people, a summary above and below where each kind of figure comes from.
+
+        width: columns of a terminal, which nothing but long names then exceeds.
+        """
         tables = [
             line
             for title, rows, ends in self.tables()
-            for line in (*([title, ""] if title else []), *_ruled(rows, ends), "")
+            for line in (*([title, ""] if title else []), *ruled(rows, ends, width), "")
         ]
-        return "\n".join([self.title, "", *tables, *self._remarks(), ""])
+        summary = [line for text in self.summary() for line in wrapped(text, width)]
+        remarks = [line for text in dict.fromkeys(self._remarks()) for line in wrapped(text, width)]
+        return "\n".join([self.title, "", *summary, "", *tables, *remarks, ""])
 
-    def to_html(self) -> str:
-        """One page that needs nothing else."""
-        tables = "".join(
-            (f"<h2>{escape(title)}</h2>\n" if title else "")
-            + f"<table><thead><tr>{_html_head(rows[0])}</tr></thead>\n<tbody>"
-            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in rows[1 : len(rows) - ends])
-            + "</tbody>\n<tfoot>"
-            + "\n".join(f"<tr>{_html_cells(row)}</tr>" for row in rows[len(rows) - ends :])
-            + "</tfoot></table>\n"
-            for title, rows, ends in self.tables()
-        )
-        remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self._remarks())
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{escape(self.title)}</title>\n<style>{CSS}</style></head>\n"
-            f"<body><h1>{escape(self.title)}</h1>\n{tables}{remarks}</body></html>\n"
-        )
+    def to_html(self, measured: Comparison | None = None) -> str:
+        """One page that needs nothing else; measured: what tools said of the same design."""
+        from fxloom.pages.report_page import report_page
+
+        return report_page(self, measured)
 
     def tables(self) -> Iterator[tuple[str, list[list[str]], int]]:
         """Every table: its title, rows of cells from the header on, and how many rows at its end
@@ -272,15 +301,25 @@ class Report:
         counts = [total.weight_count, total.nonzero, total.stored_bits, total.macs]
         end = ["total", "", "", "", *(f"{n:,}" for n in counts), ""]
         yield "", [HEADER, *(_cells(layer) for layer in self.layers), end], 1
+        wires = sum(layer.is_wires for layer in self.layers)
+        wires = wires if wires > FEW_WIRES else 0
         for level, name in LEVELS.items():
-            rows = [_resource_cells(each, level) for each in self.layers]
+            shown = [each for each in self.layers if not (wires and each.is_wires)]
+            rows = [_resource_cells(each, level) for each in shown]
             title = f"resources {name}" + (", and cycles" if level == "csynth" else "")
+            title += f" ({wires} layers that are only wires left out)" if wires else ""
             yield title, [_resource_header(level), *rows, *self._sums(level)], 2
         for step in self.passes:
             changed = [layer for layer in step.layers if layer.before != layer.after]
             if changed:
                 cells = [_stage_cells(each) for each in changed]
                 yield f"pass {step.name}, before -> after", [STAGE_HEADER, *cells], 0
+        if self.histograms:
+            cells = [_histogram_cells(each) for each in self.histograms]
+            yield HISTOGRAMS, [HISTOGRAM_HEADER, *cells], 0
+        if self.graph is not None:
+            edges = [[f"{start} -> {end}", label] for start, end, label in self.graph.rows()]
+            yield "values between layers", [["from -> to", "format and shape"], *edges], 0
 
     def _sums(self, level: str) -> list[list[str]]:
         """The total of a table of resources, and its share of the part."""
@@ -315,6 +354,35 @@ class Report:
             f"{self.part} ({name}; largest: {shares}). {ADVICE[key]}"
         )
 
+    def summary(self) -> Iterator[str]:
+        """What matters most, and what the report is about."""
+        yield self.verdict.text
+        total = self.total
+        if total.latency_ns is not None and total.latency_ns.value is not None:
+            yield f"latency: {total.latency} cycles, {total.latency_ns} ns"
+        if total.interval_ns is not None and total.interval_ns.value:
+            rate = 1e9 / total.interval_ns.value
+            every = (
+                "a sample every cycle"
+                if total.interval.value == 1
+                else (f"a sample every {total.interval} cycles")
+            )
+            yield f"{every}, {number(round(rate))} in a second"
+        if self.accuracy is not None:
+            yield from _accuracy_lines(self.accuracy)
+        if self.compression is not None:
+            yield (
+                f"weights and biases: {self.float_bits:,} bits as 32-bit floats, "
+                f"{self.total.stored_bits:,} now ({self.compression:.2f} times fewer)"
+            )
+        if self.made_from is not None:
+            yield from self.made_from.lines()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it fits the part."""
+        return verdict(self)
+
     @property
     def title(self) -> str:
         """What the report is about, in a line."""
@@ -328,13 +396,6 @@ class Report:
         return self.float_bits / self.total.stored_bits
 
     def _remarks(self) -> Iterator[str]:
-        if self.accuracy is not None:
-            yield from _accuracy_lines(self.accuracy)
-        if self.compression is not None:
-            yield (
-                f"weights and biases: {self.float_bits:,} bits as 32-bit floats, "
-                f"{self.total.stored_bits:,} now ({self.compression:.2f} times fewer)"
-            )
         for step in self.passes:
             changed = [
                 f"{key} {before:,} -> {step.after[key]:,}"
@@ -378,6 +439,12 @@ HEADER = [
     "float error",
 ]
 STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", *RESOURCES.values(), "cycles"]
+HISTOGRAMS = "values in the float model (heights are logarithms), and what their format holds"
+HISTOGRAM_HEADER = ["layer", "values", "from", "to", "format", "from", "to", "outside", "samples"]
+FEW_WIRES = 3
+"""So many layers without logic are not worth leaving out."""
+
+SPARKS = BINS // 2
 LARGEST = 3
 ADVICE = {
     "lut": "Fewer bits or weights, a larger reuse factor, or a larger part",
@@ -387,11 +454,6 @@ ADVICE = {
     "bram18": "Fewer bits or weights, or a larger part",
     "uram": "Fewer bits or weights, or a larger part",
 }
-CSS = (
-    "body{font:15px/1.5 sans-serif;margin:2em;max-width:90em}table{border-collapse:collapse}"
-    "th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}tfoot td{font-weight:bold}"
-)
 
 
 def _cells(layer: LayerReport) -> list[str]:
@@ -426,14 +488,15 @@ def _resource_cells(row: LayerReport | Totals, level: str) -> list[str]:
 
 
 def _stage_cells(layer: StageLayer) -> list[str]:
-    pairs = [_stage_texts(layer.before), _stage_texts(layer.after)]
+    pairs = [stage_texts(layer.before), stage_texts(layer.after)]
     cells = [
         a if a == b else f"{a or 'none'} -> {b or 'none'}" for a, b in zip(*pairs, strict=True)
     ]
     return [layer.name, *cells]
 
 
-def _stage_texts(cost: LayerCost | None) -> list[str]:
+def stage_texts(cost: LayerCost | None) -> list[str]:
+    """Cells of STAGE_HEADER but the first; empty where there is no such layer."""
     if cost is None:
         return [""] * (len(STAGE_HEADER) - 1)
     counts = [cost.weight_count, cost.nonzero, cost.stored_bits, cost.macs]
@@ -443,38 +506,19 @@ def _stage_texts(cost: LayerCost | None) -> list[str]:
     return [*(f"{n:,}" for n in counts), *values]
 
 
-def _ruled(rows: list[list[str]], ends: int) -> list[str]:
-    """Aligned lines, with one above the sums."""
-    lines = aligned(rows)
-    if ends:
-        lines.insert(len(lines) - ends, "-" * max(len(line) for line in lines))
-    return lines
+def _histogram_cells(seen: ValueHistogram) -> list[str]:
+    ends = [f"{end:.4g}" for end in (seen.least, seen.largest, seen.low, seen.high)]
+    pairs = zip(seen.counts[::2], (*seen.counts[1::2], 0), strict=False)
+    heights = sparkline([log1p(sum(pair)) for pair in pairs]).ljust(SPARKS)
+    outside = f"{100 * seen.saturated:.2g}%" if seen.saturated else "0"
+    samples = str(seen.samples)
+    return [seen.name, heights, ends[0], ends[1], seen.format, ends[2], ends[3], outside, samples]
 
 
 def _error_text(figure: Figure | None) -> str:
     if figure is None:
         return ""
     return "?" if figure.value is None else f"{figure.value:.2g}"
-
-
-def _html_head(titles: Sequence[str]) -> str:
-    return "".join(f"<th>{escape(text)}</th>" for text in titles)
-
-
-def _html_cells(cells: Sequence[str]) -> str:
-    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, numbers to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _accuracy_lines(accuracy: Accuracy) -> Iterator[str]:
