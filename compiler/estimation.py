@@ -501,7 +501,14 @@ def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
     if target.io != "stream" or target.backend not in RULED_BACKENDS:
         return total
     schedule = StreamSchedule(program, target)
-    return replace(total, latency=schedule.latency, interval=schedule.interval)
+    latency, interval = schedule.latency, schedule.interval
+    return replace(
+        total,
+        latency=latency,
+        interval=interval,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
+    )
 
 
 def _shares(taken: Resources, part: Part) -> Resources:

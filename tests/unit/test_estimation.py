@@ -246,3 +246,11 @@ def test_shared_constants_count_once_and_constant_factors_like_weights() -> None
         4,
         0,
     )
+
+
+def test_nanoseconds_are_those_of_the_schedule() -> None:
+    total = estimate(image_program(1), Target(io="stream", clock_ns=2.5)).total
+    assert total.latency.value is not None
+    assert total.interval.value is not None
+    assert total.latency_ns.value == 2.5 * total.latency.value
+    assert total.interval_ns.value == 2.5 * total.interval.value
