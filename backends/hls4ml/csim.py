@@ -34,6 +34,7 @@ COMPILE_TIMEOUT_S = 1800.0
 # Kernels keep their products in local arrays: a million weights overflow the usual 8 MB of stack.
 UNLIMITED_STACK = ("sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$0" "$@"')
 DRIVER = "driver.cpp"
+STREAMS = "driver_streams.h"
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +88,8 @@ def build_driver(
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
     compiler = find_compiler()
     flags = (*FLAGS, *DEBUG_FLAGS) if debug else FLAGS
-    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *flags, top])
+    text = template(STREAMS) + template(DRIVER)
+    key = _key(directory, [text], [_compiler_version(compiler), *flags, top])
     folder = (cache or cache_directory()) / key
     executable = folder / "driver"
     if executable.is_file():
@@ -113,7 +115,7 @@ def build_driver(
         str(partial),
     ]
     try:
-        source.write_text(template(DRIVER), encoding="ascii")
+        source.write_text(text, encoding="ascii")
         with open(log, "wb") as output:
             code = _wait(command, output, COMPILE_TIMEOUT_S, None, log)
         if code != 0:
