@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test examples lint check hardness fuzz fuzz-files channels matrix clean
+.PHONY: help demo test examples lint check hardness fuzz fuzz-files channels schedules matrix clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
@@ -24,6 +24,7 @@ help:
 	@echo 'make hardness    kill -9 fifty times while an existing build is replaced'
 	@echo 'make fuzz N=1000  random models through the compiler, 1 in 20 of them through C++'
 	@echo 'make channels N=500  random models without some channels against masked ones'
+	@echo 'make schedules N=200  random streamed networks, token times against single cycles'
 	@echo 'make matrix      four networks through the C simulation of every target: half an hour'
 	@echo 'make clean  remove .venv and all that was made'
 	@echo 'PYTHON=...  the Python to use: 3.11 or 3.12'
@@ -60,6 +61,10 @@ fuzz: $(STAMP)
 
 channels: $(STAMP)
 	$(BIN)/python -m tests.channel_masks $(N) --seed $(SEED)
+
+schedules: N = 200
+schedules: $(STAMP)
+	$(BIN)/python -m tests.cycle_simulation $(N) --seed $(SEED)
 
 matrix: $(STAMP)
 	$(BIN)/python -m tests.matrix

@@ -28,6 +28,11 @@ class Build(Protocol):
         ...
 
     @property
+    def project(self) -> str:
+        """Name of the project and of its top function."""
+        ...
+
+    @property
     def layers(self) -> tuple[Mapping[str, Any], ...]:
         """One record a layer of the project: at least name (there) and origin (the user's)."""
         ...

@@ -13,7 +13,7 @@ import csv
 from pathlib import Path
 from statistics import median
 
-from fxloom.estimation import DENSE_CYCLES, adder_tree_depth
+from fxloom.costs import DENSE_CYCLES, adder_tree_depth
 
 
 def residuals(table: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """How far a program is from the float model, on the user's own samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fxloom.program import Program
 from fxloom.quantized_ops import DIVIDE, LOOKUP, REQUANTIZE
 from fxloom.report import Accuracy, Figure
 from fxloom.samples import Inputs
+from fxloom.value_histograms import ValueHistogram, histogram
 
 LAYER_SAMPLES = 128
 """Samples for the error of single layers: their values are all held at once."""
@@ -65,12 +67,24 @@ def measure(program: Program, graph: fx.GraphModule, data: Data) -> Accuracy:
     )
 
 
-def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -> dict[str, Figure]:
-    """Error of every rounded value: root mean square of its difference to the float model,
-    relative to the float value's own. All errors before the layer are in it.
+@dataclass(frozen=True, slots=True)
+class LayerValues:
+    """What was seen of the layers: errors by their names, and distributions of their values."""
 
-    graph: as captured. Keys are the origins of the nodes that round.
+    errors: Mapping[str, Figure]
+    histograms: tuple[ValueHistogram, ...]
+
+
+def measure_layers(
+    quantized: fx.GraphModule, graph: fx.GraphModule, program: Program, data: Data
+) -> LayerValues:
+    """Every rounded value against the float model, where both have it in the same shape.
+
+    Its error: root mean square of the difference, relative to the float value's own, all errors
+    before the layer included. Its distribution in the float model, inputs included. graph: as
+    captured; program: of the quantized one. Keys are the origins of the nodes that round.
     """
+    from fxloom.passes.chains import format_of
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
 
@@ -80,6 +94,7 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
     if reference is None:
         reference = Legalize()(FoldBatchnorm()(graph).graph).graph
     inputs = as_indices(graph, data.example(LAYER_SAMPLES))
+    samples = len(inputs[0])
     last = {origin(node): node for node in reference.graph.nodes if node.op == "call_function"}
     rounding = {
         origin(node): node
@@ -89,20 +104,26 @@ def layer_errors(quantized: fx.GraphModule, graph: fx.GraphModule, data: Data) -
     wanted = {name: last[name] for name in rounding if name in last}
     floats = _Recorder(reference, set(wanted.values())).values(inputs)
     fixed = _Recorder(quantized, set(rounding.values())).values(inputs)
-    found = {}
+    errors = {}
+    seen = [
+        histogram(port.value.name, x, port.value.type, samples)
+        for port, x in zip(program.inputs, inputs, strict=True)
+    ]
     for name, node in wanted.items():
         want, have = floats[node].double(), fixed[rounding[name]].double()
         if want.shape != have.shape:
             continue
         scale = float(want.square().mean().sqrt())
         error = float((want - have).square().mean().sqrt())
-        found[name] = Figure(
+        errors[name] = Figure(
             _rounded(error / scale) if scale else 0.0 if not error else None,
             "of the value's root mean square",
             "measured",
-            f"quantized graph against float graph on {len(inputs[0])} training samples",
+            f"quantized graph against float graph on {samples} training samples",
         )
-    return found
+        if (to := format_of(rounding[name])) is not None:
+            seen.append(histogram(name, want, to, samples))
+    return LayerValues(errors, tuple(each for each in seen if each is not None))
 
 
 class _Recorder(fx.Interpreter):

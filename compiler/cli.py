@@ -5,8 +5,10 @@ found a difference, 2 the input's fault, 70 a fault of fxloom's own, 128 + n sto
 """
 
 import errno
+import io
 import os
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -28,6 +30,7 @@ from fxloom.signals import terminate_as_interrupt
 from fxloom.tables import (
     check_table,
     demo_table,
+    estimate_table,
     list_backends,
     list_ops,
     list_passes,
@@ -93,6 +96,8 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script `fxloom`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a report has more than ASCII, names may as well
+        sys.stdout.reconfigure(errors="replace")
     try:
         with terminate_as_interrupt():
             app()
@@ -250,10 +255,10 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell)
+        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
     if passes is not None and is_follower(passes.passes):
         return
-    typer.echo(build.report.to_text())
+    typer.echo(build.report.to_text(_width()))
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
     if build.target.backend == "oneAPI":  # g++ cannot run such a project
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
@@ -309,13 +314,40 @@ def check_(
     typer.echo("simulator and C simulation agree on every integer")
 
 
-@app.command("report", epilog="Example:\n\n  fxloom report build/ --html report.html")
+REPORT_EXAMPLES = """
+Examples:
+
+  fxloom report build/ --html report.html
+
+  fxloom report build/ --measured build/ --html report.html
+
+The second finds what the vendor's tool wrote into the project (build_prj.tcl leaves reports in
+hls/myproject_prj, vivado_synth.tcl hls/vivado_synth.rpt) and puts it beside the estimate.
+"""
+
+
+@app.command("report", epilog=REPORT_EXAMPLES)
 def report_(
     build: Annotated[str, typer.Argument(help="A build directory.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A report of Vivado, Vitis HLS, Quartus or Intel HLS, or a folder with some below "
+            "it: print estimate and measurement side by side. As often as there are reports."
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="With --measured: write the layers measured by C synthesis as rows."),
+    ] = None,
 ) -> None:
     """Show what a build costs and how exact it is, layer by layer."""
+    if measured:
+        return _report_measured(build, measured, json, csv, html)
+    if csv is not None:
+        raise FxloomError("--csv: required reports to make rows of; add --measured")
     from fxloom.manifest import read_manifest
     from fxloom.report import Report
 
@@ -326,7 +358,98 @@ def report_(
     if json:
         typer.echo(report.to_json(), nl=False)
     elif html is None:
-        typer.echo(report.to_text(), nl=False)
+        typer.echo(report.to_text(_width()), nl=False)
+
+
+def _report_measured(
+    build: str, paths: list[Path], json: bool, csv: Path | None, html: Path | None
+) -> None:
+    from fxloom.compilation import open_build
+    from fxloom.measured_report import compare_measured
+    from fxloom.measured_rows import measured_rows, rows_to_csv
+    from fxloom.vendor_reports import read_reports
+
+    opened = open_build(build)
+    project = opened.project
+    runs = read_reports(paths, top=project.project)
+    found = compare_measured(opened.report, runs, project.layers, project.project)
+    if csv is not None:
+        synthesised = [run for run in runs if run.level == "csynth"]
+        if not synthesised:
+            raise FxloomError("--csv: required a report of C synthesis among --measured")
+        _write(csv, rows_to_csv(measured_rows(opened.program, opened.target, synthesised[0])))
+    if html is not None:
+        _write(html, opened.report.to_html(found))
+    if json or html is None:
+        typer.echo(found.to_json() if json else found.to_text(), nl=False)
+
+
+VERIFY_EXAMPLES = """
+Examples:
+
+  fxloom verify-estimate build/
+
+  fxloom verify-estimate build/program.fxloom --layer 'fc*' --json
+
+LUTs are those of one position of a product, after logic synthesis, without DSP blocks and
+registers. Debian and Ubuntu: apt-get install yosys iverilog
+"""
+
+
+@app.command("verify-estimate", epilog=VERIFY_EXAMPLES)
+def verify_estimate_(
+    build: Annotated[str, typer.Argument(help="A build directory, or a program.fxloom.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Only layers of this name, or pattern. May be given more than once."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="A part's name, or a TOML file. Default: the build's, else xc7z020."),
+    ] = None,
+    most_adders: Annotated[int, typer.Option(help="Skip products with more adders.")] = 5000,
+    samples: Annotated[
+        int, typer.Option(help="Random inputs of each simulation, besides extreme ones.")
+    ] = 64,
+    timeout: Annotated[float, typer.Option(help="Seconds that a run of a tool may take.")] = 1800.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare estimated LUTs of products with constant weights with logic synthesis.
+
+    Every one is written as Verilog, simulated against the Program (exact, or exit 1), and
+    synthesised. Exits with 1 as well where a figure is outside its interval. Needs yosys and
+    Icarus Verilog.
+    """
+    for name, count in (("most-adders", most_adders), ("samples", samples)):
+        if count < 1:
+            raise FxloomError(f"--{name} {count}: required 1 or more")
+    if not 0 < timeout <= 1e6:
+        raise FxloomError(f"--timeout {timeout}: required more than 0 and at most 1,000,000")
+    with _progress() as tell:
+        from fxloom.synthesis import require_tools
+
+        require_tools()  # before the work, not after it
+        tell("load")
+        from fxloom.compilation import open_build
+        from fxloom.program_file import load_program
+        from fxloom.target import Target
+        from fxloom.verification import verify_estimate
+
+        if Path(build).is_dir():
+            opened = open_build(build)
+            program, goal = opened.program, opened.target
+        else:
+            program, goal = load_program(build), Target()
+        goal = goal if target is None else Target.load(target)
+        result = verify_estimate(program, goal, layer or (), most_adders, samples, timeout, tell)
+    if json:
+        typer.echo(result.to_json(), nl=False)
+    else:
+        _print(estimate_table(result))
+        for line in result.remarks():
+            typer.echo(line)
+    if not result.passed:
+        raise typer.Exit(MISMATCH)
 
 
 TRACE_EXAMPLES = """
@@ -396,6 +519,11 @@ def trace_(
         if png is not None:
             found.save_png(png)
     typer.echo(found.to_text(), nl=False)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from fxloom import backends, passes
-from fxloom.accuracy import layer_errors, measure
+from fxloom.accuracy import measure, measure_layers
 from fxloom.builddir import BuildDir
 from fxloom.data import Data, SplitName
 from fxloom.errors import CaptureError, DataError, FxloomError, TargetError, VerifyError
@@ -35,12 +35,14 @@ from fxloom.examples import examples_of
 from fxloom.frontend import capture
 from fxloom.graph import as_indices, check_inputs, origin, output_nodes
 from fxloom.lowering import lower
+from fxloom.made_from import MadeFrom
 from fxloom.manifest import read_manifest
 from fxloom.processes import is_follower, train_together, wait_for_all
 from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
+from fxloom.report_graph import graph_of
 from fxloom.stages import Stages, compresses
 from fxloom.target import Target
 from fxloom.threads import one_thread
@@ -50,6 +52,7 @@ RECIPE = "recipe.toml"
 FOUND = "found.toml"
 TARGET = "target.toml"
 REPORT = "report.json"
+PAGE = "report.html"
 SAMPLES = "samples.safetensors"
 PROJECT = "hls"
 BACKEND = "hls4ml"
@@ -105,15 +108,16 @@ def compile(
     data: object = None,
     out: str | Path = "build",
     progress: Progress | None = None,
+    name: str | None = None,
 ) -> Compilation:
     """Compile a model into a build directory, which appears whole or not at all.
 
     example_inputs: what the model is called with; by default the first samples of data, as int64
     where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
     TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
-    Data.of takes. progress: told what begins. Where processes train together, the first one writes
-    and the others open what it wrote. Raises an FxloomError for whatever is wrong with one
-    of these; then nothing on disk has changed.
+    Data.of takes. progress: told what begins. name: what the report calls the model; by default its
+    class. Where processes train together, the first one writes and the others open what it wrote.
+    Raises an FxloomError for whatever is wrong with one of these; then nothing on disk has changed.
     """
     tell = progress or (lambda text: None)
     samples = Data.of(data)
@@ -149,15 +153,26 @@ def compile(
         report = _estimated(program, goal, source)
         tell("compare with the float model")
         report = _with_measurements(report, program, graph, result, samples, stages)
+        found = None if result.found == steps else result.found.to_toml()
+        made_from = MadeFrom(
+            model=name or type(model).__name__,
+            parameters=count_parameters(graph)["parameters"],
+            recipe=steps.to_toml(),
+            target=goal.to_toml(),
+            versions=tool_versions(),
+            found=found,
+        )
+        report = replace(report, made_from=made_from, graph=graph_of(program))
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
         save_program(program, folder / PROGRAM)
         _write(folder / RECIPE, steps.to_toml())
-        if result.found != steps:
-            _write(folder / FOUND, result.found.to_toml())
+        if found is not None:
+            _write(folder / FOUND, found)
         _write(folder / TARGET, goal.to_toml())
         _write(folder / REPORT, report.to_json())
+        _write(folder / PAGE, report.to_html())
         if kept:
             names = [port.value.name for port in program.inputs]
             save_file(dict(zip(names, kept, strict=True)), folder / SAMPLES)
@@ -280,9 +295,10 @@ def _with_measurements(
     report = replace(report, passes=steps, float_bits=float_bits, notes=tuple(notes))
     if data is None:
         return report
-    errors = layer_errors(result.graph, graph, data)
-    judged = tuple(replace(each, float_error=errors.get(each.name)) for each in report.layers)
-    return replace(report, layers=judged, accuracy=measure(program, graph, data))
+    seen = measure_layers(result.graph, graph, program, data)
+    judged = tuple(replace(each, float_error=seen.errors.get(each.name)) for each in report.layers)
+    accuracy = measure(program, graph, data)
+    return replace(report, layers=judged, accuracy=accuracy, histograms=seen.histograms)
 
 
 def _plain(summary: Mapping[str, object]) -> dict[str, Any]:

@@ -4,172 +4,192 @@ Rules that reproduced other people's syntheses row by row, a fit where there is 
 where there is neither. An estimate never decides what is computed.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, prod
+from dataclasses import replace
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from fxloom.accumulators import accumulators
-from fxloom.allotment import Allotment, choose, require_weights
-from fxloom.fixed_point import FixedPoint
-from fxloom.matrices import KERNEL, RULED_BACKENDS, Matrix, matrix_of
-from fxloom.multipliers import (
-    HARD_DIGITS,
-    are_powers,
-    csd_digits,
-    hard_multiplications,
-    latency_dsp,
-    multiplier_limit,
+from fxloom.allotment import choose, require_weights
+from fxloom.costs import (
+    ALWAYS,
+    ELEMENTWISE_CYCLES,
+    FIT_ELEMENTWISE,
+    FIT_POOL,
+    FREE,
+    NOW,
+    RULE_1_KERNEL,
+    RULE_POSITIONS,
+    UNKNOWN_RESOURCES,
+    WITH_PRODUCT,
+    Cost,
+    added,
+    elements_of,
+    logic_cost,
+    rule,
+    tree_cycles,
+    unknown,
 )
+from fxloom.fixed_point import FixedPoint, IntArray
+from fxloom.logic import Logic, buffer_bits, logic
+from fxloom.matrices import KERNEL, RULED_BACKENDS, matrix_of
+from fxloom.multipliers import HARD_DIGITS, csd_digits
 from fxloom.ops import (
     Add,
+    ArgMax,
     Concat,
     Conv,
-    Divide,
     Embedding,
     Lookup,
     MatMul,
     Mul,
     Pool,
+    ReduceMax,
     ReduceSum,
     Requantize,
     Sub,
 )
-from fxloom.program import Instr, Program
-from fxloom.report import SEPARATOR, Figure, LayerReport, Report, Totals
+from fxloom.product_costs import Product, product_cost
+from fxloom.program import Instr, Program, Value
+from fxloom.report import (
+    LEVELS,
+    RESOURCES,
+    Figure,
+    LayerReport,
+    Report,
+    Resources,
+    Totals,
+    nanoseconds,
+)
 from fxloom.requantize_cost import Luts, conversion_luts
-from fxloom.sparse_layout import sparse_bits
-from fxloom.target import LayerSettings, Target
+from fxloom.stream_schedule import StreamSchedule
+from fxloom.target import LayerSettings, Part, Target
 
-DENSE_CYCLES = (1, -2, 1)
-"""Cycles beyond the depth of the adder tree, and the interval around it: benchmarks/fit_latency."""
-
-ELEMENTWISE_CYCLES = (0, 1)
-"""Fewest and most cycles of 33 synthesised ReLU layers."""
-
-_CSYNTH = "C synthesis, before logic synthesis"
-RULE_1 = (
-    "rule: dense, Latency: distinct hard weights per input, capped by the multiplier limit; exact "
-    f"on 57 of 57 8-bit dense layers of others ({_CSYNTH})"
-)
-RULE_1_CONV = (
-    "rule: convolution, Latency: the dense rule on the kernel as a matrix, one pixel at a time, as "
-    "hls4ml's partition loop has it; not yet compared with a synthesis of a convolution"
-)
-RULE_1_KERNEL = (
-    "rule: kernels of fxloom's own: the dense rule on their constants, one position at a time; not "
-    "yet compared with a synthesis"
-)
-RULE_2 = (
-    f"rule: dense, Resource: inputs x outputs / reuse from 8-bit weights up, 0 up to 4 ({_CSYNTH})"
-)
-RULE_SPARSE = (
-    "rule: sparse kernel: a multiplier a lane, (weights that are not 0) / reuse lanes, DSP as of "
-    "dense Resource layers; not yet compared with a synthesis"
-)
-SPARSE_CYCLES = (
-    "rule: sparse kernel: its reuse factor in cycles, for every position and at the beginning of "
-    "every row of windows",
-    "unknown: cycles in which the pipeline of a sparse kernel fills, so these are at least",
-)
-NO_MULTIPLIER = "rule: no multiplication"
-NO_RULE = "unknown: no rule is known yet for these operations"
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
-FIT_LATENCY = (
-    f"fitted: Latency strategy: depth of the adder tree + {DENSE_CYCLES[0]}, fitted on 9 dense "
-    "layers; rough, and it knows nothing of the clock"
+FIT_COMPUTED = (
+    "fitted: product of computed values: a row a cycle, then as a dense layer of the Latency "
+    "strategy; not yet compared with a synthesis"
 )
-FIT_CONV = "fitted: one pixel per cycle, then as a dense layer of the Latency strategy"
-FIT_POOL = (
-    "fitted: pools and sums: one window per cycle, then an adder tree as deep as a dense layer's; "
-    "not yet compared with a synthesis"
+RULE_PIPELINES = (
+    "rule: tables, as sigmoid layers synthesised by hls4ml's developers (2 to 4 cycles); shifts by "
+    "computed numbers and divisions not yet compared with a synthesis"
 )
 CONVERSIONS = (
     "fitted: rounding is an adder of the bits that are kept, saturation a LUT for every bit of the "
     "result; on 165 conversions in yosys (logic synthesis), all within the interval; a layer's at "
     "one position, a kernel's for all values or one pack"
 )
-FIT_ELEMENTWISE = "fitted: elementwise: 0 or 1 cycle, as 33 synthesised ReLU layers"
-RULE_REUSE = (
-    "fitted: Latency strategy, reuse > 1: about min(reuse, hard weights / limit + 4), within 4"
-)
-RULE_RESOURCE = "rule: Resource strategy: reuse + 1 (830 of 871 syntheses; the others reuse)"
-WIRES = "rule: wires only"
-
-_LATENCY_RULES = {"Dense": RULE_1, KERNEL: RULE_1_KERNEL}
-
 SUM = "sum over the layers"
+NO_CYCLES = rule(0, "cycles", WITH_PRODUCT)
 
 _WIRING = ("reshape", "transpose", "concat", "shift", "pad", "gather")
 _ELEMENTWISE = ("add", "sub", "max", "min", "requantize", "mul", "compare", "select")
 _WEIGHTED = (MatMul, Conv, Add, Sub, Mul, Concat, Embedding)
+_IN_ORDER = (*_ELEMENTWISE, "shift", "lookup", "concat", "pad", "divide", "normalise", "shift_like")
+"""Operations that a stream passes pack by pack."""
+_PIPELINES = {
+    "lookup": (2, 1, 4),
+    "embedding": (2, 1, 4),
+    "normalise": (1, 0, 3),
+    "shift_like": (1, 0, 3),
+    "divide": (4, 1, 40),
+}
+"""Cycles of pipelines: likely, least, most."""
+
 _ACCUMULATING = (MatMul, Conv, Add, Sub, Mul, Pool, ReduceSum)
 
 
-def adder_tree_depth(n_in: int) -> int:
-    """Levels of a binary tree of adders over n_in products and a bias."""
-    return n_in.bit_length()
-
-
-class _Cost(NamedTuple):
-    """Figures of one instruction."""
-
-    dsp: Figure
-    latency: Figure
-
-
-@dataclass(frozen=True, slots=True)
-class _Product:
-    """A product with a constant matrix, what it was allotted, and the name of its weights."""
-
-    matrix: Matrix
-    given: Allotment
-    weight: str
-
-    @property
-    def sparse_bits(self) -> int:
-        matrix, given = self.matrix, self.given
-        return sparse_bits(given.lanes, given.reuse, matrix.width, matrix.inputs)
-
-    @property
-    def macs(self) -> int:
-        """What is multiplied for one sample; by the sparse kernel padding as well."""
-        if self.given.is_sparse:
-            return self.matrix.positions * self.given.lanes * self.given.reuse
-        return self.matrix.macs
-
-
-_FREE = _Cost(
-    Figure(0, "DSP", "rule", NO_MULTIPLIER),
-    Figure(0, "cycles", "rule", "rule: bias and rounding are part of the layer before them"),
-)
-
-
 def estimate(program: Program, target: Target) -> Report:
-    """Counts, DSP blocks and latency of every layer and of the whole.
+    """Resources at two levels, latency and interval of every layer and of the whole.
 
-    Raises TargetError for a pattern in target.layers that names no layer.
+    What does not depend on the target is kept as long as the program is, so that many targets for
+    one program cost little. Raises TargetError for a pattern in target.layers that names no layer.
     """
-    groups: dict[str, list[Instr]] = {}
-    for instr in program.instrs:
-        groups.setdefault(instr.origin, []).append(instr)
-    target.require_layers(groups)
-    require_weights(program, target)
-    layers, counted, sums = [], set[str](), accumulators(program)
+    key = id(program)
+    kept = _KEPT.get(key)
+    if kept is None:
+        kept = _KEPT[key] = Estimator(program)
+        weakref.finalize(program, _KEPT.pop, key, None)
+    return kept(target)
+
+
+class Estimator:
+    """Estimates of one program for any number of targets."""
+
+    def __init__(self, program: Program) -> None:
+        # Estimators are kept by their programs: a reference to it would keep both for ever.
+        self._program = weakref.ref(program)
+        self._digest = program.digest()
+        self._sums = accumulators(program)
+        self._groups: dict[str, list[Instr]] = {}
+        for instr in program.instrs:
+            self._groups.setdefault(instr.origin, []).append(instr)
+        self._fresh = _first_uses(program, self._groups)
+        self._layers: dict[tuple[str, LayerSettings, str, str], LayerReport] = {}
+
+    def __call__(self, target: Target) -> Report:
+        program = self._program()
+        assert program is not None  # whoever calls has it
+        target.require_layers(self._groups)
+        require_weights(program, target)
+        layers = [self._layer(program, name, target) for name in self._groups]
+        return Report(
+            part=target.device.name,
+            clock_ns=target.clock_ns,
+            layers=tuple(layers),
+            total=_scheduled(_total(layers, target), program, target),
+            program=self._digest,
+        )
+
+    def _layer(self, program: Program, name: str, target: Target) -> LayerReport:
+        key = name, target.resolve(name), target.io, target.backend
+        found = self._layers.get(key)
+        if found is None:
+            instrs = self._groups[name]
+            found = _layer(program, name, instrs, target, self._fresh[name], self._sums)
+            if target.backend not in RULED_BACKENDS:
+                found = _without_rules(found)
+            self._layers[key] = found
+        return found
+
+
+_KEPT: dict[int, Estimator] = {}
+
+
+class _Fresh(NamedTuple):
+    """Constants that a layer is the first to use: weights, and tables."""
+
+    weights: frozenset[str]
+    tables: frozenset[str]
+
+
+def _first_uses(program: Program, groups: Mapping[str, Sequence[Instr]]) -> dict[str, _Fresh]:
+    """By layer. A constant that several share is counted once."""
+    counted, found = set[str](), {}
     for name, instrs in groups.items():
-        layer = _layer(program, name, instrs, target, counted, sums)
-        if target.backend not in RULED_BACKENDS:
-            dsp, latency = (Figure(None, u, "unknown", NO_RULE_BACKEND) for u in ("DSP", "cycles"))
-            layer = replace(layer, dsp=dsp, latency=latency, rounding=None, rounding_saved=0)
-        layers.append(layer)
-    return Report(
-        part=target.device.name,
-        clock_ns=target.clock_ns,
-        layers=tuple(layers),
-        total=_total(layers, target),
-        program=program.digest(),
+        used = {arg for instr in instrs for arg in _weights_of(program, instr)} - counted
+        counted |= used
+        looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
+        counted |= looked_up
+        found[name] = _Fresh(frozenset(used), frozenset(looked_up))
+    return found
+
+
+def _without_rules(layer: LayerReport) -> LayerReport:
+    """A layer of a backend for which there are no rules."""
+    none = Resources(*(unknown(u, NO_RULE_BACKEND) for u in RESOURCES.values()))
+    cycles = unknown("cycles", NO_RULE_BACKEND)
+    return replace(
+        layer,
+        csynth=none,
+        synthesis=none,
+        latency=cycles,
+        interval=cycles,
+        rounding=None,
+        rounding_saved=0,
     )
 
 
@@ -178,31 +198,27 @@ def _layer(
     name: str,
     instrs: Sequence[Instr],
     target: Target,
-    counted: set[str],
+    fresh: _Fresh,
     sums: Mapping[str, FixedPoint],
 ) -> LayerReport:
-    """counted: constants of layers before this one; a shared one counts once. sums: formats of
-    accumulators."""
-    products = _products(program, name, instrs, target)
+    """fresh: what no layer before this one has; sums: formats of accumulators."""
+    products = _products(program, name, instrs, target, sums)
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
-    fresh = [arg for arg in used if arg not in counted]
-    constants = [program.constants[arg] for arg in fresh]
-    bits = {arg: program.value(arg).size * program.value(arg).type.width for arg in fresh}
+    constants = {arg: program.constants[arg] for arg in used if arg in fresh.weights}
+    tables = [program.constants[arg].value for arg in fresh.tables]
     sparse = {p.weight: p.sparse_bits for p in products.values() if p.given.is_sparse}
-    counted.update(used)
-    looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
-    tables = [program.constants[arg] for arg in sorted(looked_up)]
-    counted.update(looked_up)
     summed = [
         sums.get(i.result.name, i.result.type) for i in instrs if isinstance(i.op, _ACCUMULATING)
     ]
+    repeats = _repeats(instrs, products, target.io)
+    stream = target.io == "stream"
     costs = [
-        _FREE
+        _in_passing(program, instr, repeats, stream)
         if products and _belongs_to_matrix(program, instr)
-        else _cost(program, instr, products.get(instr.result.name))
+        else _cost(program, instr, products.get(instr.result.name), stream)
         for instr in instrs
     ]
-    rounding, saved = _rounding(program, instrs, _repeats(instrs, products, target.io))
+    rounding, saved = _rounding(program, instrs, repeats)
     return LayerReport(
         name=name,
         ops=tuple(instr.op.name for instr in instrs),
@@ -210,13 +226,17 @@ def _layer(
         result=str(instrs[-1].result.type),
         weights=tuple(str(program.value(arg).type) for arg in used),
         accumulator=str(max(summed, key=lambda kind: kind.width)) if summed else None,
-        weight_count=sum(constant.value.size for constant in constants),
-        nonzero=sum(int(np.count_nonzero(constant.data)) for constant in constants),
-        stored_bits=sum(sparse.get(arg, count) for arg, count in bits.items())
-        + sum(c.value.size * c.value.type.width for c in tables),
+        weight_count=sum(c.value.size for c in constants.values()),
+        nonzero=sum(int(np.count_nonzero(c.data)) for c in constants.values()),
+        stored_bits=sum(
+            sparse.get(arg, c.value.size * c.value.type.width) for arg, c in constants.items()
+        )
+        + sum(table.size * table.type.width for table in tables),
         macs=sum(_macs(program, instr, products.get(instr.result.name)) for instr in instrs),
-        dsp=_sum([cost.dsp for cost in costs], "DSP"),
-        latency=_sum([cost.latency for cost in costs], "cycles"),
+        csynth=_side_by_side([cost.csynth for cost in costs]),
+        synthesis=_side_by_side([cost.synthesis for cost in costs]),
+        latency=added([cost.latency for cost in costs], "cycles"),
+        interval=_slowest([cost.interval for cost in costs]),
         rounding=rounding,
         rounding_saved=saved,
         kernel=_reason(list(products.values()), target.resolve(name)),
@@ -224,20 +244,41 @@ def _layer(
 
 
 def _products(
-    program: Program, name: str, instrs: Sequence[Instr], target: Target
-) -> dict[str, _Product]:
+    program: Program,
+    name: str,
+    instrs: Sequence[Instr],
+    target: Target,
+    sums: Mapping[str, FixedPoint],
+) -> dict[str, Product]:
     """Products with constant matrices, by the names of their results."""
     wanted = target.resolve(name)
     found = {}
     for instr in instrs:
         matrix = matrix_of(program, instr, target)
         if matrix is not None:
-            given = choose(matrix, wanted, target.io)
-            found[instr.result.name] = _Product(matrix, given, instr.args[1])
+            x = program.value(instr.args[0])
+            found[instr.result.name] = Product(
+                matrix,
+                choose(matrix, wanted, target.io),
+                x.type.width,
+                x.lo,
+                x.hi,
+                sums.get(instr.result.name, instr.result.type).width,
+                _line_luts(instr, x) if target.io == "stream" else None,
+                instr.args[1],
+            )
     return found
 
 
-def _reason(products: Sequence[_Product], wanted: LayerSettings) -> str:
+def _line_luts(instr: Instr, x: Value) -> int:
+    """Of the rows of a streamed image that are held until the windows that need them are full."""
+    if not isinstance(instr.op, Conv):
+        return 0
+    rows = (prod(instr.result.shape[:1]) > 1) * instr.op.dilation[0]
+    return rows * buffer_bits(x.shape[1], x.shape[2] * x.type.width)
+
+
+def _reason(products: Sequence[Product], wanted: LayerSettings) -> str:
     """Why the first product has its kernel, where that is worth a line: somebody asked for a
     kernel, it is sparse, or most weights are zero and it is not."""
     if not products:
@@ -247,7 +288,7 @@ def _reason(products: Sequence[_Product], wanted: LayerSettings) -> str:
     return given.why if given.is_sparse or pruned or wanted.kernel != "auto" else ""
 
 
-def _repeats(instrs: Sequence[Instr], products: Mapping[str, _Product], io: str) -> int:
+def _repeats(instrs: Sequence[Instr], products: Mapping[str, Product], io: str) -> int:
     """At how many positions, one after the other, the same logic rounds the results of a layer.
 
     hls4ml's layers and the sparse kernel do one position at a time; our other kernels all of them
@@ -312,7 +353,7 @@ def _is_wiring(program: Program, instr: Instr) -> bool:
     return any(bool(((x > 0) & (x & (x - 1) == 0)).all()) for x in data)
 
 
-def _macs(program: Program, instr: Instr, product: _Product | None) -> int:
+def _macs(program: Program, instr: Instr, product: Product | None) -> int:
     if product is not None:
         return product.macs
     if isinstance(instr.op, MatMul):
@@ -321,132 +362,165 @@ def _macs(program: Program, instr: Instr, product: _Product | None) -> int:
     return instr.result.size if is_product else 0
 
 
-def _cost(program: Program, instr: Instr, product: _Product | None) -> _Cost:
+def _in_passing(program: Program, instr: Instr, repeats: int, stream: bool) -> Cost:
+    """Of a bias or a conversion in the layer of a product: once for all positions."""
+    found = logic(program, instr)
+    if found is None:
+        return FREE
+    elements = max(instr.result.size // repeats, 1)
+    cost = logic_cost(found._replace(bits=0), elements, NO_CYCLES, ALWAYS)
+    if isinstance(instr.op, Requantize):
+        return cost
+    # C synthesis's fit was made on layers with biases.
+    return replace(cost, csynth=FREE.csynth)
+
+
+def _cost(program: Program, instr: Instr, product: Product | None, stream: bool) -> Cost:
     if product is not None:
-        matrix, given = product.matrix, product.given
-        if given.is_sparse:
-            return _sparse(matrix, given)
-        if given.strategy == "resource":
-            return _resource(matrix, given.reuse)
-        return _latency(matrix, given.reuse)
-    name = instr.op.name
-    if name in _WIRING:
-        return _Cost(_none("DSP"), Figure(0, "cycles", "rule", WIRES))
-    dsp = _none("DSP")
+        return product_cost(product)
+    if instr.op.name in _WIRING:
+        held = _held_bits(program, instr) if stream else 0
+        packs = prod(instr.result.shape[:-1]) if stream else 1
+        return logic_cost(Logic(), 0, NOW, rule(packs, "cycles", RULE_POSITIONS), held)
+    found = logic(program, instr)
+    latency, interval = _cycles(program, instr, stream)
+    if found is None:
+        return Cost(UNKNOWN_RESOURCES, UNKNOWN_RESOURCES, latency, interval)
+    positions = prod(instr.result.shape[:2]) if isinstance(instr.op, Pool) else 1
+    elements = elements_of(instr.result.shape, stream or positions > 1)
+    held = _held_bits(program, instr) if stream else 0
+    cost = logic_cost(found, elements, latency, interval, held)
     if isinstance(instr.op, Mul):
-        constant = [program.constants[arg] for arg in instr.args if arg in program.constants]
-        dsp = Figure(None, "DSP", "unknown", NO_RULE)
-        if constant:
-            spread = np.broadcast_to(constant[0].data, instr.result.shape)
-            hard = int((csd_digits(spread) >= HARD_DIGITS).sum())
-            dsp = Figure(hard, "DSP", "rule", RULE_1_KERNEL)
-    elif isinstance(instr.op, Divide | MatMul):
-        dsp = Figure(None, "DSP", "unknown", NO_RULE)
-    if name in _ELEMENTWISE:
-        low, high = ELEMENTWISE_CYCLES
-        return _Cost(dsp, Figure(high, "cycles", "fitted", FIT_ELEMENTWISE, low, high))
+        constants = [program.constants[arg] for arg in instr.args if arg in program.constants]
+        if constants:
+            cost = _by_constants(cost, np.broadcast_to(constants[0].data, instr.result.shape))
+    return cost
+
+
+def _by_constants(cost: Cost, factors: IntArray) -> Cost:
+    """DSP blocks of products with these constants, as in layers with weights."""
+    hard = rule(int((csd_digits(factors) >= HARD_DIGITS).sum()), "DSP", RULE_1_KERNEL)
+    return replace(
+        cost, csynth=replace(cost.csynth, dsp=hard), synthesis=replace(cost.synthesis, dsp=hard)
+    )
+
+
+def _held_bits(program: Program, instr: Instr) -> int:
+    """Of what a kernel keeps of its streams before it can begin: all of it, where it reads out of
+    order, or rows of an image."""
+    if instr.op.name in _IN_ORDER:
+        return 0
+    values = [program.value(arg) for arg in instr.args if arg not in program.constants]
     if isinstance(instr.op, Pool):
-        return _Cost(dsp, _tree(prod(instr.op.kernel), prod(instr.result.shape[:2]), 1, FIT_POOL))
-    if isinstance(instr.op, ReduceSum):
-        added = program.value(instr.args[0]).size // instr.result.size
-        return _Cost(dsp, _tree(added, 1, 1, FIT_POOL))
-    return _Cost(dsp, Figure(None, "cycles", "unknown", NO_RULE))
+        (x,) = values
+        rows = min(instr.op.kernel[0], x.shape[0])
+        return rows * prod(x.shape[1:]) * x.type.width
+    return sum(value.size * value.type.width for value in values)
 
 
-def _tree(inputs: int, positions: int, reuse: int, source: str) -> Figure:
-    """One position a cycle; the last one starts positions - 1 cycles after the first."""
-    constant, below, above = DENSE_CYCLES
-    cycles = adder_tree_depth(inputs) + constant + (positions - 1) * reuse
-    return Figure(cycles, "cycles", "fitted", source, max(cycles + below, 1), cycles + above)
-
-
-def _latency(matrix: Matrix, reuse: int) -> _Cost:
-    zeros = int(matrix.weights.size - np.count_nonzero(matrix.weights))
-    hard = hard_multiplications(matrix.weights)
-    count = latency_dsp(hard, matrix.weights.size, zeros, reuse)
-    dsp = Figure(count, "DSP", "rule", _LATENCY_RULES.get(matrix.kind, RULE_1_CONV))
-    source = FIT_LATENCY if matrix.kind == "Dense" else FIT_CONV
-    latency = _tree(matrix.shape[0], matrix.positions, reuse, source)
-    if reuse > 1:
-        limit = max(multiplier_limit(matrix.weights.size, zeros, reuse), 1)
-        interval = min(reuse, ceil(hard / limit) + 4)
-        busy = interval * matrix.positions - 1
-        if latency.value is not None and busy > latency.value:
-            latency = Figure(busy, "cycles", "fitted", RULE_REUSE, max(busy - 4, 0), busy + 4)
-    return _Cost(dsp, latency)
-
-
-def _resource(matrix: Matrix, reuse: int) -> _Cost:
-    dsp = _shared_dsp(matrix, matrix.weights.size // reuse, RULE_2)
-    if reuse == 1 or matrix.kind != "Dense":
-        return _Cost(dsp, Figure(None, "cycles", "unknown", NO_RULE))
-    return _Cost(dsp, Figure(reuse + 1, "cycles", "rule", RULE_RESOURCE, reuse, reuse + 1))
-
-
-def _sparse(matrix: Matrix, given: Allotment) -> _Cost:
-    dsp = _shared_dsp(matrix, given.lanes, RULE_SPARSE)
-    cycles = (matrix.positions + matrix.rows) * given.reuse
-    return _Cost(dsp, Figure(cycles, "cycles", "rule", SEPARATOR.join(SPARSE_CYCLES)))
-
-
-def _shared_dsp(matrix: Matrix, multipliers: int, rule: str) -> Figure:
-    """DSP blocks of multipliers by weights that change from step to step."""
-    if are_powers(matrix.weights, matrix.width):
-        return _none("DSP")
-    if matrix.width >= 8:
-        return Figure(multipliers, "DSP", "rule", rule)
-    if matrix.width <= 4:
-        return Figure(0, "DSP", "rule", rule)
-    return Figure(multipliers, "DSP", "rule", f"{rule}; in between unknown", 0, multipliers)
-
-
-def _none(unit: str) -> Figure:
-    return Figure(0, unit, "rule", NO_MULTIPLIER)
-
-
-def _sum(figures: Sequence[Figure], unit: str) -> Figure:
-    """The sum; unknown where all that matter are, else the known part as a lower bound."""
-    known = [f for f in figures if f.value is not None]
-    unknown = len(known) < len(figures)
-    counting = [f for f in known if f.value or f.high]
-    if unknown and not counting:
-        return next(f for f in figures if f.value is None)
-    value = sum(f.value or 0 for f in known)
-    low = sum((f.value if f.low is None else f.low) or 0 for f in known)
-    high = sum((f.value if f.high is None else f.high) or 0 for f in known)
-    ranged = any(f.low is not None for f in known)
-    provenance = "fitted" if any(f.provenance == "fitted" for f in known) else "rule"
-    sources = list(dict.fromkeys(f.source for f in counting or known))
-    source = SEPARATOR.join(sources)
-    if unknown:
-        source = SEPARATOR.join(
-            [*sources, "unknown: parts of a layer have no rule, so these are at least"]
+def _cycles(program: Program, instr: Instr, stream: bool) -> tuple[Figure, Figure]:
+    """Latency and interval."""
+    packs = prod(instr.result.shape[:-1]) if stream else 1
+    interval = rule(packs, "cycles", RULE_POSITIONS) if packs > 1 else ALWAYS
+    if instr.op.name in _ELEMENTWISE:
+        low, high = ELEMENTWISE_CYCLES
+        last = packs - 1
+        return Figure(high + last, "cycles", "fitted", FIT_ELEMENTWISE, low + last, high + last), (
+            interval
         )
-    first = Figure(value, unit, "fitted" if provenance == "fitted" else "rule", source)
-    return replace(first, low=low, high=high) if ranged else first
+    if isinstance(instr.op, Pool):
+        positions = prod(instr.result.shape[:2])
+        latency = tree_cycles(prod(instr.op.kernel), positions, 1, FIT_POOL)
+        return latency, rule(positions, "cycles", RULE_POSITIONS) if positions > 1 else ALWAYS
+    if isinstance(instr.op, ReduceSum | ReduceMax | ArgMax):
+        terms = program.value(instr.args[0]).size // instr.result.size
+        return tree_cycles(terms, 1, 1, FIT_POOL), interval
+    if isinstance(instr.op, MatMul):
+        shape = program.value(instr.args[0]).shape
+        rows = prod(instr.result.shape[:-1])
+        interval = rule(rows, "cycles", RULE_POSITIONS) if rows > 1 else ALWAYS
+        return tree_cycles(shape[-1], rows, 1, FIT_COMPUTED), interval
+    bounds = _PIPELINES.get(instr.op.name)
+    if bounds is not None:
+        likely, least, most = (each + packs - 1 for each in bounds)
+        return Figure(likely, "cycles", "rule", RULE_PIPELINES, least, most), interval
+    return unknown("cycles"), interval
+
+
+def _side_by_side(each: Sequence[Resources]) -> Resources:
+    """What all of them take together."""
+    return Resources(
+        *(added([getattr(r, key) for r in each], unit) for key, unit in RESOURCES.items())
+    )
+
+
+def _slowest(figures: Sequence[Figure]) -> Figure:
+    """Of what runs side by side; at least that, where others are unknown."""
+    known = [f for f in figures if f.value is not None]
+    return max(known, key=lambda f: f.value or 0) if known else next(iter(figures), ALWAYS)
 
 
 def _grand_total(figures: Mapping[str, Figure], unit: str) -> Figure:
     open_ended = [name for name, f in figures.items() if f.value is None or "unknown:" in f.source]
     without = f"; at least, for {', '.join(open_ended)} is not all known" if open_ended else ""
-    return replace(_sum(list(figures.values()), unit), source=f"{SUM}{without}")
+    return added(list(figures.values()), unit, f"{SUM}{without}")
 
 
 def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
-    dsp = _grand_total({layer.name: layer.dsp for layer in layers}, "DSP")
-    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
-    device = target.device
+    sums = {
+        level: Resources(
+            *(
+                _grand_total({x.name: getattr(getattr(x, level), key) for x in layers}, unit)
+                for key, unit in RESOURCES.items()
+            )
+        )
+        for level in LEVELS
+    }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
-    percent = None if dsp.value is None else round(100 * dsp.value / device.dsp, 1)
+    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
+    interval = _slowest([layer.interval for layer in layers])
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
         stored_bits=sum(layer.stored_bits for layer in layers),
         macs=sum(layer.macs for layer in layers),
-        dsp=dsp,
-        dsp_percent=Figure(
-            percent, "%", dsp.provenance, f"of {device.dsp} DSP blocks of {device.name}"
-        ),
+        csynth=sums["csynth"],
+        synthesis=sums["synthesis"],
+        csynth_percent=_shares(sums["csynth"], target.device),
+        synthesis_percent=_shares(sums["synthesis"], target.device),
         latency=latency,
-        rounding=replace(_sum(rounding, "LUT"), source=SUM) if rounding else None,
+        interval=interval,
+        rounding=added(rounding, "LUT", SUM) if rounding else None,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
     )
+
+
+def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
+    """Of streams the cycles that a schedule of all packs says: layers work side by side."""
+    if target.io != "stream" or target.backend not in RULED_BACKENDS:
+        return total
+    schedule = StreamSchedule(program, target)
+    latency, interval = schedule.latency, schedule.interval
+    return replace(
+        total,
+        latency=latency,
+        interval=interval,
+        latency_ns=nanoseconds(latency, target.clock_ns),
+        interval_ns=nanoseconds(interval, target.clock_ns),
+    )
+
+
+def _shares(taken: Resources, part: Part) -> Resources:
+    """Percent of what the part has; of what it has none, as many times 100% as are taken."""
+    return Resources(*(_share(figure, getattr(part, key), part) for key, figure in taken.items()))
+
+
+def _share(figure: Figure, available: int, part: Part) -> Figure:
+    of = max(available, 1)
+    value, low, high = (
+        None if each is None else round(100 * each / of, 1)
+        for each in (figure.value, figure.low, figure.high)
+    )
+    source = f"of {available:,} {figure.unit} of {part.name}"
+    return Figure(value, "%", figure.provenance, source, low, high)

@@ -59,7 +59,7 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     constant = program.constants[instr.args[1]]
     weight, width = constant.data, constant.value.type.width
     x = program.value(instr.args[0])
-    exact = target.backend in RULED_BACKENDS and _narrow(constant.value)
+    exact = target.backend in RULED_BACKENDS and is_narrow(constant.value)
     if isinstance(instr.op, MatMul):
         positions = prod(instr.result.shape[:-1])
         # With leading axes hls4ml's Dense would take all of them for one long vector.
@@ -92,6 +92,6 @@ def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -
     return "DepthwiseConv2D" if depthwise else "Conv2D"
 
 
-def _narrow(value: Value) -> bool:
+def is_narrow(value: Value) -> bool:
     """Whether a double holds every mantissa, so that decimal literals are exact."""
     return max(-value.lo, value.hi).bit_length() <= EXACT_DOUBLE

@@ -16,7 +16,7 @@ from fxloom.estimation import estimate
 from fxloom.lowering import lower
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import Figures, Pass, Recipe, count_parameters
-from fxloom.report import LayerCost, LayerReport, StageLayer
+from fxloom.report import RESOURCES, LayerCost, LayerReport, StageLayer
 from fxloom.target import Target
 
 if TYPE_CHECKING:
@@ -78,7 +78,12 @@ class Stages:
 def cost_of(layer: LayerReport) -> LayerCost:
     """The part of a layer's figures that passes change."""
     return LayerCost(
-        layer.weight_count, layer.nonzero, layer.stored_bits, layer.macs, layer.dsp, layer.latency
+        layer.weight_count,
+        layer.nonzero,
+        layer.stored_bits,
+        layer.macs,
+        layer.csynth,
+        layer.latency,
     )
 
 
@@ -100,12 +105,15 @@ def _quick(passes: Sequence[Pass]) -> Quantize:
 
 
 def _totals(costs: Collection[LayerCost]) -> Figures:
-    blocks = [cost.dsp.value for cost in costs if cost.dsp.value is not None]
     found = {
         "stored_bits": sum(cost.stored_bits for cost in costs),
         "macs": sum(cost.macs for cost in costs),
     }
-    return {**found, "dsp": int(sum(blocks))} if len(blocks) == len(costs) else found
+    for key in RESOURCES:
+        values = [getattr(cost.csynth, key).value for cost in costs]
+        if None not in values:
+            found[key] = int(sum(values))
+    return found
 
 
 def _paired(before: Costs, after: Costs) -> tuple[StageLayer, ...]:

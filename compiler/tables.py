@@ -12,9 +12,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fxloom.report import RESOURCES, percent
+
 if TYPE_CHECKING:
     from fxloom.checking import CheckResult
     from fxloom.demo import DemoResult
+    from fxloom.verification import EstimateCheck
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -39,6 +42,21 @@ def check_table(result: CheckResult) -> Table:
     return _table(["inputs", "samples", "integers", "distinct", "mismatches"], rows)
 
 
+def estimate_table(result: EstimateCheck) -> Table:
+    """Products, and their LUTs as estimated and as synthesised."""
+    rows = []
+    for each in result.products:
+        error, done = each.error, not each.skipped
+        rows.append(
+            [each.layer, f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
+             f"{each.adders:,}", str(each.samples) if done else "",
+             str(each.estimate or "?"), "" if each.luts is None else f"{each.luts:,}",
+             "" if error is None else f"{error:+.1f}%", each.verdict]
+        )  # fmt: skip
+    columns = ["layer", "product", "positions", "adders", "samples", "LUT estimated", "LUT yosys"]
+    return _table([*columns, "error", "verdict"], rows)
+
+
 def demo_table(results: Sequence[DemoResult]) -> Table:
     """The networks of the demo side by side."""
     columns = ["", *(result.name for result in results)]
@@ -52,8 +70,10 @@ def demo_table(results: Sequence[DemoResult]) -> Table:
         ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
         ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
         ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
-        ["DSP, by rule", *(f"{t.dsp} ({t.dsp_percent}% of {r.part})" for t, r in
-                           zip(totals, reports, strict=True))],
+        *([f"{unit}, C synthesis", *(
+            f"{getattr(t.csynth, key)} = {percent(getattr(t.csynth_percent, key))} of {r.part}"
+            for t, r in zip(totals, reports, strict=True)
+        )] for key, unit in RESOURCES.items() if key != "uram"),
         ["cycles, estimated", *(str(total.latency) for total in totals)],
         ["project", *(str(result.build.project.directory) for result in results)],
     ]  # fmt: skip

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from math import inf, log10, sqrt
 from pathlib import Path
 
 from fxloom.errors import FxloomError
-from fxloom.report import CSS, aligned
+from fxloom.text_tables import aligned
 
 CAUSES = ("weights", "inherited", "rounding", "saturation", "tables")
 
@@ -126,22 +125,18 @@ class Trace:
 
     def to_html(self) -> str:
         """One page, plot included. Raises ToolError without matplotlib."""
+        from markupsafe import Markup
+
+        from fxloom.pages import render
         from fxloom.plots import trace_svg
 
-        head = "".join(f"<th>{escape(text)}</th>" for text in self._header())
-        body = "\n".join(
-            f'<tr title="{escape(" > ".join(value.layers))}">'
-            + "".join(f"<td>{escape(cell)}</td>" for cell in self._cells(value))
-            + "</tr>"
-            for value in self.values
-        )
-        remarks = "\n".join(f"<p>{escape(line)}</p>" for line in self.remarks())
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{escape(self.title)}</title>\n<style>{CSS}svg{{max-width:100%}}</style>"
-            f"</head>\n<body><h1>{escape(self.title)}</h1>\n{trace_svg(self)}\n"
-            f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
-            f"{remarks}</body></html>\n"
+        return render(
+            "trace.html",
+            title=self.title,
+            remarks=list(self.remarks()),
+            plot=Markup(trace_svg(self)),  # text is paths in it
+            header=self._header(),
+            rows=[(" > ".join(value.layers), self._cells(value)) for value in self.values],
         )
 
     def save_png(self, path: str | Path) -> None:

@@ -143,6 +143,7 @@ class PruneChannels:
             "criterion": self.criterion,
             "channels": _channels(found, wanted, removed),
             "left": left,
+            "remarks": [f"{name} keeps its channels: {why}" for name, why in left.items()],
         }
         if not removed:
             return PassResult(graph, False, summary)
@@ -150,6 +151,10 @@ class PruneChannels:
         if reconstruction is not None:
             summary["fitted"] = reconstruction.fitted(smaller, removed)
             summary["not_fitted"] = reconstruction.skipped
+            summary["remarks"] = [
+                *(f"{name} keeps its channels: {why}" for name, why in left.items()),
+                *(f"{name} is not fitted: {why}" for name, why in reconstruction.skipped.items()),
+            ]
         smaller = finish(smaller)
         after = layer_figures(smaller)
         summary["layers"] = {
@@ -163,10 +168,6 @@ class PruneChannels:
         first, last = total(before), total(after)
         summary["parameters"] = [first.parameters, last.parameters]
         summary["macs"] = [first.macs, last.macs]
-        summary["remarks"] = [
-            f"parameters {first.parameters:,} -> {last.parameters:,}, "
-            f"multiply-adds {first.macs:,} -> {last.macs:,}"
-        ]
         return PassResult(smaller, True, summary)
 
     def _wanted(self, found: Dependencies, left: dict[str, str]) -> dict[Group, int | None]:
@@ -183,6 +184,11 @@ class PruneChannels:
                 f"{', '.join(names) or 'none'}"
             )
         problems: list[str] = []
+        if names and not any(self._may(name) for name in names):
+            raise RecipeError(
+                "prune_channels: include and exclude leave no layer with channels. Layers: "
+                f"{', '.join(names)}"
+            )
         wanted: dict[Group, int | None] = {}
         for group in found.groups:
             out = [name for name in group.names if not self._may(name)]

@@ -372,8 +372,8 @@ class WidthSearch:
         return 100 * (right - kept) / count
 
     def _dsp(self, graph: fx.GraphModule) -> float:
-        target = self.target
-        figure = estimate(lower(graph), Target.load(target) if target else Target()).total.dsp
+        target = Target.load(self.target) if self.target else Target()
+        figure = estimate(lower(graph), target).total.csynth.dsp
         if figure.value is None:
             raise RecipeError(f"mixed_precision: dsp: cannot be estimated: {figure.source}")
         return float(figure.value)

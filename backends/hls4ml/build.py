@@ -27,7 +27,7 @@ class Hls4mlBuild:
 
     layers: one record a layer of the C++ (name, array, type, shape, origin, values, ops, class);
     where it multiplies by a matrix also strategy, reuse, note, kernel, lanes and why: what it got
-    of what was asked.
+    of what was asked; where it fills FIFOs between layers, fifos: how many packs each array holds.
     """
 
     directory: Path

@@ -9,13 +9,11 @@ import hashlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from fxloom.backends.hls4ml.headers import PREFIX, binary, precompiled
 from fxloom.backends.hls4ml.testbench import PORTS
 from fxloom.backends.hls4ml.writer import template
+from fxloom.children import wait
 from fxloom.errors import FxloomError, ToolError
 from fxloom.fixed_point import Int64Array
 
@@ -147,60 +146,12 @@ def build_driver(
 
 def _compile(command: Sequence[str], log: Path) -> int:
     with open(log, "wb") as output:
-        return _wait(command, output, COMPILE_TIMEOUT_S, None, log)
+        return wait(command, output, COMPILE_TIMEOUT_S, None, log)
 
 
 def _last_error(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     return next((line for line in lines if "error" in line), lines[-1] if lines else "no output")
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait(
-    command: Sequence[str],
-    output: IO[bytes],
-    timeout_s: float | None,
-    on_line: Callable[[str], None] | None,
-    log: Path | None,
-) -> int:
-    """Run a child process to its end; it never outlives us. Returns its exit code."""
-    stdout = subprocess.PIPE if on_line else output
-    # A session of its own: g++ starts further processes, and all must end with it.
-    process = subprocess.Popen(
-        command, stdout=stdout, stderr=output, text=True, start_new_session=True
-    )
-    timed_out = threading.Event()
-
-    def expire() -> None:
-        timed_out.set()
-        _kill(process)
-
-    timer = threading.Timer(timeout_s, expire) if timeout_s is not None else None
-    try:
-        if timer is not None:
-            timer.start()
-        for line in process.stdout or ():
-            if on_line is not None:
-                on_line(line)
-        code = int(process.wait())
-    finally:
-        # KeyboardInterrupt and errors of a progress callback come here as well.
-        if timer is not None:
-            timer.cancel()
-        if process.poll() is None:
-            _kill(process)
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    if timed_out.is_set():
-        raise ToolError(
-            f"stopped after {timeout_s:g} s", shlex.join(command), code, str(log) if log else None
-        )
-    return code
 
 
 def debugger_command(executable: Path, elements: int) -> str:
@@ -248,7 +199,7 @@ def run_driver(
 
         command = [*UNLIMITED_STACK, str(executable), str(source), str(target), str(count)]
         with open(log, "wb") as errors:
-            code = _wait(command, errors, timeout_s, report, None)
+            code = wait(command, errors, timeout_s, report, None)
         size = target.stat().st_size if target.is_file() else 0
         if code != 0 or size != 8 * count * output_length:
             said = log.read_text(errors="replace").strip()

@@ -207,6 +207,10 @@ def build_graph(plan: Plan, target: Target, project: str, out: str) -> Any:
     for layer in plan.layers:
         if layer.product == POWER_PRODUCT and layer.name in nodes:
             _without_multipliers(nodes[layer.name])
+        if plan.stream and layer.name in nodes:
+            variables = nodes[layer.name].get_variables()
+            for variable, depth in zip(variables, plan.depths(layer), strict=False):
+                variable.pragma = ("stream", depth)
     check_graph(graph, plan)
     for layer, node in zip(plan.layers, graph.get_layers(), strict=True):
         if layer.kind == "InputLayer":
@@ -264,16 +268,11 @@ def check_graph(graph: Any, plan: Plan) -> None:
 
 
 def _facts(layer: Layer, plan: Plan) -> dict[str, Any]:
-    # A FIFO that holds a whole tensor cannot make residual joins deadlock: take the oldest sample
-    # that is not finished, and the first layer that is not finished with it. All layers after it
-    # are done with the sample before, so its results fit; all before it are done with this one, so
-    # its arguments are there.
-    depth = layer.packs
     facts: dict[str, Any] = {
         "index": layer.index,
         "arrays": [array for _, array in layer.results],
         "size": layer.size,
-        "depth": depth if plan.stream else None,
+        "depths": plan.depths(layer) if plan.stream else [],
         "type": plan.dialect.fixed(layer.type),
         "accumulator": None if layer.accum is None else plan.dialect.fixed(layer.accum),
         "weights": {
@@ -333,14 +332,14 @@ def _without_multipliers(node: Any) -> None:
 
 
 def _node_facts(node: Any) -> dict[str, Any]:
-    result = node.get_output_variable()
+    result, variables = node.get_output_variable(), node.get_variables()
     accum = node.get_attr("accum_t") if node.class_name != "FxloomKernel" else None
     config = node.get_attr("config_cpp", "")
     facts = {
         **node.attributes,
         "index": node.index,
-        "arrays": [_array(variable) for variable in node.get_variables()],
-        "depth": int(result.pragma[1]) if isinstance(result.pragma, tuple) else None,
+        "arrays": [_array(variable) for variable in variables],
+        "depths": [int(each.pragma[1]) for each in variables if isinstance(each.pragma, tuple)],
         "size": int(np.prod(result.shape)),
         "type": result.type.precision.definition_cpp(),
         "accumulator": None if accum is None else accum.precision.definition_cpp(),

@@ -6,9 +6,13 @@ what is kept is exactly its beginning. Whatever goes wrong leaves compilations a
 """
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from fxloom.children import wait
+from fxloom.errors import ToolError
 
 PREFIX = """\
 #include <cstddef>
@@ -47,7 +51,7 @@ def precompiled(command: Sequence[str], cache: Path) -> Path | None:
             return None
         if not header.exists():
             _precompile(command, header)
-    except (OSError, subprocess.SubprocessError, UnicodeError):
+    except (OSError, subprocess.SubprocessError, ToolError, UnicodeError):
         return None
     return header if binary(header).is_file() else None
 
@@ -63,8 +67,10 @@ def _precompile(command: Sequence[str], header: Path) -> None:
         file.write(PREFIX)
     partial = header.with_suffix(".part")
     try:
-        _run([*command, "-x", "c++-header", str(header), "-o", str(partial)])
-        partial.rename(binary(header))
+        line = [*command, "-x", "c++-header", str(header), "-o", str(partial)]
+        with open(os.devnull, "wb") as nowhere:
+            if wait(line, nowhere, TIMEOUT_S, None, None) == 0:
+                partial.rename(binary(header))
     finally:
         partial.unlink(missing_ok=True)
 

@@ -7,7 +7,6 @@ can be compared with what hls4ml made of it.
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
@@ -28,12 +27,14 @@ from fxloom.backends.hls4ml.kernels import (
     render,
     render_sparse,
 )
-from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding
-from fxloom.matrices import EXACT_DOUBLE, KERNEL, Matrix, matrix_of
+from fxloom.fixed_point import FixedPoint, IntArray
+from fxloom.fusing import Fusion
+from fxloom.matrices import KERNEL, Matrix, matrix_of
 from fxloom.multipliers import are_powers
-from fxloom.ops import Add, Conv, MatMul, Pad, Requantize
+from fxloom.ops import Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
 from fxloom.sparse_layout import index_width, lay_out
+from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import Target
 
 PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
@@ -141,13 +142,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All layers in order; inputs and outputs are layers, in the order of the program's ports."""
+    """All layers in order; inputs and outputs are layers, in the order of the program's ports.
+
+    fifos: of streams, how many packs each array between two layers holds.
+    """
 
     layers: tuple[Layer, ...]
     inputs: tuple[Layer, ...]
     outputs: tuple[Layer, ...]
     stream: bool = False
     dialect: Dialect = VITIS
+    fifos: Mapping[str, int] = field(default_factory=dict)
+
+    def depths(self, layer: Layer) -> list[int]:
+        """Of the streams that a layer fills; of ports, which the project does not hold, and of what
+        is dropped instead, as hls4ml has it: the whole tensor."""
+        return [self.fifos.get(array, layer.packs) for _, array in layer.results]
 
     @property
     def dataflow(self) -> bool:
@@ -184,9 +194,7 @@ class _Planner:
         self.sources: dict[str, list[tuple[str, str]]] = {}
         self.layers: list[Layer] = []
         self.layer_of: dict[str, Layer] = {}
-        self.uses = Counter(name for instr in program.instrs for name in instr.args)
-        self.user = {name: instr for instr in program.instrs for name in instr.args}
-        self.outputs = Counter(port.value for port in program.outputs)
+        self.fusion = Fusion(program)
         found = {i.result.name: matrix_of(program, i, target) for i in program.instrs}
         self.matrices = {name: matrix for name, matrix in found.items() if matrix is not None}
 
@@ -204,7 +212,11 @@ class _Planner:
             self._add(layer)
             self._publish(layer)
         outputs = tuple(self._output(port.value, port.name) for port in self.program.outputs)
-        return Plan(tuple(self.layers), inputs, outputs, self.stream, self.dialect)
+        fifos = {}
+        if self.stream:
+            schedule = StreamSchedule(self.program, self.target)
+            fifos = {name: depth.written for name, depth in schedule.depths.items()}
+        return Plan(tuple(self.layers), inputs, outputs, self.stream, self.dialect, fifos)
 
     def _add(self, layer: Layer) -> Layer:
         self.layers.append(layer)
@@ -218,7 +230,7 @@ class _Planner:
         """
         value = layer.values[-1]
         self.layer_of[value] = layer
-        readers = self.uses[value] + self.outputs[value]
+        readers = self.fusion.uses[value] + self.fusion.outputs[value]
         if self.stream and readers != 1:
             index, name, array = self._next(layer.origin)
             copies = tuple((f"{name}_{n}", f"{array}_{n}") for n in range(readers))
@@ -276,7 +288,7 @@ class _Planner:
     def _output(self, value_name: str, port_name: str) -> Layer:
         """A layer whose array is the output port; a copy where the value is also needed inside."""
         layer = self.layer_of[value_name]
-        alone = self.outputs[value_name] == 1 and not self.uses[value_name]
+        alone = self.fusion.outputs[value_name] == 1 and not self.fusion.uses[value_name]
         if alone and layer.kind != "InputLayer":
             return layer
         value = self.program.value(value_name)
@@ -355,7 +367,7 @@ class _Planner:
     def _sparse_layer(self, first: Instr, matrix: Matrix, allotment: Allotment) -> Layer:
         index, name, array = self._next(first.origin)
         # Conversions are those of AMD's types.
-        chain = [first] if self.dialect.algorithmic_c else self._chain(first)
+        chain = [first] if self.dialect.algorithmic_c else self.fusion.chain(first)
         ending = self._ending(chain)
         source, stream = self._take(first.args[0])
         operand = self.program.operand(first.args[1])
@@ -418,42 +430,12 @@ class _Planner:
                 result = ValueType(op.to, op.rounding, op.overflow)
                 accum = accum or needed_bits(exact, instr.op)
                 continue
-            constant = self.program.constants[self._bias(instr, product) or ""]
+            constant = self.program.constants[self.fusion.bias(instr, product) or ""]
             bias = np.broadcast_to(constant.data.reshape(-1), (channels,))
             bias_type = constant.value.type
             exact = instr.result.type
             result = ValueType(exact)
         return _Ending(bias, bias_type, exact, accum or exact, result)
-
-    def _chain(self, first: Instr) -> list[Instr]:
-        """A matmul or conv with the constant bias and the Requantize that follow, if any; with two
-        of them where the first one only drops upper bits, as the accumulator can."""
-        chain = [first]
-        while not isinstance(chain[-1].op, Requantize) or _only_wraps(chain[-2:]):
-            last = chain[-1].result
-            if self.uses[last.name] != 1 or self.outputs[last.name]:
-                break
-            follower = self.user[last.name]
-            biases = len(chain) == 1 and self._bias(follower, last) is not None
-            requantizes = isinstance(follower.op, Requantize) and _header_is_exact(
-                last.type, follower.op
-            )
-            if not biases and not requantizes:
-                break
-            chain.append(follower)
-        return chain
-
-    def _bias(self, instr: Instr, product: Value) -> str | None:
-        """Name of the constant that instr adds to product, one number a channel."""
-        if not isinstance(instr.op, Add) or product.name not in instr.args:
-            return None
-        other = instr.args[1] if instr.args[0] == product.name else instr.args[0]
-        constant = self.program.constants.get(other)
-        if constant is None or instr.result.shape != product.shape:
-            return None
-        shape = constant.value.shape
-        per_channel = prod(shape) == (shape[-1] if shape else 1)
-        return other if per_channel and _narrow(constant.value) else None
 
     def _padded(self, instr: Instr, attributes: dict[str, Any]) -> str:
         """What hls4ml's layer for a stream reads: its convolutions want the input padded."""
@@ -473,7 +455,7 @@ class _Planner:
         weight = self.program.constants[first.args[1]]
         x = self.program.value(first.args[0])
         attributes = _attributes(first, x, weight.value)
-        chain = self._chain(first)
+        chain = self.fusion.chain(first)
         source = self._padded(first, attributes) if self.stream else self._take(x.name)[0]
         index, name, array = self._next(first.origin)
         ending = self._ending(chain)
@@ -507,31 +489,6 @@ class _Planner:
         )
 
 
-def _only_wraps(pair: Sequence[Instr]) -> bool:
-    """Whether a sum comes first, and what follows drops upper bits of it and nothing else."""
-    before, instr = pair
-    if isinstance(before.op, Requantize) or not isinstance(instr.op, Requantize):
-        return False
-    return needed_bits(before.result.type, instr.op) == instr.result.type
-
-
-def _header_is_exact(source: FixedPoint, op: Requantize) -> bool:
-    """Whether a conversion from source by the ap_fixed headers is what op declares.
-
-    Two exceptions are known. Symmetric saturation into one signed bit, whose range is zero alone:
-    the headers let -1 through. Rounding off more bits than there are: right, but the headers'
-    assertions abort, and a vendor's C simulation may have them switched on.
-    """
-    if op.to.width == 1 and op.to.signed and op.overflow is Overflow.SAT_SYM:
-        return False
-    return op.rounding is Rounding.TRN or source.fraction - op.to.fraction <= source.width
-
-
-def _narrow(value: Value) -> bool:
-    """Whether a double holds every mantissa, so that decimal literals are exact."""
-    return max(-value.lo, value.hi).bit_length() <= EXACT_DOUBLE
-
-
 def _attributes(instr: Instr, x: Value, weight: Value) -> dict[str, Any]:
     """What the hls4ml class that computes a matmul or conv needs to know."""
     op = instr.op
@@ -559,10 +516,13 @@ def _attributes(instr: Instr, x: Value, weight: Value) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> Iterator[dict[str, Any]]:
-    """One record a layer: C++ names, type, the user's layer it comes from, and what it got of the
-    strategy and reuse factor asked for."""
+    """One record a layer: C++ names, type, the user's layer it comes from, what it got of the
+    strategy and reuse factor asked for, and how deep the FIFOs are that it fills."""
     for layer in plan.layers:
         given = {} if layer.allotment is None else asdict(layer.allotment)
+        fifos = {array: plan.fifos[array] for _, array in layer.results if array in plan.fifos}
+        if fifos:
+            given["fifos"] = fifos
         yield {
             "name": layer.name,
             "array": layer.array,

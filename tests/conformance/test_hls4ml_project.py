@@ -24,6 +24,7 @@ from fxloom.backends.simulator import quantize_inputs, reference, simulate, trac
 from fxloom.errors import DataError, FxloomError, ToolError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.program import Program, ProgramBuilder
+from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import Target
 from tests.conformance.packing import corner_inputs
 
@@ -361,13 +362,19 @@ def test_streams_left_with_data_or_read_while_empty_are_errors(
         build.run(np.zeros((1, 2, 4, 4)))
 
 
-def test_streams_hold_a_whole_tensor_and_packs_of_channels(tmp_path: Path) -> None:
+def test_streams_are_as_deep_as_the_schedule_says_and_hold_packs_of_channels(
+    tmp_path: Path,
+) -> None:
     build = emit(residual_program(), tmp_path, Target(io="stream"))
+    depths = StreamSchedule(build.program, build.target).depths
     top = (build.directory / "firmware" / "myproject.cpp").read_text()
     assert "#pragma HLS INTERFACE axis port=n1_x,layer9_out" in top
     assert "#pragma HLS DATAFLOW" in top
-    assert "#pragma HLS STREAM variable=layer2_out_0 depth=16" in top
-    assert "#pragma HLS STREAM variable=layer3_out depth=36" in top  # padded
+    declared = dict(re.findall(r"#pragma HLS STREAM variable=(\w+) depth=(\d+)", top))
+    assert declared == {name: str(depth.written) for name, depth in depths.items()}
+    assert depths["layer3_out"].written < 36 == depths["layer3_out"].tokens  # padded
+    told = [each for record in build.layers for each in record.get("fifos", {}).items()]
+    assert dict(told) == {name: depth.written for name, depth in depths.items()}
     defines = (build.directory / "firmware" / "defines.h").read_text()
     assert "typedef nnet::array<ap_ufixed<6,2>, 2*1> input_t;" in defines
     assert [(layer.kind, layer.ops) for layer in make_plan(build.program, build.target).layers] == [

@@ -250,7 +250,7 @@ def test_the_estimate_has_an_eighth_of_the_products_and_weights(
         assert held[0].weights["weight"].mantissas.size == n_in * n_out
         assert n_in * n_out >= 8 * held[1].weights["weight"].mantissas.size
         assert held[1].allotment is not None
-        assert after.dsp.value == held[1].allotment.lanes <= before.dsp.value / 8
+        assert after.csynth.dsp.value == held[1].allotment.lanes <= before.csynth.dsp.value / 8
         # What the report counts is what the project holds; the bias is 8 bits in both.
         memories = [each for each in held[1].weights.values() if each.memory]
         bits = sum(each.mantissas.size * each.kind.width for each in memories)

@@ -196,7 +196,7 @@ def test_a_build_says_which_layer_got_which_reuse_factor(tmp_path: Path) -> None
     text = (build.directory / "firmware" / "parameters.h").read_text()
     assert "static const unsigned reuse_factor = 24;" in text
     # The estimate counts with the same figures.
-    dsp = {layer.name: layer.dsp.value for layer in estimate(program, target).layers}
+    dsp = {layer.name: layer.csynth.dsp.value for layer in estimate(program, target).layers}
     assert dsp["fc"] == 0 == dsp["conv"]  # Resource, 4 bits: rule 2
 
 

@@ -199,7 +199,7 @@ def test_a_model_from_end_to_end(backend: Backend, tmp_path: Path) -> None:
     result = fxloom.check(tmp_path / "build", samples=40)
     assert result.is_exact
     assert sum(comparison.values for comparison in result.comparisons) > 500
-    assert build.report.total.dsp.value is None
+    assert build.report.total.csynth.dsp.value is None
 
 
 # -- text ---------------------------------------------------------------
@@ -264,9 +264,9 @@ def test_a_single_bit_keeps_its_binary_point(tmp_path: Path) -> None:
 
 def test_no_rule_of_the_estimate_is_stretched_to_another_backend() -> None:
     report = estimate(residual_program(), Target(backend="Quartus", part="10ax115"))
-    assert {layer.dsp.value for layer in report.layers} == {None}
+    assert {layer.csynth.dsp.value for layer in report.layers} == {None}
     assert report.total.latency.value is None
-    assert "projects for Vitis and Vivado" in report.layers[0].dsp.source
+    assert "projects for Vitis and Vivado" in report.layers[0].csynth.dsp.source
     assert report.to_text()
 
 

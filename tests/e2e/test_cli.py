@@ -115,6 +115,33 @@ def test_report_in_its_three_forms(pristine: Path, tmp_path: Path) -> None:
     assert json.loads(run("report", str(pristine), "--json"))["format"] == "fxloom-report"
     assert run("report", str(pristine), "--html", str(tmp_path / "page.html")) == ""
     assert (tmp_path / "page.html").read_text() == report.to_html()
+    assert (pristine / "report.html").read_text() == report.to_html()
+
+
+def test_report_says_what_was_compiled_and_shows_its_values(pristine: Path) -> None:
+    report = fxloom.Report.load(pristine / "report.json")
+    assert report.made_from is not None
+    assert report.made_from.model == "net.py:make"
+    assert report.made_from.recipe == (pristine / "recipe.toml").read_text()
+    assert report.made_from.target == (pristine / "target.toml").read_text()
+    assert report.graph is not None
+    layers = {node.name for node in report.graph.nodes if node.kind == "layer"}
+    assert layers == {layer.name for layer in report.layers}
+    formats = {layer.name: layer.result for layer in report.layers}
+    formats |= {report.graph.nodes[e.source].name: e.type for e in report.graph.edges[:1]}
+    assert [seen.name for seen in report.histograms] == ["x", "relu", "pool", "head"]
+    for seen in report.histograms:
+        assert formats[seen.name] == seen.format
+        assert seen.samples == 32
+        assert seen.saturated < 0.05
+
+
+def test_a_report_can_be_printed_where_the_terminal_has_few_characters(pristine: Path) -> None:
+    command = [sys.executable, "-m", "fxloom.cli", "report", str(pristine)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "values in the float model" in result.stdout
 
 
 def test_compile_prints_the_report_and_where_the_project_lies(net: Path, tmp_path: Path) -> None:
@@ -135,7 +162,10 @@ def test_lists_name_what_there_is() -> None:
     assert "xczu9eg-ffvb1156-2-e" in run("list", "targets")
 
 
-@pytest.mark.parametrize("verb", ["compile", "trace", "check", "report", "list", "demo"])
+VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_teaches_by_example(verb: str) -> None:
     assert "Example" in run(verb, "--help")
 

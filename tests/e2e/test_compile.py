@@ -66,6 +66,7 @@ def test_build_directory_carries_what_it_was_made_from(pristine: Path) -> None:
         "hls",
         "program.fxloom",
         "recipe.toml",
+        "report.html",
         "report.json",
         "samples.safetensors",
         "target.toml",

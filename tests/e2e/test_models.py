@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from fxloom.backends.simulator import quantize_inputs, reference, simulate
 from fxloom.data import Data
 from fxloom.editing import copy_graph
+from fxloom.estimation import estimate
 from fxloom.exact import exact_forward
 from fxloom.fixed_point import Overflow, Rounding
 from fxloom.frontend import capture
@@ -19,7 +20,10 @@ from fxloom.passes import FoldBatchnorm, Legalize
 from fxloom.passes.chains import find_chains
 from fxloom.passes.equalize import equalize
 from fxloom.passes.quantize import Quantize
+from fxloom.program import Program
+from fxloom.report import LEVELS
 from fxloom.support import refusal
+from fxloom.target import Target
 from tests.models import CASES, make
 
 Case = tuple[str, nn.Module, tuple[Tensor, ...], fx.GraphModule]
@@ -36,6 +40,19 @@ def outputs(result: object) -> list[np.ndarray]:
     """Outputs as a list of arrays, however many there are."""
     parts = result if isinstance(result, tuple | list) else [result]
     return [p.detach().numpy() if isinstance(p, torch.Tensor) else np.asarray(p) for p in parts]
+
+
+def require_estimates(program: Program) -> None:
+    """Every figure of every layer is known, within its interval, however values travel."""
+    for target in (Target(), Target(io="stream", strategy="resource", reuse=4)):
+        report = estimate(program, target)
+        for row in (*report.layers, report.total):
+            figures = [f for level in LEVELS for _, f in getattr(row, level).items()]
+            for figure in (*figures, row.latency, row.interval):
+                assert figure.value is not None, (row, figure)
+                low = figure.value if figure.low is None else figure.low
+                high = figure.value if figure.high is None else figure.high
+                assert 0 <= low <= figure.value <= high, (row, figure)
 
 
 def test_model_is_exact_and_faithful(case: Case) -> None:
@@ -71,6 +88,7 @@ def test_model_is_exact_and_faithful(case: Case) -> None:
     for port, fast, definition in zip(program.outputs, raw, slow, strict=True):
         axes = (0, *(axis + 1 for axis in port.axes))
         np.testing.assert_array_equal(fast, definition.transpose(axes))
+    require_estimates(program)
     exact = outputs(exact_forward(quantized, *beyond))
     for values, wanted in zip(outputs(simulate(program, arrays)), exact, strict=True):
         np.testing.assert_array_equal(values, wanted)

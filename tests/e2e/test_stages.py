@@ -58,14 +58,15 @@ def test_the_report_shows_what_a_pass_saves(tmp_path: Path) -> None:
     # The figures are the estimator's: of the graph as it was, and of the one that was compiled.
     graph = capture(model, data.example(2))
     without = estimate(lower(Recipe([quantize]).run(graph, data).graph), target)
-    assert first.before.dsp == without.layers[0].dsp
-    assert first.after.dsp == report.layers[0].dsp
-    assert halved.before["dsp"] > halved.after["dsp"] == report.total.dsp.value
+    assert first.before.csynth.dsp == without.layers[0].csynth.dsp
+    assert first.after.csynth.dsp == report.layers[0].csynth.dsp
+    assert halved.before["dsp"] > halved.after["dsp"] == report.total.csynth.dsp.value
     text = report.to_text()
     assert "pass halve, before -> after" in text
-    (row,) = (line for line in text.splitlines() if line.startswith("0 ") and "->" in line)
-    assert f"{first.before.dsp} -> {first.after.dsp}" in row
-    assert "<h2>pass halve, before -&gt; after</h2>" in report.to_html()
+    table = text.partition("pass halve, before -> after")[2].split("\n\n")[1]
+    (row,) = (line for line in table.splitlines() if line.startswith("0 ") and "->" in line)
+    assert f"{first.before.csynth.dsp} -> {first.after.csynth.dsp}" in row
+    assert "<h3>halve: layers before and after</h3>" in report.to_html()
     assert Report.from_json(report.to_json()) == report
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from fxloom.accuracy import layer_errors
+from fxloom.accuracy import measure_layers
 from fxloom.data import Data
 from fxloom.editing import copy_graph
 from fxloom.frontend import capture
+from fxloom.lowering import lower
 from fxloom.passes import FoldBatchnorm, Legalize
 from fxloom.passes.chains import find_chains
 from fxloom.passes.equalize import equalize, find_links
@@ -124,6 +125,7 @@ def test_errors_of_a_report_are_those_of_scaled_neurons() -> None:
         model[0].weight[::2] *= 8
     data = Data(x_train=torch.rand(300, 8))
     graph = capture(model.eval(), torch.rand(2, 8))
-    found = layer_errors(Quantize(weights=6, activations=6)(graph, data).graph, graph, data)
+    fixed = Quantize(weights=6, activations=6)(graph, data).graph
+    found = measure_layers(fixed, graph, lower(fixed), data).errors
     assert set(found) == {"1", "2"}
     assert all(figure.value is not None and figure.value < 0.1 for figure in found.values())

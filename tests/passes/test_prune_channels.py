@@ -133,6 +133,7 @@ def test_counts_round_as_documented() -> None:
 
 def test_exclude_keeps_a_layer() -> None:
     result = PruneChannels(sparsity=0.5, exclude=("3",))(captured())
+    assert "3 keeps its channels: exclude or include leaves it out" in result.summary["remarks"]
     assert result.summary["channels"] == {"0": [8, 4]}
     assert "leaves it out" in result.summary["left"]["3"]  # type: ignore[index]
 
@@ -205,6 +206,8 @@ def test_bad_keys_are_named(keys: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"sparsity": 0.5, "exclude": ("*",)}, "include and exclude leave no layer with channels"),
+        ({"sparsity": 0.5, "include": ()}, "include and exclude leave no layer with channels"),
         ({"sparsity": 0.5, "exclude": ("conv9",)}, "conv9: matches no layer with channels. Layers"),
         ({"layers": {"conv9": {"keep": 1}}}, "conv9: matches no layer"),
         ({"layers": {"7": {"sparsity": 0.5}}}, "7: cannot lose channels: an output of the model"),

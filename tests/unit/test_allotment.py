@@ -113,7 +113,7 @@ def test_estimate_and_project_agree(io: Any, side: int, sparsity: float) -> None
             assert found.stored_bits == sum(w.mantissas.size * w.kind.width for w in held)
             positions = 1 if layer.origin == "fc" else side * side
             assert found.macs == positions * layer.weights["weight"].mantissas.size
-            assert found.dsp.value == layer.allotment.lanes
+            assert found.csynth.dsp.value == layer.allotment.lanes
 
 
 def test_a_large_convolution_is_the_same_kernel_in_estimate_and_project() -> None:
@@ -134,7 +134,7 @@ def test_the_report_says_why_and_keeps_it() -> None:
         "fc: sparse: 64 of 640 weights, 8 multipliers at reuse 8 (832 bits with indices) "
         "instead of 80 at reuse 8 (5,120 bits)"
     ) in lines
-    assert "fc: sparse: " in report.to_html()
+    assert "<b>fc</b>: sparse: 64 of 640 weights" in report.to_html()
     assert Report.from_json(report.to_json()) == report
     conv = report.layers[0]
     assert "pipeline of a sparse kernel fills" in conv.latency.source

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxloom.allotment import closest_reuse
+from fxloom.costs import DENSE_CYCLES, adder_tree_depth
 from fxloom.errors import TargetError
-from fxloom.estimation import DENSE_CYCLES, adder_tree_depth, estimate
+from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.multipliers import csd_digits, hard_multiplications, latency_dsp
 from fxloom.ops import Add, Conv, Divide, MatMul, Max, Mul, Pool, Requantize, Shift
@@ -135,10 +136,10 @@ def test_weights_bits_and_multiply_adds_are_counted() -> None:
     found = layers(dense(np.array([[11, 0, 3], [11, 11, -45]])))
     fc, act = found["fc"], found["act"]
     assert (fc.weight_count, fc.nonzero, fc.stored_bits, fc.macs) == (9, 8, 72, 6)
-    assert (fc.dsp.value, fc.dsp.provenance) == (3, "rule")
+    assert (fc.csynth.dsp.value, fc.csynth.dsp.provenance) == (3, "rule")
     assert fc.weights == ("fixed<8,8>", "fixed<8,8>")
     assert fc.accumulator == fc.result == "fixed<14,14>"
-    assert (act.weight_count, act.stored_bits, act.macs, act.dsp.value) == (0, 0, 0, 0)
+    assert (act.weight_count, act.stored_bits, act.macs, act.csynth.dsp.value) == (0, 0, 0, 0)
     assert act.result == "fixed<8,8>"
 
 
@@ -146,9 +147,9 @@ def test_totals_are_sums_and_shares_of_the_part() -> None:
     generator = np.random.default_rng(0)
     program = dense(generator.integers(-128, 128, (16, 8)))
     report = estimate(program, Target(part="xc7z020"))
-    dsp = sum(layer.dsp.value or 0 for layer in report.layers)
-    assert report.total.dsp.value == dsp > 0
-    assert report.total.dsp_percent.value == round(100 * dsp / 220, 1)
+    dsp = sum(layer.csynth.dsp.value or 0 for layer in report.layers)
+    assert report.total.csynth.dsp.value == dsp > 0
+    assert report.total.csynth_percent.dsp.value == round(100 * dsp / 220, 1)
     assert report.total.stored_bits == (16 * 8 + 8) * 8
     latency = report.total.latency
     assert latency.provenance == "fitted"
@@ -163,7 +164,7 @@ def test_reuse_limits_the_multipliers_of_the_latency_strategy() -> None:
     hard = hard_multiplications(weights)
     found = layers(dense(weights), Target(reuse=4))["fc"]
     zeros = int((weights == 0).sum())
-    assert found.dsp.value == latency_dsp(hard, 128, zeros, 4) < hard
+    assert found.csynth.dsp.value == latency_dsp(hard, 128, zeros, 4) < hard
 
 
 @pytest.mark.parametrize(("width", "low", "value"), [(8, None, 8), (6, 0, 8), (4, None, 0)])
@@ -173,7 +174,7 @@ def test_resource_strategy_divides_by_the_reuse_factor(
     weights = np.random.default_rng(0).integers(-8, 8, (16, 8))
     target = Target(layers={"fc": {"strategy": "resource", "reuse": 17}})
     found = layers(dense(weights, width), target)["fc"]
-    assert (found.dsp.value, found.dsp.low) == (value, low)  # reuse 17 becomes 16
+    assert (found.csynth.dsp.value, found.csynth.dsp.low) == (value, low)  # reuse 17 becomes 16
     assert (found.latency.value, found.latency.low) == (17, 16)
 
 
@@ -199,7 +200,7 @@ def test_convolution_counts_the_kernel_matrix_once_and_work_for_every_pixel() ->
     program = image_program(groups=1)
     kernel = program.constants["conv.weight"].data
     conv = layers(program)["conv"]
-    assert conv.dsp.value == hard_multiplications(kernel.reshape(36, 8))
+    assert conv.csynth.dsp.value == hard_multiplications(kernel.reshape(36, 8))
     assert conv.macs == 36 * 36 * 8
     assert conv.latency.value is not None
     assert 36 <= conv.latency.value <= 36 + 10
@@ -212,17 +213,18 @@ def test_grouped_convolution_shares_no_input_between_groups() -> None:
     rows = [
         kernel[i, j, 0, 2 * g : 2 * g + 2] for i in range(3) for j in range(3) for g in range(4)
     ]
-    assert conv.dsp.value == hard_multiplications(np.array(rows))
+    assert conv.csynth.dsp.value == hard_multiplications(np.array(rows))
     assert conv.macs == 36 * 9 * 8
 
 
-def test_what_has_no_rule_is_unknown_and_said_to_be() -> None:
-    report = estimate(image_program(1), Target())
-    pool = report.layers[1]
-    assert pool.dsp.value is None
-    assert pool.dsp.provenance == "unknown"
-    assert "at least" in report.total.dsp.source
-    assert " ? " in report.to_text()
+def test_what_was_never_synthesised_has_wide_bounds_and_says_so() -> None:
+    pool = estimate(image_program(1), Target()).layers[1]
+    lut = pool.csynth.lut
+    assert lut.low is not None
+    assert lut.value is not None
+    assert lut.high is not None
+    assert 2 * lut.low < lut.value < lut.high / 1.5
+    assert "not yet compared with a synthesis" in lut.source
 
 
 def test_shared_constants_count_once_and_constant_factors_like_weights() -> None:
@@ -238,5 +240,17 @@ def test_shared_constants_count_once_and_constant_factors_like_weights() -> None
     builder.output(y, "y")
     found = layers(builder.build())
     assert (found["first"].weight_count, found["second"].weight_count) == (16, 0)
-    assert (found["second"].dsp.value, found["second"].macs) == (1, 16)
-    assert (found["scale"].dsp.value, found["scale"].macs, found["scale"].weight_count) == (4, 4, 0)
+    assert (found["second"].csynth.dsp.value, found["second"].macs) == (1, 16)
+    assert (found["scale"].csynth.dsp.value, found["scale"].macs, found["scale"].weight_count) == (
+        4,
+        4,
+        0,
+    )
+
+
+def test_nanoseconds_are_those_of_the_schedule() -> None:
+    total = estimate(image_program(1), Target(io="stream", clock_ns=2.5)).total
+    assert total.latency.value is not None
+    assert total.interval.value is not None
+    assert total.latency_ns.value == 2.5 * total.latency.value
+    assert total.interval_ns.value == 2.5 * total.interval.value

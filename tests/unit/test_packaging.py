@@ -89,6 +89,9 @@ def test_wheel_has_every_module_and_data_file(wheel: set[str]) -> None:
             patterns = ["*.py", *data.get(name, [])]
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
                 wanted.add(f"{name.replace('.', '/')}/{path.name}")
+        for pattern in data.get(name, []):
+            found = (path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+            wanted |= {f"{name.replace('.', '/')}/{each}" for each in found}
     assert wanted <= wheel
 
 

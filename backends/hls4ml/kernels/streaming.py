@@ -16,6 +16,7 @@ from fxloom.backends.hls4ml.kernels.core import (
 from fxloom.backends.hls4ml.kernels.moving import pad
 from fxloom.backends.hls4ml.kernels.sums import window_rows
 from fxloom.ops import Pad, Shape
+from fxloom.packs import pack_by_pack, packs_of, pads_packs
 
 
 def fork(site: Site, outputs: Sequence[str]) -> Kernel:
@@ -36,11 +37,6 @@ def fork(site: Site, outputs: Sequence[str]) -> Kernel:
     return Kernel("\n".join(lines), f"fork{site.index}({', '.join([x.name, *outputs])});")
 
 
-def packs_of(shape: Shape) -> int:
-    """Packs of a tensor in a stream: one holds the last axis."""
-    return prod(shape[:-1])
-
-
 def _pad_stream(site: Site) -> Kernel:
     """Padding that leaves the packs as they are: zero packs between those that come in."""
     (x,) = site.args
@@ -48,24 +44,6 @@ def _pad_stream(site: Site) -> Kernel:
     result = replace(site.result, shape=site.result.shape[:-1])
     rows = replace(site, op=Pad(site.op.padding[:-1]), args=(leading,), result=result)
     return replace(pad(rows), call=call_of(site, "pad_stream"))
-
-
-_ELEMENTWISE = {
-    *("add", "sub", "mul", "max", "min", "requantize", "divide", "shift", "compare", "select"),
-}
-
-
-def _pack_by_pack(site: Site) -> bool:
-    """Whether every pack of the result follows from one pack of each streamed argument."""
-    name, shape = site.name, site.result.shape
-    shapes = [arg.operand.shape for arg in site.args if not arg.constant]
-    if name in _ELEMENTWISE:
-        return all(each == shape for each in shapes)
-    if name in ("concat", "gather"):
-        return bool(site.op.axis == len(shape) - 1)
-    if name == "reshape":
-        return all(each[-1:] == shape[-1:] for each in shapes)
-    return name == "copy" or (name == "matmul" and site.args[1].constant)
 
 
 def _of_pack(arg: Argument, shape: Shape) -> Argument:
@@ -129,7 +107,7 @@ def streamed(site: Site, rule: Rule) -> Kernel:
     rows as a window has, else on the whole tensor, which it first collects: always right, and as
     large as the tensor.
     """
-    if site.name == "pad" and site.op.padding[-1:] == ((0, 0),):
+    if pads_packs(site.op):
         return _pad_stream(site)
     if site.name in ("conv", "pool"):
         return _windows(site, rule)
@@ -139,7 +117,10 @@ def streamed(site: Site, rule: Rule) -> Kernel:
         for number, arg in enumerate(site.args)
     ]
     inner, rows = replace(site, args=tuple(local), result_name="result"), 1
-    if _pack_by_pack(site) and packs_of(site.result.shape) > 1:
+    shapes = [arg.operand.shape for arg in site.args]
+    constant = [arg.constant for arg in site.args]
+    independent = pack_by_pack(site.op, shapes, constant, site.result.shape)
+    if independent and packs_of(site.result.shape) > 1:
         inner, rows = _one_pack(inner), packs_of(site.result.shape)
     kernel = rule(inner)
     buffers = [(f"a{n}", f"A{n}", inner.args[n].operand.shape) for n in ins]
