@@ -65,7 +65,7 @@ from fxloom.report import (
     nanoseconds,
 )
 from fxloom.requantize_cost import Luts, conversion_luts
-from fxloom.stream_schedule import StreamSchedule
+from fxloom.stream_schedule import SCHEDULED, StreamSchedule
 from fxloom.target import LayerSettings, Part, Target
 
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
@@ -136,11 +136,16 @@ class Estimator:
         target.require_layers(self._groups)
         require_weights(program, target)
         layers = [self._layer(program, name, target) for name in self._groups]
+        total = _total(layers, target)
+        if target.io == "stream" and target.backend in RULED_BACKENDS:
+            schedule = StreamSchedule(program, target)
+            layers = [_passed(layer, schedule) for layer in layers]
+            total = replace(total, latency=schedule.latency, interval=schedule.interval)
         return Report(
             part=target.device.name,
             clock_ns=target.clock_ns,
             layers=tuple(layers),
-            total=_scheduled(_total(layers, target), program, target),
+            total=_timed(total, target),
             program=self._digest,
         )
 
@@ -477,8 +482,6 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         for level in LEVELS
     }
     rounding = [layer.rounding for layer in layers if layer.rounding is not None]
-    latency = _grand_total({layer.name: layer.latency for layer in layers}, "cycles")
-    interval = _slowest([layer.interval for layer in layers])
     return Totals(
         weight_count=sum(layer.weight_count for layer in layers),
         nonzero=sum(layer.nonzero for layer in layers),
@@ -488,27 +491,30 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
         synthesis=sums["synthesis"],
         csynth_percent=_shares(sums["csynth"], target.device),
         synthesis_percent=_shares(sums["synthesis"], target.device),
-        latency=latency,
-        interval=interval,
+        latency=_grand_total({layer.name: layer.latency for layer in layers}, "cycles"),
+        interval=_slowest([layer.interval for layer in layers]),
         rounding=added(rounding, "LUT", SUM) if rounding else None,
-        latency_ns=nanoseconds(latency, target.clock_ns),
-        interval_ns=nanoseconds(interval, target.clock_ns),
     )
 
 
-def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
-    """Of streams the cycles that a schedule of all packs says: layers work side by side."""
-    if target.io != "stream" or target.backend not in RULED_BACKENDS:
-        return total
-    schedule = StreamSchedule(program, target)
-    latency, interval = schedule.latency, schedule.interval
+def _passed(layer: LayerReport, schedule: StreamSchedule) -> LayerReport:
+    """With the cycles in which the first sample is in the layer's processes, and the steps of the
+    one that has most."""
+    passages = [each for each in schedule.passages if each.layer.origin == layer.name]
+    if not passages:
+        return layer
+    cycles = max(each.end for each in passages) - min(each.begin for each in passages)
     return replace(
-        total,
-        latency=latency,
-        interval=interval,
-        latency_ns=nanoseconds(latency, target.clock_ns),
-        interval_ns=nanoseconds(interval, target.clock_ns),
+        layer,
+        latency=Figure(cycles, "cycles", "fitted", SCHEDULED),
+        interval=Figure(max(each.busy for each in passages), "cycles", "fitted", SCHEDULED),
     )
+
+
+def _timed(total: Totals, target: Target) -> Totals:
+    """With nanoseconds beside the cycles: last, so that they are of the same cycles."""
+    latency, interval = (nanoseconds(f, target.clock_ns) for f in (total.latency, total.interval))
+    return replace(total, latency_ns=latency, interval_ns=interval)
 
 
 def _shares(taken: Resources, part: Part) -> Resources:

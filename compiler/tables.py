@@ -48,7 +48,7 @@ def estimate_table(result: EstimateCheck) -> Table:
     for each in result.products:
         error, done = each.error, not each.skipped
         rows.append(
-            [each.layer, f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
+            [result.title(each), f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
              f"{each.adders:,}", str(each.samples) if done else "",
              str(each.estimate or "?"), "" if each.luts is None else f"{each.luts:,}",
              "" if error is None else f"{error:+.1f}%", each.verdict]

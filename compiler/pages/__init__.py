@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 _PLACES = re.compile(r"([._/])(?=.)")
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @cache
@@ -18,11 +19,19 @@ def _environment() -> Environment:
         loader=PackageLoader("fxloom.pages", "."),
         autoescape=True,  # names of layers are whatever a user's model says
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     found.filters["breaking"] = _breaking
     return found
+
+
+def _visible(value: object) -> object:
+    """Text without characters that only steer: the direction of what follows, or a terminal."""
+    if not isinstance(value, str):
+        return value
+    return type(value)(_STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", value))
 
 
 def _breaking(name: str) -> Markup:

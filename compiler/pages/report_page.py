@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fxloom.measured_report import HEADER, NAMES, cells
 from fxloom.pages import render
+from fxloom.pages.figure_cells import Bar, Cell, bar_of, cell_of, longest_of
 from fxloom.pages.graph_layout import lay_out
 from fxloom.pages.histogram_plot import plot
 from fxloom.pages.sources import Sources
@@ -22,7 +23,6 @@ from fxloom.report import (
     percent,
     stage_texts,
 )
-from fxloom.verdict import is_complete
 
 if TYPE_CHECKING:
     from fxloom.measured_report import Comparison, Run
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 MOST_DRAWN = 200
 """Nodes of a graph; of larger ones the page has the list alone."""
 
+MOST_VALUES = 24
+"""Histograms at first sight; of more those with the largest shares outside their ranges."""
+
 WIDE = 700
 """Pixels from which on a graph has no list beside it."""
-
-SEEN = 1.2
-"""Percent of a bar from which on an interval can be seen."""
 
 SIGNS = {"fits": "good", "may not fit": "warn", "does not fit": "bad", "not known": "open"}
 """Classes of the style sheet."""
@@ -48,27 +48,6 @@ COUNTS = {
     **RESOURCES,
 }
 """What is counted before and after a pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A figure as a bar, in percent of the longest one; low, high: its interval's ends."""
-
-    value: float
-    low: float | None
-    high: float | None
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A figure in a table: text, interval, numbers of its sources, and its bar."""
-
-    text: str
-    span: str
-    refs: tuple[int, ...]
-    title: str
-    bar: Bar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +84,17 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
     """The whole page; measured: estimates beside what tools said."""
     sources = Sources()
     total = report.total
-    latency = [_cell(f, sources) for f in (total.latency, total.latency_ns) if f is not None]
-    interval = _cell(total.interval, sources)
+    latency = [cell_of(f, sources) for f in (total.latency, total.latency_ns) if f is not None]
+    interval = cell_of(total.interval, sources)
     use = {level: list(_use(report, level, sources)) for level in LEVELS}
     errors = [_error(layer) for layer in report.layers]
-    largest = _longest([error for error in errors if error is not None])
-    shown = [_cell(f, sources, largest) if f is not None else None for f in errors]
+    largest = longest_of([error for error in errors if error is not None])
+    shown = [cell_of(f, sources, largest) if f is not None else None for f in errors]
     tables = [_table(report, level, sources) for level in LEVELS]
     graph = report.graph
     wires = {layer.name for layer in report.layers if layer.is_wires}
+    saturated = sorted(report.histograms, key=lambda seen: -seen.saturated)
+    histograms = saturated if len(saturated) > MOST_VALUES else report.histograms
     layout = lay_out(graph) if graph and len(graph.nodes) <= MOST_DRAWN else None
     return render(
         "report.html",
@@ -138,10 +119,9 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
         layout=layout,
         wide=layout is None or layout.width > WIDE,
         edges=list(graph.rows()) if graph else [],
-        histograms=[(each, plot(each)) for each in report.histograms],
-        saturated=sorted(
-            (each for each in report.histograms if each.saturated), key=lambda h: -h.saturated
-        ),
+        histograms=[(each, plot(each)) for each in histograms],
+        most_values=MOST_VALUES,
+        saturated=[each for each in saturated if each.saturated],
         sources=sources,
         number=number,
         runs=[_run(run) for run in measured.runs] if measured is not None else [],
@@ -158,58 +138,18 @@ def _run(run: Run) -> dict[str, Any]:
         least, most = each.measured
         bar, mark = None, 0.0
         if each.estimate is not None and most:
-            longest = max(_longest([each.estimate]), most)
-            bar, mark = _bar(each.estimate, longest), 100 * (least + most) / 2 / longest
+            longest = max(longest_of([each.estimate]), most)
+            bar, mark = bar_of(each.estimate, longest), 100 * (least + most) / 2 / longest
         rows.append({"layer": each.layer, "cells": cells(each), "bar": bar, "mark": mark,
                      "within": each.within})  # fmt: skip
     title = f"{NAMES[run.level]}: {run.title}"
     return {"title": title, "rows": rows, "remarks": list(run.remarks())}
 
 
-def _cell(figure: Figure, sources: Sources, longest: float | None = None) -> Cell:
-    """longest: the value of a bar of full length; without one there is no bar."""
-    ranged = figure.low is not None and figure.high is not None and figure.low != figure.high
-    span = f"{_short(figure.low or 0)}\u2013{_short(figure.high or 0)}" if ranged else ""
-    text = "?" if figure.value is None else number(figure.value)
-    if figure.value is not None and not is_complete(figure):
-        text = f"\N{GREATER-THAN OR EQUAL TO} {text}"
-    bar = None if longest is None else _bar(figure, longest)
-    return Cell(text, span, sources.of(figure), _title(figure), bar)
-
-
-def _short(value: float) -> str:
-    """A number without digits that an interval's end does not deserve: 1.36M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= 10 * size or (letter == "M" and value >= size):
-            return f"{float(f'{value:.3g}') / size:g}{letter}"
-    return number(value)
-
-
-def _title(figure: Figure) -> str:
-    text = "not known" if figure.value is None else f"{figure} {figure.unit}"
-    return f"{text} [{figure.provenance}]"
-
-
-def _bar(figure: Figure, longest: float) -> Bar | None:
-    if figure.value is None:
-        return Bar(0, None, None, "none")
-    if not figure.value and not figure.high:
-        return None
-    bar = Bar(100 * figure.value / longest, None, None, figure.provenance)
-    if figure.low is None or figure.high is None:
-        return bar
-    low, high = 100 * figure.low / longest, 100 * figure.high / longest
-    return replace(bar, low=low, high=high) if high - low >= SEEN else bar
-
-
-def _longest(figures: Sequence[Figure]) -> float:
-    return max((max(f.value or 0, f.high or 0) for f in figures), default=0) or 1
-
-
 def _full_length(figures: Sequence[Figure]) -> float | None:
     """None where all are the same, and bars would say nothing."""
     same = len({(f.value, f.low, f.high) for f in figures}) == 1 and figures[0].value is not None
-    return None if same and len(figures) > 1 else _longest(figures)
+    return None if same and len(figures) > 1 else longest_of(figures)
 
 
 def _time(level: str) -> tuple[str, ...]:
@@ -243,22 +183,22 @@ def _table(report: Report, level: str, sources: Sources) -> Table:
 
 
 def _optional(figure: Figure | None, sources: Sources, longest: float | None) -> Cell:
-    return Cell("", "", (), "") if figure is None else _cell(figure, sources, longest)
+    return Cell("", "", (), "") if figure is None else cell_of(figure, sources, longest)
 
 
 def _use(report: Report, level: str, sources: Sources) -> Iterator[dict[str, Any]]:
     """How much of the part is taken: a row for every resource, all at the same scale."""
     shares = getattr(report.total, f"{level}_percent")
-    scale = max(100.0, _longest([share for _, share in shares.items()]))
+    scale = max(100.0, longest_of([share for _, share in shares.items()]))
     for key, share in shares.items():
         taken = getattr(getattr(report.total, level), key)
-        bar = _bar(share, scale) or Bar(0, None, None, share.provenance)
+        bar = bar_of(share, scale) or Bar(0, None, None, share.provenance)
         if share.value is not None and share.value > 100:
             bar = replace(bar, kind="over")
         yield {
             "unit": RESOURCES[key],
-            "share": _cell(replace(share, source=taken.source), sources),
-            "taken": _cell(taken, sources),
+            "share": cell_of(replace(share, source=taken.source), sources),
+            "taken": cell_of(taken, sources),
             "of": share.source,
             "bar": bar,
             "limit": 100 * 100 / scale if scale > 100 else None,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -140,3 +141,16 @@ def test_an_unknown_key_is_refused(report: Report) -> None:
     document = json.loads(report.to_json()) | {"extra": 1}
     with pytest.raises(FxloomError, match="damaged"):
         Report.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("io", ["parallel", "stream"])
+def test_nanoseconds_are_those_of_the_cycles(io: Literal["parallel", "stream"]) -> None:
+    builder = ProgramBuilder()
+    x = builder.input("x", (4, 3), FixedPoint(8, 1, False))
+    w = builder.constant("fc.weight", np.array([[11, 0], [11, -11], [2, 45]]), FixedPoint(8, 1))
+    builder.output(builder.emit(MatMul(), [x, w], "fc"), "y")
+    total = estimate(builder.build(), Target(clock_ns=2.5, io=io)).total
+    for cycles, ns in ((total.latency, total.latency_ns), (total.interval, total.interval_ns)):
+        assert ns is not None
+        assert cycles.value is not None
+        assert (ns.value, ns.unit) == (2.5 * cycles.value, "ns")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fxloom.pages.report_page import MOST_DRAWN
+from fxloom.pages.report_page import MOST_DRAWN, MOST_VALUES
 from fxloom.report import Figure, Report
 from tests.reports import HOSTILE, bare, full, graph
 
@@ -59,7 +59,8 @@ def test_names_stay_text(page: Page) -> None:
     attributes = {name for _, found in page.elements for name in found}
     assert attributes == {name for _, found in harmless.elements for name in found}
     for name in HOSTILE:
-        assert name in page.text
+        assert name.replace("\u202e", "\\u202e") in page.text
+    assert "\u202e" not in page.text
     assert "49" not in page.all("h1")[0].values()
 
 
@@ -129,6 +130,17 @@ def test_the_graph_is_drawn_with_types_and_a_large_one_listed() -> None:
     assert not page.all("rect", rx="7")
     assert f"{MOST_DRAWN + 2} nodes are too many to draw" in page.text
     assert "n198" in page.text
+
+
+def test_of_many_layers_those_that_saturate_are_seen_first() -> None:
+    names = [f"n{n}" for n in range(MOST_VALUES + 5)]
+    report = full(names)
+    last = replace(report.histograms[-1], above=0.5)
+    page = Page(replace(report, histograms=(*report.histograms[:-1], last)).to_html())
+    drawn = [found["aria-label"] for found in page.all("figure")]
+    assert len(drawn) == len(names)
+    assert drawn[0] == f"Values of {names[-1]}"
+    assert "5 more, with no larger share outside their ranges" in page.text
 
 
 @pytest.mark.parametrize(
