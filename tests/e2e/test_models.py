@@ -58,7 +58,9 @@ def require_estimates(program: Program) -> None:
 def test_model_is_exact_and_faithful(case: Case) -> None:
     name, model, x, graph = case
     data = Data(x_train=x if len(x) > 1 else x[0])
-    step = Quantize(weights=16, activations=16, inputs=16, table_bits=13)
+    # Tables are most of the time; one model of five norms in a row needs another bit.
+    table_bits = 14 if name == "transformers with a mask" else 13
+    step = Quantize(weights=16, activations=16, inputs=16, table_bits=table_bits)
     fine = lower(step(graph, data).graph)
     arrays = [t.numpy() for t in x]
     for got, wanted in zip(outputs(simulate(fine, arrays)), outputs(model(*x)), strict=True):
