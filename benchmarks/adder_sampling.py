@@ -45,14 +45,14 @@ def main() -> None:
     begin = time.process_time()
     exact = [adder_cost(matrix, 0, 255) for matrix in matrices]
     print(f"ResNet-50, 8 bits: {time.process_time() - begin:.2f} s whole")
-    errors = [100 * (s.fa_bits / e.fa_bits - 1) for s, e in zip(sampled, exact, strict=True)]
-    total = 100 * (sum(s.fa_bits for s in sampled) / sum(e.fa_bits for e in exact) - 1)
-    print(f"fa_bits: layers {min(errors):+.2f}% to {max(errors):+.2f}%, total {total:+.2f}%")
+    errors = [100 * (s.luts / e.luts - 1) for s, e in zip(sampled, exact, strict=True)]
+    total = 100 * (sum(s.luts for s in sampled) / sum(e.luts for e in exact) - 1)
+    print(f"LUTs: layers {min(errors):+.2f}% to {max(errors):+.2f}%, total {total:+.2f}%")
     for number, shape in enumerate(OTHERS):
         matrix = weights(*shape, number)
         whole, part = adder_cost(matrix, 0, 255), estimated_cost(matrix, 0, 255)
-        off = 100 * (part.fa_bits / whole.fa_bits - 1)
-        print(f"{shape}: {whole} whole, {part} sampled, fa_bits {off:+.2f}%")
+        off = 100 * (part.luts / whole.luts - 1)
+        print(f"{shape}: {whole} whole, {part} sampled, LUTs {off:+.2f}%")
     matrix = weights(256, 256, 8, 0.0, 0)
     begin = time.process_time()
     adder_cost(matrix, 0, 255)

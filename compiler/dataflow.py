@@ -7,7 +7,8 @@ has k. In every cycle an actor takes its next step, with all reads and writes of
 waits:
 
 - an empty FIFO blocks its reader, a full one its writer; the whole pipeline waits, so that tokens
-  further on in it wait as well (a stalled pipeline, Vitis HLS's default style, AMD UG1399)
+  further on in it wait as well: a stalled pipeline (AMD UG1399). One that drains waits for less: it
+  is not slower, and where this one does not get stuck it does not either
 - what is written in one cycle can be read in the next, and what is read in one cycle makes room in
   the next: nothing passes a FIFO in the same cycle
 - a FIFO is read once and written once a cycle, for a pattern has each firing once

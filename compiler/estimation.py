@@ -65,7 +65,7 @@ from fxloom.report import (
     nanoseconds,
 )
 from fxloom.requantize_cost import Luts, conversion_luts
-from fxloom.stream_schedule import StreamSchedule
+from fxloom.stream_schedule import SCHEDULED, StreamSchedule
 from fxloom.target import LayerSettings, Part, Target
 
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
@@ -136,11 +136,16 @@ class Estimator:
         target.require_layers(self._groups)
         require_weights(program, target)
         layers = [self._layer(program, name, target) for name in self._groups]
+        total = _total(layers, target)
+        if target.io == "stream" and target.backend in RULED_BACKENDS:
+            schedule = StreamSchedule(program, target)
+            layers = [_passed(layer, schedule) for layer in layers]
+            total = replace(total, latency=schedule.latency, interval=schedule.interval)
         return Report(
             part=target.device.name,
             clock_ns=target.clock_ns,
             layers=tuple(layers),
-            total=_timed(_scheduled(_total(layers, target), program, target), target),
+            total=_timed(total, target),
             program=self._digest,
         )
 
@@ -504,18 +509,17 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
     )
 
 
-def _scheduled(total: Totals, program: Program, target: Target) -> Totals:
-    """Of streams the cycles that a schedule of all packs says: layers work side by side."""
-    if target.io != "stream" or target.backend not in RULED_BACKENDS:
-        return total
-    schedule = StreamSchedule(program, target)
-    latency, interval = schedule.latency, schedule.interval
+def _passed(layer: LayerReport, schedule: StreamSchedule) -> LayerReport:
+    """With the cycles in which the first sample is in the layer's processes, and the steps of the
+    one that has most."""
+    passages = [each for each in schedule.passages if each.layer.origin == layer.name]
+    if not passages:
+        return layer
+    cycles = max(each.end for each in passages) - min(each.begin for each in passages)
     return replace(
-        total,
-        latency=latency,
-        interval=interval,
-        latency_ns=nanoseconds(latency, target.clock_ns),
-        interval_ns=nanoseconds(interval, target.clock_ns),
+        layer,
+        latency=Figure(cycles, "cycles", "fitted", SCHEDULED),
+        interval=Figure(max(each.busy for each in passages), "cycles", "fitted", SCHEDULED),
     )
 
 

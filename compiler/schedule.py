@@ -92,7 +92,7 @@ class _Walker:
     """An actor on its way through its timeline.
 
     gaps: cycles from step to step; moves: for each step, the number of one of the few sets of
-    ports that take part in one; done, time: steps behind it, and the cycle of the last.
+    ports that take part in one; times: cycles of the steps behind it; time: of the last.
     """
 
     def __init__(self, line: Timeline, ports: Sequence[_Port]) -> None:

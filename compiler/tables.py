@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from enum import EnumType
 from inspect import getdoc
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxloom.report import RESOURCES, percent
+from fxloom.report import RESOURCES, Totals, percent
 
 if TYPE_CHECKING:
     from fxloom.checking import CheckResult
@@ -48,7 +48,7 @@ def estimate_table(result: EstimateCheck) -> Table:
     for each in result.products:
         error, done = each.error, not each.skipped
         rows.append(
-            [each.layer, f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
+            [result.title(each), f"{each.inputs} x {each.outputs}", f"{each.positions:,}",
              f"{each.adders:,}", str(each.samples) if done else "",
              str(each.estimate or "?"), "" if each.luts is None else f"{each.luts:,}",
              "" if error is None else f"{error:+.1f}%", each.verdict]
@@ -70,10 +70,8 @@ def demo_table(results: Sequence[DemoResult]) -> Table:
         ["weights before, bits", *(f"{report.float_bits or 0:,}" for report in reports)],
         ["weights after, bits", *(f"{total.stored_bits:,}" for total in totals)],
         ["multiply-adds", *(f"{total.macs:,}" for total in totals)],
-        *([f"{unit}, C synthesis", *(
-            f"{getattr(t.csynth, key)} = {percent(getattr(t.csynth_percent, key))} of {r.part}"
-            for t, r in zip(totals, reports, strict=True)
-        )] for key, unit in RESOURCES.items() if key != "uram"),
+        *([f"{unit} of {reports[0].part}, C synthesis", *(_share(total, key) for total in totals)]
+          for key, unit in RESOURCES.items() if key != "uram"),
         ["cycles, estimated", *(str(total.latency) for total in totals)],
         ["project", *(str(result.build.project.directory) for result in results)],
     ]  # fmt: skip
@@ -87,6 +85,13 @@ def demo_table(results: Sequence[DemoResult]) -> Table:
 
 def _percent(share: float | None) -> str:
     return "?" if share is None else f"{100 * share:.2f}%"
+
+
+def _share(total: Totals, key: str) -> str:
+    """What is taken, and how much of the part that is; the report has the intervals."""
+    taken, share = (replace(getattr(row, key), low=None, high=None) for row in
+                    (total.csynth, total.csynth_percent))  # fmt: skip
+    return f"{taken} = {percent(share)}"
 
 
 def _mismatches(result: DemoResult) -> str:

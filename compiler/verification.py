@@ -93,15 +93,20 @@ class EstimateCheck:
         """Whether every integer is exact and every LUT count within its interval."""
         return all(each.verdict in ("agrees", "skipped") for each in self.products)
 
+    def title(self, product: ProductCheck) -> str:
+        """The layer, with the constant where the layer has several products."""
+        alone = sum(each.layer == product.layer for each in self.products) == 1
+        return product.layer if alone else f"{product.layer} ({product.weight})"
+
     def remarks(self) -> Iterator[str]:
         """What the table has no room for, a line each."""
         for each in self.products:
             if each.difference is not None:
-                yield f"first difference in {each.layer}: {each.difference}"
+                yield f"first difference in {self.title(each)}: {each.difference}"
             if each.skipped:
-                yield f"{each.layer}: skipped: {each.skipped}"
+                yield f"{self.title(each)}: skipped: {each.skipped}"
             if each.note:
-                yield f"{each.layer}: {each.note}"
+                yield f"{self.title(each)}: {each.note}"
         done = [each for each in self.products if each.luts is not None]
         luts = sum(each.luts or 0 for each in done)
         share = 100 * luts / self.part_luts

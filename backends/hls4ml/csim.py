@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fxloom.backends.hls4ml.headers import PREFIX, binary, precompiled
 from fxloom.backends.hls4ml.testbench import PORTS
 from fxloom.backends.hls4ml.writer import template
 from fxloom.children import wait
@@ -33,6 +34,8 @@ COMPILE_TIMEOUT_S = 1800.0
 # Kernels keep their products in local arrays: a million weights overflow the usual 8 MB of stack.
 UNLIMITED_STACK = ("sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$0" "$@"')
 DRIVER = "driver.cpp"
+STREAMS = "driver_streams.h"
+HEADERS = "headers"
 
 Progress = Callable[[int, int], None]
 
@@ -86,7 +89,10 @@ def build_driver(
         raise FxloomError(f"{directory}: no fxloom project with firmware/{top}.cpp and {PORTS}")
     compiler = find_compiler()
     flags = (*FLAGS, *DEBUG_FLAGS) if debug else FLAGS
-    key = _key(directory, [template(DRIVER)], [_compiler_version(compiler), *flags, top])
+    folders = [(directory / folder).resolve() for folder in includes]
+    begins = PREFIX if any((folder / "ap_fixed.h").is_file() for folder in folders) else ""
+    text = begins + template(STREAMS) + template(DRIVER)
+    key = _key(directory, [text], [_compiler_version(compiler), *flags, top])
     folder = (cache or cache_directory()) / key
     executable = folder / "driver"
     if executable.is_file():
@@ -101,20 +107,26 @@ def build_driver(
     source = folder / f"{os.getpid()}.{threading.get_ident()}.cpp"
     partial = source.with_suffix(".part")
     log = folder / "compile.log"
+    settings = [compiler, *flags, *(f"-I{folder}" for folder in folders)]
     command = [
-        compiler,
-        *flags,
+        *settings,
         f'-DFXLOOM_TOP="firmware/{top}.cpp"',
         f"-I{directory.resolve()}",
-        *(f"-I{(directory / folder).resolve()}" for folder in includes),
         str(source),
         "-o",
         str(partial),
     ]
+    # What a compiler has read is the machine's, wherever the executables of a project are kept.
+    use = bool(begins) and not debug
+    header = precompiled(settings, cache_directory() / HEADERS) if use else None
     try:
-        source.write_text(template(DRIVER), encoding="ascii")
-        with open(log, "wb") as output:
-            code = wait(command, output, COMPILE_TIMEOUT_S, None, log)
+        source.write_text(text, encoding="ascii")
+        code = _compile([*command, "-include", str(header)], log) if header else None
+        if code != 0:
+            # Errors are the project's where it does not compile without that header either.
+            code = _compile(command, log)
+            if code == 0 and header is not None:
+                binary(header).unlink(missing_ok=True)
         if code != 0:
             raise ToolError(
                 f"the C++ of {directory} does not compile: {_last_error(log)}",
@@ -130,6 +142,11 @@ def build_driver(
         for path in (source, partial):
             path.unlink(missing_ok=True)
     return executable
+
+
+def _compile(command: Sequence[str], log: Path) -> int:
+    with open(log, "wb") as output:
+        return wait(command, output, COMPILE_TIMEOUT_S, None, log)
 
 
 def _last_error(log: Path) -> str:

@@ -29,6 +29,8 @@ from tests.models import CASES, make
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
+Group = dict[str, tuple[Program, list[np.ndarray]]]
+
 GROUPS = 6
 SAMPLES = 24
 # Operation by operation, test_targets.py has every combination; whole models have these.
@@ -65,21 +67,25 @@ def program_of(name: str) -> tuple[Program, list[np.ndarray]]:
     return program, quantize_inputs(program, [t.numpy() for t in beyond])
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
+@pytest.fixture(scope="module", params=range(GROUPS))
+def group(request: pytest.FixtureRequest) -> tuple[int, Group]:
+    """Some of the cases, quantized once for all targets."""
+    return request.param, {name: program_of(name) for name in list(CASES)[request.param :: GROUPS]}
+
+
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.io)
 def test_every_model_gives_the_simulators_integers(
-    target: Target, group: int, tmp_path: Path
+    target: Target, group: tuple[int, Group], tmp_path: Path
 ) -> None:
-    if target.io == "stream" and group % 2:
+    number, cases = group
+    if target.io == "stream" and number % 2:
         target = replace(target, backend="Vivado", reuse=10**9)
-    names = list(CASES)[group::GROUPS]
-    programs, inputs = zip(*(program_of(name) for name in names), strict=True)
-    packed = pack(programs)
-    mantissas = [array for arrays in inputs for array in arrays]
+    packed = pack([program for program, _ in cases.values()])
+    mantissas = [array for _, arrays in cases.values() for array in arrays]
     build = get("hls4ml").emit(packed, target, tmp_path / "project", cache=tmp_path / "cache")
     got = iter(build.run_mantissas(mantissas))
     saturated = 0
-    for name, program, arrays in zip(names, programs, inputs, strict=True):
+    for name, (program, arrays) in cases.items():
         for wanted in reference(program, arrays):
             np.testing.assert_array_equal(next(got), wanted, err_msg=name)
         saturated += sum(

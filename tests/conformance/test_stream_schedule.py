@@ -11,6 +11,7 @@ from fxloom.backends.hls4ml.plan import make_plan
 from fxloom.backends.simulator import reference
 from fxloom.dataflow import Actor, Dataflow
 from fxloom.errors import TargetError
+from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.packs import packs_of
 from fxloom.program import Program, ProgramBuilder
@@ -259,6 +260,14 @@ def test_written_depths_stand_pipelines_twice_as_deep_as_any_bound() -> None:
             stuck[kind] += bool(simulate(Dataflow(actors), depths).stuck)
     assert stuck["minimal"] > 0
     assert stuck["written"] == 0
+
+
+def test_the_estimate_has_the_cycles_of_the_schedule() -> None:
+    program = residual()
+    schedule = StreamSchedule(program, STREAM)
+    total = estimate(program, STREAM).total
+    assert (total.latency, total.interval) == (schedule.latency, schedule.interval)
+    assert estimate(program, replace(STREAM, io="parallel")).total.latency != schedule.latency
 
 
 def test_bounds_enclose_and_come_from_the_latencies() -> None:

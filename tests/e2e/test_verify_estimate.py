@@ -147,3 +147,21 @@ def test_a_program_without_constant_matrices_is_refused() -> None:
     builder.output(builder.input("x", (2,), FixedPoint(4, 4)), "y")
     with pytest.raises(verification.FxloomError, match="the program has none"):
         verification.verify_estimate(builder.build())
+
+
+@pytest.mark.usefixtures("no_tools")
+def test_steps_of_a_layer_are_one_product_and_its_constants_are_told_apart(tmp_path: Path) -> None:
+    builder = ProgramBuilder()
+    value = builder.input("x", (2,), FixedPoint(4, 4))
+    recurrent = builder.constant("w_hh", np.array([[1, -3], [2, 5]]), FixedPoint(4, 4))
+    start = builder.constant("w_ih", np.array([[3, 1], [1, 3]]), FixedPoint(4, 4))
+    first = builder.emit(MatMul(), [value, start], "lstm")
+    for name, step in (("a", first), ("b", value), ("c", value)):
+        builder.output(builder.emit(MatMul(), [step, recurrent], "lstm"), name)
+    save_program(builder.build(), tmp_path / "program.fxloom")
+    lines = run(tmp_path / "program.fxloom", code=1).splitlines()
+    rows = [line.split() for line in lines[1:4]]
+    # The step that reads another interval is hardware of its own.
+    assert [(row[:2], row[5]) for row in rows] == [
+        (["lstm", "(w_ih)"], "1"), (["lstm", "(w_hh)"], "1"), (["lstm", "(w_hh)"], "2")
+    ]  # fmt: skip

@@ -20,6 +20,7 @@ from fxloom.lowering import lower
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program
 from fxloom.recipe import Recipe
+from tests.capturing import captured
 from tests.models import make
 
 ENCODED = [each for each in Encoding if each is not Encoding.FIXED]
@@ -66,11 +67,11 @@ def weights_of(program: Program) -> list[np.ndarray]:
 def test_programs_hold_what_the_encoding_has(
     name: str, encoding: Encoding, per_channel: bool, rounding: str
 ) -> None:
-    model, x = make(name)
+    _, x = make(name)
     step = Quantize(
         weights=4, weight_format=encoding, per_channel=per_channel, weight_rounding=rounding
     )
-    result = step(capture(model, tuple(t[:2] for t in x)), Data(x_train=x if len(x) > 1 else x[0]))
+    result = step(captured(name), Data(x_train=x if len(x) > 1 else x[0]))
     program = lower(result.graph)
     for data in weights_of(program):
         magnitudes = np.unique(np.abs(data[data != 0]))

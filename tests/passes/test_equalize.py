@@ -1,4 +1,7 @@
-"""Equalisation: what the network computes stays, and neurons fill the range of their format."""
+"""Equalisation: what the network computes stays, and neurons fill the range of their format.
+
+tests/e2e/test_models.py has the small models, each of which must compute what it did.
+"""
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from fxloom.passes import FoldBatchnorm, Legalize
 from fxloom.passes.chains import find_chains
 from fxloom.passes.equalize import equalize, find_links
 from fxloom.passes.quantize import Quantize
-from tests.models import CASES, Fn, make
+from tests.models import Fn
 
 
 def legal(model: nn.Module, x: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -29,18 +32,6 @@ def outputs(graph: fx.GraphModule, x: tuple[Tensor, ...]) -> list[Tensor]:
 
 def scaled(graph: fx.GraphModule, x: tuple[Tensor, ...]) -> dict[str, float]:
     return equalize(graph, dict.fromkeys(find_chains(graph.graph), 15), lambda: [x])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_no_model_computes_anything_else(name: str) -> None:
-    model, x = make(name)
-    graph = legal(model, x)
-    before = outputs(graph, x)
-    scaled(graph, x)
-    graph.graph.lint()
-    for a, b in zip(before, outputs(graph, x), strict=True):
-        if a.dtype.is_floating_point:
-            torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * (1 + float(a.abs().max())))
 
 
 LINKED: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {

@@ -32,6 +32,7 @@ from fxloom.passes.quantize import Quantize
 from fxloom.passes.training import batch_count
 from fxloom.quantized_ops import REQUANTIZE
 from fxloom.recipe import Recipe
+from tests.capturing import captured
 from tests.models import make
 
 aten = torch.ops.aten
@@ -155,7 +156,7 @@ def test_the_result_lowers_and_simulates_exactly(name: str, options: dict[str, A
     with torch.no_grad():
         y = model(*inputs)
     samples = Data(inputs if len(inputs) > 1 else inputs[0], y + 0.5 * torch.randn_like(y))
-    graph = quantized(model, samples, **options)
+    graph = quantized(captured(name), samples, **options)
     result = Finetune(epochs=2, learning_rate=0.01, batch=2)(graph, samples).graph
     changed = [n for n, t in state(graph).items() if not torch.equal(t, state(result)[n])]
     assert changed

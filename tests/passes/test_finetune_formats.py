@@ -22,6 +22,7 @@ from fxloom.passes.chains import LAYERS
 from fxloom.passes.finetune import Finetune
 from fxloom.passes.learned_ranges import divided, multiplied
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
+from tests.capturing import captured
 from tests.models import make
 from tests.passes.test_finetune import accuracy, assert_equal, circles, perceptron, quantized, state
 
@@ -166,7 +167,7 @@ def test_the_result_lowers_and_simulates_exactly(name: str, options: dict[str, A
     with torch.no_grad():
         y = model(*inputs)
     samples = Data(inputs if len(inputs) > 1 else inputs[0], y + 0.5 * torch.randn_like(y))
-    graph = quantized(model, samples, **options)
+    graph = quantized(captured(name), samples, **options)
     step = Finetune(epochs=4, learning_rate=0.3, batch=2, ranges=True, narrowing=2)
     result = step(graph, samples)
     before, after = formats(graph), formats(result.graph)
@@ -189,7 +190,7 @@ def test_what_tables_and_recurrences_read_keeps_its_format(name: str) -> None:
     with torch.no_grad():
         y = model(*inputs)
     samples = Data(inputs if len(inputs) > 1 else inputs[0], y + 0.5 * torch.randn_like(y))
-    graph = quantized(model, samples)
+    graph = quantized(captured(name), samples)
     result = Finetune(epochs=2, learning_rate=0.5, batch=2, ranges=True)(graph, samples).graph
     after = formats(result)
     for node in graph.graph.nodes:

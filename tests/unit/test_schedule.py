@@ -115,6 +115,12 @@ def test_what_can_wait_is_not_hurried() -> None:
     assert cycle_by_cycle(graph, {"long": 1, "short": 1}, 1).finished == [532]
 
 
+def test_actors_that_nothing_connects_run_side_by_side() -> None:
+    graph = Dataflow([*chain().actors, Actor("alone", 5, 4, 3)])
+    assert simulate(graph, {"c": 2}, 2).finished == simulate(graph, {}, 2).finished == [19, 39]
+    assert compare(graph, {"c": 1})
+
+
 @pytest.mark.parametrize(
     ("actors", "message"),
     [
