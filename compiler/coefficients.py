@@ -44,7 +44,7 @@ class Fit:
         value = self.value(features)
         source = (
             f"fitted: {self.source}; on {self.rows} rows of {self.datasets} sets, median error "
-            f"{100 * self.median_error:.0f}% on a set left out, 90% interval{note}"
+            f"{100 * self.median_error:.2g}% on a set left out, 90% interval{note}"
         )
         low, high = round(value * self.low), round(value * self.high)
         return Figure(round(value), unit, "fitted", source, low, high)

@@ -373,7 +373,7 @@ class Report:
         if self.compression is not None:
             yield (
                 f"weights and biases: {self.float_bits:,} bits as 32-bit floats, "
-                f"{self.total.stored_bits:,} now ({self.compression:.2f} times fewer)"
+                f"{self.total.stored_bits:,} now with tables ({' times '.join(self.saving)})"
             )
         if self.made_from is not None:
             yield from self.made_from.lines()
@@ -390,10 +390,17 @@ class Report:
 
     @property
     def compression(self) -> float | None:
-        """How many times fewer bits the weights take than as 32-bit floats."""
-        if self.float_bits is None or not self.total.stored_bits:
+        """How many times fewer bits are stored, tables included, than weights and biases have as
+        32-bit floats."""
+        if not self.float_bits or not self.total.stored_bits:
             return None
         return self.float_bits / self.total.stored_bits
+
+    @property
+    def saving(self) -> tuple[str, str]:
+        """How many times, and "fewer" or "more", for tables may take more than weights save."""
+        times = self.compression or 1.0
+        return (f"{times:.2f}", "fewer") if times >= 1 else (f"{1 / times:.2f}", "more")
 
     def _remarks(self) -> Iterator[str]:
         for step in self.passes:

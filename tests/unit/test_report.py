@@ -154,3 +154,9 @@ def test_nanoseconds_are_those_of_the_cycles(io: Literal["parallel", "stream"]) 
         assert ns is not None
         assert cycles.value is not None
         assert (ns.value, ns.unit) == (2.5 * cycles.value, "ns")
+
+
+def test_tables_may_take_more_than_weights_save(report: Report) -> None:
+    larger = replace(report, float_bits=32)
+    assert "32 bits as 32-bit floats, 64 now with tables (2.00 times more)" in larger.to_text()
+    assert "more bits than float32" in larger.to_html()
