@@ -33,10 +33,9 @@ from fxloom.costs import (
     tree_cycles,
     unknown,
 )
-from fxloom.fixed_point import FixedPoint, IntArray
-from fxloom.logic import Logic, buffer_bits, logic
+from fxloom.fixed_point import FixedPoint
+from fxloom.logic import Logic, buffer_bits, in_dsp, logic
 from fxloom.matrices import KERNEL, RULED_BACKENDS, matrix_of
-from fxloom.multipliers import HARD_DIGITS, csd_digits
 from fxloom.ops import (
     Add,
     ArgMax,
@@ -391,20 +390,21 @@ def _cost(program: Program, instr: Instr, product: Product | None, stream: bool)
     latency, interval = _cycles(program, instr, stream)
     if found is None:
         return Cost(UNKNOWN_RESOURCES, UNKNOWN_RESOURCES, latency, interval)
-    positions = prod(instr.result.shape[:2]) if isinstance(instr.op, Pool) else 1
-    elements = elements_of(instr.result.shape, stream or positions > 1)
+    one_by_one = stream or isinstance(instr.op, MatMul | Pool)  # rows, windows
+    elements = elements_of(instr.result.shape, one_by_one)
     held = _held_bits(program, instr) if stream else 0
     cost = logic_cost(found, elements, latency, interval, held)
     if isinstance(instr.op, Mul):
         constants = [program.constants[arg] for arg in instr.args if arg in program.constants]
         if constants:
-            cost = _by_constants(cost, np.broadcast_to(constants[0].data, instr.result.shape))
+            multiplied = np.broadcast_to(in_dsp(constants[0]), instr.result.shape)
+            cost = _in_dsp(cost, int(multiplied.reshape(-1, elements).any(0).sum()))
     return cost
 
 
-def _by_constants(cost: Cost, factors: IntArray) -> Cost:
-    """DSP blocks of products with these constants, as in layers with weights."""
-    hard = rule(int((csd_digits(factors) >= HARD_DIGITS).sum()), "DSP", RULE_1_KERNEL)
+def _in_dsp(cost: Cost, count: int) -> Cost:
+    """With so many products by constants in DSP blocks."""
+    hard = rule(count, "DSP", RULE_1_KERNEL)
     return replace(
         cost, csynth=replace(cost.csynth, dsp=hard), synthesis=replace(cost.synthesis, dsp=hard)
     )

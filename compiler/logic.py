@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fxloom.features import NO_DSP_BITS
 from fxloom.multipliers import HARD_DIGITS, csd_digits
 from fxloom.ops import (
     Add,
@@ -32,7 +33,7 @@ from fxloom.ops import (
     ShiftLike,
     Sub,
 )
-from fxloom.program import Instr, Program
+from fxloom.program import Constant, Instr, Program
 from fxloom.requantize_cost import conversion_luts
 
 LUT_ROM_BITS = 64
@@ -51,6 +52,8 @@ has 25 x 18)."""
 
 Bounds = tuple[float, float, float]
 """Likely, least, most."""
+
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Logic(NamedTuple):
@@ -118,6 +121,14 @@ def buffer_bits(depth: int, width: int) -> int:
     return width * ceil(depth / 32)
 
 
+def in_dsp(constant: Constant) -> BoolArray:
+    """Which products with these constants DSP blocks form, as in layers with weights."""
+    if constant.value.type.width <= NO_DSP_BITS:
+        return np.zeros(constant.value.shape, dtype=bool)
+    found: BoolArray = csd_digits(constant.data) >= HARD_DIGITS
+    return found
+
+
 def _width(program: Program, name: str) -> int:
     return program.value(name).type.width
 
@@ -151,10 +162,11 @@ def _multiply(program: Program, instr: Instr) -> Logic:
     if constants:
         digits = csd_digits(constants[0].data)
         other = next((a for a in instr.args if a not in program.constants), instr.args[0])
-        hard = float((digits >= HARD_DIGITS).mean())
-        adders = float(np.maximum(digits - 1, 0).mean())
+        adders = np.maximum(digits - 1, 0)
+        outside = adders * ~in_dsp(constants[0])  # of DSP blocks
         bits = _width(program, other) + 2
-        return Logic((adders * bits, (1 - hard) * adders * bits / 2, 2 * adders * bits), bits=width)
+        likely = float(outside.mean()) * bits
+        return Logic((likely, likely / 2, 2 * float(adders.mean()) * bits), bits=width)
     a, b = (_width(program, arg) for arg in instr.args)
     return _product(a, b, width)
 

@@ -307,3 +307,27 @@ def test_the_interval_of_the_whole_is_as_uncertain_as_any_layer_that_may_be_the_
     whole = report.total.interval
     assert whole.value == max(figure.value or 0 for figure in intervals)
     assert whole.high == max(figure.high or 0 for figure in intervals)
+
+
+def test_a_stream_has_the_multipliers_of_a_pack() -> None:
+    builder = ProgramBuilder()
+    x = builder.input("x", (16, 16, 4), INT8)
+    c = builder.constant("c", np.array([11, 13, 2, 77]), INT8)
+    builder.output(builder.emit(Mul(), [x, c], "scale"), "y")
+    program = builder.build()
+    assert layers(program, Target(io="stream"))["scale"].csynth.dsp.value == 3
+    assert layers(program)["scale"].csynth.dsp.value == 3 * 256
+    # What is in DSP blocks is not in LUTs as well: 2 is a shift.
+    assert layers(program)["scale"].csynth.lut.value == 0
+
+
+@pytest.mark.parametrize("io", ["parallel", "stream"])
+def test_products_of_computed_matrices_are_formed_a_row_a_cycle(
+    io: Literal["parallel", "stream"],
+) -> None:
+    builder = ProgramBuilder()
+    left, right = builder.input("a", (32, 8), INT8), builder.input("b", (8, 16), INT8)
+    builder.output(builder.emit(MatMul(), [left, right], "scores"), "y")
+    found = layers(builder.build(), Target(io=io))["scores"]
+    assert found.csynth.dsp.value == 8 * 16
+    assert (found.interval.value or 0) >= 32
