@@ -33,6 +33,7 @@ from fxloom.costs import (
     tree_cycles,
     unknown,
 )
+from fxloom.errors import TargetError
 from fxloom.fixed_point import FixedPoint
 from fxloom.logic import Logic, buffer_bits, in_dsp, logic
 from fxloom.matrices import KERNEL, RULED_BACKENDS, matrix_of
@@ -105,7 +106,8 @@ def estimate(program: Program, target: Target) -> Report:
     """Resources at two levels, latency and interval of every layer and of the whole.
 
     What does not depend on the target is kept as long as the program is, so that many targets for
-    one program cost little. Raises TargetError for a pattern in target.layers that names no layer.
+    one program cost little. Raises TargetError for a pattern in target.layers that names no layer,
+    and for a part that the target's backend is not for.
     """
     key = id(program)
     kept = _KEPT.get(key)
@@ -132,6 +134,12 @@ class Estimator:
     def __call__(self, target: Target) -> Report:
         program = self._program()
         assert program is not None  # whoever calls has it
+        device = target.device
+        if target.backend in RULED_BACKENDS and device.vendor != "AMD":
+            raise TargetError(
+                f"part: {target.backend} is for parts of AMD, {device.name} is made by "
+                f"{device.vendor}, whose resources are others"
+            )
         target.require_layers(self._groups)
         require_weights(program, target)
         layers = [self._layer(program, name, target) for name in self._groups]

@@ -49,7 +49,8 @@ def wrapped(text: str, width: int | None) -> list[str]:
     """A sentence as lines, those after the first indented."""
     if width is None:
         return [text]
-    return wrap(text, width, subsequent_indent=GAP, break_on_hyphens=False) or [""]
+    room = max(width, len(GAP) + 1)
+    return wrap(text, room, subsequent_indent=GAP, break_on_hyphens=False) or [""]
 
 
 def shortened(name: str, length: int) -> str:

@@ -184,6 +184,13 @@ def test_a_pattern_that_names_no_layer_is_refused() -> None:
         estimate(dense(np.array([[1]])), Target(layers={"conv*": {"reuse": 2}}))
 
 
+def test_shares_of_a_part_that_the_backend_is_not_for_are_refused() -> None:
+    program = dense(np.array([[1]]))
+    with pytest.raises(TargetError, match="Vitis is for parts of AMD, agfb014 is made by Intel"):
+        estimate(program, Target(part="agfb014"))
+    assert estimate(program, Target(part="agfb014", backend="oneAPI")).verdict.state == "not known"
+
+
 def image_program(groups: int) -> Program:
     builder = ProgramBuilder()
     x = builder.input("x", (6, 6, 4), INT8)

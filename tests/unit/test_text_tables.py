@@ -47,3 +47,4 @@ def test_what_is_not_zero_shows_in_a_sparkline() -> None:
 def test_sentences_wrap_with_an_indent() -> None:
     assert wrapped("one two three", None) == ["one two three"]
     assert wrapped("one two three", 8) == ["one two", "  three"]
+    assert wrapped("one two", 0)[:2] == ["one", "  t"]
