@@ -235,6 +235,36 @@ def test_schedules_of_programs_are_those_of_single_cycles() -> None:
         assert (ends[0], ends[1] - ends[0]) == (schedule.latency.value, schedule.interval.value)
 
 
+def around(transposes: int) -> Program:
+    """Transpositions, each of which holds the whole tensor, and a way around all of them."""
+    b = ProgramBuilder()
+    x = y = b.input("x", (4, 4, 2), BYTE)
+    for number in range(transposes):
+        y = b.emit(ops.Transpose((1, 0, 2)), [y], f"t{number}")
+    b.output(b.emit(ops.Add(), [y, x], "add"), "y")
+    return b.build()
+
+
+def assert_keeps_its_rate(program: Program, target: Target, samples: int = 9) -> None:
+    """In the long run samples follow each other at the interval, with the depths written."""
+    schedule = StreamSchedule(program, target)
+    assert schedule.interval.value == max(passage.busy for passage in schedule.passages)
+    written = {name: depth.written for name, depth in schedule.depths.items()}
+    ends = simulate(schedule.likely, written, samples).require_end().finished
+    assert ends == simulate(schedule.likely, {}, samples).finished
+    assert ends[-1] - ends[-2] == schedule.interval.value
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_a_way_around_holds_as_many_samples_as_are_in_the_other_branch(count: int) -> None:
+    assert_keeps_its_rate(around(count), STREAM)
+
+
+def test_the_interval_is_kept_in_the_long_run() -> None:
+    for number, program in enumerate(draw_programs(graphs(), 60, 11)):
+        assert_keeps_its_rate(program, TARGETS[number % len(TARGETS)])
+
+
 def test_the_way_around_a_residual_block_holds_rows_and_not_the_tensor() -> None:
     schedule = StreamSchedule(residual(16), STREAM)
     around = next(layer for layer in schedule.layers if layer.kind == "fork")
