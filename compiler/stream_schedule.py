@@ -134,8 +134,8 @@ class StreamSchedule:
         found = {}
         for name in minimal:
             tokens = self.likely.tokens(name)
-            enough = max(minimal[name], deeper[name]) + room[name]
-            written = max(min(enough, tokens), minimal[name], LEAST_DEPTH)
+            least = max(minimal[name], deeper[name], LEAST_DEPTH)
+            written = max(min(least + room[name], tokens), least)
             found[name] = FifoDepth(minimal[name], written, tokens)
         return found
 
