@@ -76,7 +76,7 @@ def template(name: str) -> str:
 
 
 def verilog(graph: AdderGraph, title: str) -> str:
-    """The module that computes the graph; needs fxloom_adder.v. title: one line of comment."""
+    """The module that computes the graph; needs fxloom_adder.v. title: what its comment says."""
     return "".join(f"{line}\n" for line in _lines(graph, title))
 
 
@@ -84,7 +84,7 @@ def _lines(graph: AdderGraph, title: str) -> Iterator[str]:
     x, y = ports(graph)
     nodes = Packing.of(graph.lo, graph.hi)
     width, signed, low = nodes.width.tolist(), nodes.signed.astype(int).tolist(), graph.wires
-    yield f"// {title}"
+    yield f"// {title.encode('unicode_escape').decode('ascii')}"
     yield f"// {graph.inputs} inputs, {len(graph.outputs)} outputs, {len(graph.first)} nodes."
     yield f"module {TOP} ("
     yield f"    input [{x.bits - 1}:0] x,"

@@ -82,12 +82,13 @@ class _Streams:
         self.filled: dict[str, StreamLayer] = {}
 
     def all(self) -> StreamLayers:
-        ports: set[str] = set()
-        for port in self.program.inputs:
-            value = port.value
-            layer = StreamLayer("input", value.name, None, (), value.shape, (value.name,))
-            layer = self._add(layer, [])
-            ports.update(layer.outputs)
+        values = [port.value for port in self.program.inputs]
+        inputs = [
+            self._add(StreamLayer("input", x.name, None, (), x.shape, (x.name,)), [])
+            for x in values
+        ]
+        ports = {layer.outputs[0] for layer in inputs}
+        for layer in inputs:
             self._publish(layer)
         done: set[str] = set()
         for instr in self.program.instrs:

@@ -20,9 +20,6 @@ from fxloom.token_times import TokenTimes
 LEAST_DEPTH = 2
 """What Vitis HLS gives a stream without a depth (AMD UG1399); no FIFO gets less."""
 
-SAMPLES = 2
-"""How many follow each other without a pause: the second shows the interval."""
-
 SCHEDULED = (
     "schedule: every pack through blocking FIFOs; pipelines as deep as fits and syntheses of "
     "others say (docs/estimation.md)"
@@ -83,9 +80,9 @@ class StreamSchedule:
 
     @cached_property
     def times(self) -> tuple[TokenTimes, ...]:
-        """Of likely, least and most latencies. FIFOs of the minimal depths do not change when a
-        sample ends."""
-        return tuple(TokenTimes(each, SAMPLES) for each in (self.likely, self.least, self.most))
+        """Of one sample with likely, least and most latencies. FIFOs of the minimal depths do not
+        change when it ends."""
+        return tuple(TokenTimes(each, 1) for each in (self.likely, self.least, self.most))
 
     @property
     def latency(self) -> Figure:
@@ -94,8 +91,9 @@ class StreamSchedule:
 
     @property
     def interval(self) -> Figure:
-        """Cycles from the end of one sample to the end of the next, right behind it."""
-        return _figure([int(times.finished[-1] - times.finished[-2]) for times in self.times])
+        """Cycles from one sample to the next when one follows right behind the other, in the long
+        run: those of the slowest process. The first few may end closer together."""
+        return _figure([_slowest(each) for each in (self.likely, self.least, self.most)])
 
     @property
     def limiting(self) -> StreamLayer:
@@ -125,17 +123,32 @@ class StreamSchedule:
 
         A whole tensor is always enough: take the oldest sample that is not finished, and the first
         layer that is not finished with it. All layers after it are done with the sample before, so
-        its results fit; all before it are done with this one, so its arguments are there.
+        its results fit; all before it are done with this one, so its arguments are there. But a
+        sample that is under way for several intervals takes room for several samples.
         """
-        minimal, deeper = (minimal_depths(each, SAMPLES) for each in (self.likely, self.most))
+        minimal, deeper = (
+            minimal_depths(graph, _under_way(graph, times))
+            for graph, times in ((self.likely, self.times[0]), (self.most, self.times[2]))
+        )
         room = _room(self.most)
         found = {}
         for name in minimal:
             tokens = self.likely.tokens(name)
-            enough = max(minimal[name], deeper[name]) + room[name]
-            written = max(min(enough, tokens), minimal[name], LEAST_DEPTH)
+            least = max(minimal[name], deeper[name], LEAST_DEPTH)
+            written = max(min(least + room[name], tokens), least)
             found[name] = FifoDepth(minimal[name], written, tokens)
         return found
+
+
+def _slowest(graph: Dataflow) -> int:
+    """Cycles that the slowest actor takes for a sample; none holds another one up for longer where
+    FIFOs are deep enough."""
+    return max(actor.steps for actor in graph.actors)
+
+
+def _under_way(graph: Dataflow, times: TokenTimes) -> int:
+    """How many samples there are in a network at most, and one more, right behind them."""
+    return -(-int(times.finished[0] + 1) // _slowest(graph)) + 1
 
 
 def _figure(values: Sequence[int]) -> Figure:

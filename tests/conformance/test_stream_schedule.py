@@ -20,7 +20,7 @@ from fxloom.stream_actors import actor_of, timings
 from fxloom.stream_layers import stream_layers
 from fxloom.stream_schedule import LEAST_DEPTH, StreamSchedule
 from fxloom.target import Target
-from tests.conformance.packing import draw_programs
+from tests.conformance.packing import draw_programs, pack
 from tests.cycle_simulation import compare, cycle_by_cycle
 from tests.strategies import PROGRAMS, graphs, random_inputs
 
@@ -53,6 +53,16 @@ def residual(size: int = 8, channels: int = 3, shown: bool = True) -> Program:
     if shown:
         b.output(y, "sum")
     b.output(b.emit(ops.Pool("max", (2, 2), (2, 2)), [y], "pool"), "y")
+    return b.build()
+
+
+def around(transposes: int) -> Program:
+    """Transpositions, each of which holds the whole tensor, and a way around all of them."""
+    b = ProgramBuilder()
+    x = y = b.input("x", (4, 4, 2), BYTE)
+    for number in range(transposes):
+        y = b.emit(ops.Transpose((1, 0, 2)), [y], f"t{number}")
+    b.output(b.emit(ops.Add(), [y, x], "add"), "y")
     return b.build()
 
 
@@ -104,13 +114,13 @@ def assert_causal(program: Program, target: Target) -> None:
     ports = [layer for layer in found.layers if layer.kind == "input"]
     for layer, port, data in zip(ports, program.inputs, inputs, strict=True):
         rows, kind = data.reshape(packs_of(layer.shape), -1), port.value.type
-        for pack, cycle in enumerate(run.read[layer.outputs[0]].tolist()):
-            kept = rows[pack].copy()
-            rows[pack] = np.where(kept > (kind.lo + kind.hi) // 2, kind.lo, kind.hi)
+        for place, cycle in enumerate(run.read[layer.outputs[0]].tolist()):
+            kept = rows[place].copy()
+            rows[place] = np.where(kept > (kind.lo + kind.hi) // 2, kind.lo, kind.hi)
             (after,) = reference(program, inputs)
-            rows[pack] = kept
+            rows[place] = kept
             changed = (before != after).reshape(len(written), -1).any(1)
-            assert (written[changed] >= cycle).all(), (layer.origin, pack)
+            assert (written[changed] >= cycle).all(), (layer.origin, place)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -128,6 +138,15 @@ def test_layers_of_whole_programs_are_the_backends() -> None:
     ):
         assert_agrees(program, TARGETS[number % len(TARGETS)])
         assert_causal(program, TARGETS[(number - 1) % len(TARGETS)])
+
+
+def test_several_inputs_that_are_read_more_than_once_have_the_backends_channels() -> None:
+    program = pack([residual(5, 1), around(1), around(2)])
+    for target in TARGETS:
+        assert_agrees(program, target)
+        plan = make_plan(program, target)
+        channels = {array for layer in plan.layers for _, array in layer.results}
+        assert set(plan.fifos) <= channels
 
 
 def of_image(op: ops.Op, kernel: int = 0) -> Program:
@@ -233,6 +252,26 @@ def test_schedules_of_programs_are_those_of_single_cycles() -> None:
         assert compare(schedule.likely, minimal)
         ends = cycle_by_cycle(schedule.likely, minimal, 2).finished
         assert (ends[0], ends[1] - ends[0]) == (schedule.latency.value, schedule.interval.value)
+
+
+def assert_keeps_its_rate(program: Program, target: Target, samples: int = 9) -> None:
+    """In the long run samples follow each other at the interval, with the depths written."""
+    schedule = StreamSchedule(program, target)
+    assert schedule.interval.value == max(passage.busy for passage in schedule.passages)
+    written = {name: depth.written for name, depth in schedule.depths.items()}
+    ends = simulate(schedule.likely, written, samples).require_end().finished
+    assert ends == simulate(schedule.likely, {}, samples).finished
+    assert ends[-1] - ends[-2] == schedule.interval.value
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_a_way_around_holds_as_many_samples_as_are_in_the_other_branch(count: int) -> None:
+    assert_keeps_its_rate(around(count), STREAM)
+
+
+def test_the_interval_is_kept_in_the_long_run() -> None:
+    for number, program in enumerate(draw_programs(graphs(), 60, 11)):
+        assert_keeps_its_rate(program, TARGETS[number % len(TARGETS)])
 
 
 def test_the_way_around_a_residual_block_holds_rows_and_not_the_tensor() -> None:

@@ -54,6 +54,13 @@ def test_verilog_gives_the_integers_of_the_product(
     assert simulated(matrix, lo, hi, tmp_path) is None
 
 
+def test_a_title_is_one_line_of_plain_text(tmp_path: Path) -> None:
+    graph, x = adder_graph(np.array([[3]]), 0, 1), np.array([[1]])
+    rtl.write(tmp_path, graph, "größe\n`define y 1", x, 3 * x)
+    first = (tmp_path / rtl.PRODUCT).read_text(encoding="ascii").splitlines()[0]
+    assert first == r"// gr\xf6\xdfe\n`define y 1"
+
+
 @needs_simulator
 def test_the_first_difference_is_named(tmp_path: Path) -> None:
     matrix = random_matrix((3, 4), 9, 0.0)
