@@ -520,15 +520,21 @@ def _total(layers: Sequence[LayerReport], target: Target) -> Totals:
 def _passed(layer: LayerReport, schedule: StreamSchedule) -> LayerReport:
     """With the cycles in which the first sample is in the layer's processes, and the steps of the
     one that has most."""
-    passages = [each for each in schedule.passages if each.layer.origin == layer.name]
-    if not passages:
+    places = [n for n, each in enumerate(schedule.layers) if each.origin == layer.name]
+    if not places:
         return layer
-    cycles = max(each.end for each in passages) - min(each.begin for each in passages)
-    return replace(
-        layer,
-        latency=Figure(cycles, "cycles", "fitted", SCHEDULED),
-        interval=Figure(max(each.busy for each in passages), "cycles", "fitted", SCHEDULED),
-    )
+    found = [[passages[n] for n in places] for passages in schedule.bounds]
+    waited = [max(each.end for each in own) - min(each.begin for each in own) for own in found]
+    busy = [max(each.busy for each in own) for own in found]
+    return replace(layer, latency=_one_of(waited), interval=_one_of(busy))
+
+
+def _one_of(cycles: Sequence[int]) -> Figure:
+    """The first of them, and an interval where others differ."""
+    low, high = min(cycles), max(cycles)
+    if low == high:
+        return Figure(cycles[0], "cycles", "fitted", SCHEDULED)
+    return Figure(cycles[0], "cycles", "fitted", SCHEDULED, low, high)
 
 
 def _timed(total: Totals, target: Target) -> Totals:

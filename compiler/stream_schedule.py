@@ -103,9 +103,17 @@ class StreamSchedule:
     @cached_property
     def passages(self) -> tuple[Passage, ...]:
         """The first sample in each process, in their order."""
+        return self.bounds[0]
+
+    @cached_property
+    def bounds(self) -> tuple[tuple[Passage, ...], ...]:
+        """The passages with likely, least and most latencies."""
+        return tuple(map(self._passages, self.times))
+
+    def _passages(self, times: TokenTimes) -> tuple[Passage, ...]:
         found = {}
-        for name, line in self.times[0].lines.items():
-            cycles = line.at + self.times[0].late[name]
+        for name, line in times.lines.items():
+            cycles = line.at + times.late[name]
             found[name] = (int(cycles[0]), int(cycles[line.ends[0]]), line.actor.steps)
         return tuple(
             Passage(layer, *found[name])

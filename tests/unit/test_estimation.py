@@ -338,3 +338,14 @@ def test_products_of_computed_matrices_are_formed_a_row_a_cycle(
     found = layers(builder.build(), Target(io=io))["scores"]
     assert found.csynth.dsp.value == 8 * 16
     assert (found.interval.value or 0) >= 32
+
+
+def test_cycles_of_streamed_layers_have_intervals_as_the_whole_has() -> None:
+    report = estimate(image_program(1), Target(io="stream"))
+    for layer in report.layers:
+        assert layer.latency.low is not None
+        assert layer.latency.value is not None
+        assert layer.latency.high is not None
+        assert layer.latency.low <= layer.latency.value <= layer.latency.high
+    last = report.total.latency
+    assert max(each.latency.high or 0 for each in report.layers) <= (last.high or 0)
