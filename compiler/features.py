@@ -25,9 +25,9 @@ def latency_lut(
     }
 
 
-def latency_ff(nonzero: int, accumulator: int, reuse: int) -> dict[str, float]:
-    """Latency strategy: registers of sums between stages."""
-    bits = nonzero * accumulator
+def latency_ff(nonzero: int, outputs: int, accumulator: int, reuse: int) -> dict[str, float]:
+    """Latency strategy: a register for every sum of two, one fewer than weights an output."""
+    bits = max(nonzero - outputs, 0) * accumulator
     return {"bits": bits, "bits_unshared": bits if reuse == 1 else 0}
 
 

@@ -192,7 +192,9 @@ def _latency(product: Product) -> Cost:
     if product.data > LEAST_DATA and lut.value is not None:
         most = ceil(WIDE_DATA_LUTS * lut.value)
         lut = replace(lut, high=most, source=f"{lut.source}; {WIDE_DATA}")
-    ff = fit("latency_ff").figure(features.latency_ff(nonzero, sums, reuse), "FF", note)
+    ff = fit("latency_ff").figure(
+        features.latency_ff(nonzero, matrix.shape[1], sums, reuse), "FF", note
+    )
     lut = _with_windows(product, lut)
     source = FIT_LATENCY if matrix.kind == "Dense" else FIT_CONV
     latency = tree_cycles(matrix.shape[0], matrix.positions, reuse, source)
