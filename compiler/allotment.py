@@ -6,10 +6,13 @@ The backend builds what is allotted here and the estimate counts it, so that the
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from math import ceil
 from typing import Literal
 
 import numpy as np
 
+from fxloom import features
+from fxloom.coefficients import fit
 from fxloom.errors import TargetError
 from fxloom.matrices import Matrix, matrix_of
 from fxloom.multipliers import hard_multiplications, latency_dsp
@@ -17,6 +20,9 @@ from fxloom.program import Program
 from fxloom.settings import unmatched
 from fxloom.sparse_layout import lanes_for, sparse_bits
 from fxloom.target import LayerSettings, Strategy, Target
+
+LUTS_OF_DSP = 55
+"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,8 @@ def _valid_reuse(n_in: int, n_out: int) -> list[int]:
 
 def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     """What a product with a constant matrix gets: the dense kernel, or the sparse one where that
-    has fewer multipliers and no more bits in memory, or as many and fewer.
+    has fewer multipliers and no more bits in memory, or as many and fewer, and is not certain to
+    cost more LUTs than that is worth.
 
     With the Latency strategy, and without reuse, the dense one: it multiplies by constants, and
     products with zero are not there. Whatever was asked for by name is done.
@@ -120,11 +127,31 @@ def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     )
     if wanted.kernel == "auto" and not cheaper:
         return replace(dense, why=f"dense: sparse would be {costs}")
+    dearer = _luts_more(matrix, dense, dense_multipliers, lanes)
+    if wanted.kernel == "auto" and dearer > 0:
+        why = f"dense: sparse would take {dearer:,} LUT more than the DSP blocks it saves are worth"
+        return replace(dense, why=f"{why}: {costs}")
     note = ""
     if reuse != wanted.reuse:
         note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {_count(lanes)}"
     asked = "asked for, " if wanted.kernel == "sparse" else ""
     return Allotment("resource", reuse, note, "sparse", lanes, f"sparse: {asked}{costs}")
+
+
+def _luts_more(matrix: Matrix, dense: Allotment, multipliers: int, lanes: int) -> int:
+    """LUTs by which the sparse kernel is dearer, at the least that the estimate has for it and
+    beyond what the DSP blocks that it saves are worth."""
+    (n_in, n_out), data = matrix.shape, matrix.data
+    sums = data + matrix.width + (n_in - 1).bit_length()
+    if dense.strategy == "latency":
+        nonzero = int(np.count_nonzero(matrix.weights))
+        luts = fit("latency_lut").value(features.latency_lut(nonzero, sums, 0, 0))
+    else:
+        terms = features.resource_lut(n_in, n_out, dense.reuse, data, sums)
+        luts = fit("resource_lut").value(terms)
+    saved = LUTS_OF_DSP * (multipliers - lanes) if matrix.width > features.NO_DSP_BITS else 0
+    least = features.SPARSE_BOUNDS[0] * features.sparse_lut(lanes, matrix.inputs, n_out, data, sums)
+    return ceil(least - luts - saved)
 
 
 def _count(multipliers: int) -> str:

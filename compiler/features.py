@@ -68,3 +68,14 @@ def resource_ff(
     """Resource strategy with reuse > 1. width: bits of a weight."""
     multipliers = ceil(n_in * n_out / reuse)
     return {"layer": 1, "sum_bits": n_out * accumulator, "weight_bits": multipliers * width}
+
+
+SPARSE_BOUNDS = (0.5, 3.0)
+"""Around what is counted for the sparse kernel, which nobody has synthesised."""
+
+
+def sparse_lut(lanes: int, inputs: int, outputs: int, data: int, accumulator: int) -> float:
+    """LUTs of the sparse kernel in C synthesis, twice what is counted: a lane chooses one of all
+    inputs (a third of a LUT a bit), multiplies and adds; every output adds up its spans."""
+    lane = inputs * data / 3 + accumulator
+    return 2 * (lanes * lane + (lanes + outputs) * accumulator)

@@ -29,7 +29,7 @@ class Matrix:
     weights: [n_in, n_out], a row an input of the unrolled product; width: bits of one; kind: the
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
     position reads, which for groups are more than weights has rows for an output; rows: of
-    windows, 0 where there are none.
+    windows, 0 where there are none; data: bits of an input.
     """
 
     weights: IntArray
@@ -38,6 +38,7 @@ class Matrix:
     kind: str
     inputs: int
     rows: int = 0
+    data: int = 8
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,12 +60,13 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     constant = program.constants[instr.args[1]]
     weight, width = constant.data, constant.value.type.width
     x = program.value(instr.args[0])
+    data = x.type.width
     exact = target.backend in RULED_BACKENDS and is_narrow(constant.value)
     if isinstance(instr.op, MatMul):
         positions = prod(instr.result.shape[:-1])
         # With leading axes hls4ml's Dense would take all of them for one long vector.
         kind = "Dense" if exact and positions == 1 else KERNEL
-        return Matrix(weight, width, positions, kind, weight.shape[0])
+        return Matrix(weight, width, positions, kind, weight.shape[0], data=data)
     groups, outputs = instr.op.groups, weight.shape[3]
     # One row an input of the unrolled product: kernel position and input channel.
     by_group = weight.reshape(*weight.shape[:3], groups, outputs // groups)
@@ -72,7 +74,7 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
     inputs = prod(weight.shape[:2]) * x.shape[2]
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
-    return Matrix(matrix, width, positions, kind, inputs, rows)
+    return Matrix(matrix, width, positions, kind, inputs, rows, data)
 
 
 def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -> str:

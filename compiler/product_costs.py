@@ -340,14 +340,14 @@ def _wider(figure: Figure) -> Figure:
 def _sparse(product: Product) -> Cost:
     matrix, given = product.matrix, product.given
     index = max((matrix.inputs - 1).bit_length(), 1)
-    # A lane chooses one of all inputs, multiplies and adds; every output adds up its spans.
-    choice = matrix.inputs * product.data / 3
-    lane = choice + product.accumulator
-    luts = given.lanes * lane + (given.lanes + matrix.shape[1]) * product.accumulator
+    luts = features.sparse_lut(
+        given.lanes, matrix.inputs, matrix.shape[1], product.data, product.accumulator
+    )
+    least, most = features.SPARSE_BOUNDS
     width = given.lanes * (matrix.width + index)
     registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + width
     csynth = resources(
-        lut=bounded(scaled((1, 0.5, 3), 2 * luts), "LUT", RULE_SPARSE),
+        lut=bounded(scaled((1, least, most), luts), "LUT", RULE_SPARSE),
         ff=bounded(scaled((1, 0.3, 3), registers), "FF", RULE_SPARSE),
         dsp=_shared_dsp(product, given.lanes, RULE_SPARSE),
         bram18=bounded(scaled((1, 0, 1), _rom(given.reuse, width)), "BRAM18", RULE_SPARSE),
