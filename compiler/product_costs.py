@@ -195,6 +195,8 @@ def _latency(product: Product) -> Cost:
     ff = fit("latency_ff").figure(
         features.latency_ff(nonzero, matrix.shape[1], sums, reuse), "FF", note
     )
+    if nonzero <= matrix.shape[1] and ff.high is not None:  # no sums, but maybe a pipeline
+        ff = replace(ff, high=max(ff.high, matrix.shape[1] * sums))
     lut = _with_windows(product, lut)
     source = FIT_LATENCY if matrix.kind == "Dense" else FIT_CONV
     latency = tree_cycles(matrix.shape[0], matrix.positions, reuse, source)

@@ -349,3 +349,10 @@ def test_cycles_of_streamed_layers_have_intervals_as_the_whole_has() -> None:
         assert layer.latency.low <= layer.latency.value <= layer.latency.high
     last = report.total.latency
     assert max(each.latency.high or 0 for each in report.layers) <= (last.high or 0)
+
+
+def test_a_layer_without_sums_may_have_registers_all_the_same() -> None:
+    found = layers(dense(np.array([[11, -45]])))["fc"].csynth.ff
+    assert (found.value, found.low) == (0, 0)
+    assert found.high is not None
+    assert found.high >= 2 * 8
