@@ -127,7 +127,7 @@ def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     )
     if wanted.kernel == "auto" and not cheaper:
         return replace(dense, why=f"dense: sparse would be {costs}")
-    dearer = _luts_more(matrix, dense, dense_multipliers, lanes)
+    dearer = _luts_more(matrix, dense, nonzero, dense_multipliers - lanes, lanes)
     if wanted.kernel == "auto" and dearer > 0:
         why = f"dense: sparse would take {dearer:,} LUT more than the DSP blocks it saves are worth"
         return replace(dense, why=f"{why}: {costs}")
@@ -138,20 +138,19 @@ def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     return Allotment("resource", reuse, note, "sparse", lanes, f"sparse: {asked}{costs}")
 
 
-def _luts_more(matrix: Matrix, dense: Allotment, multipliers: int, lanes: int) -> int:
+def _luts_more(matrix: Matrix, dense: Allotment, nonzero: int, saved: int, lanes: int) -> int:
     """LUTs by which the sparse kernel is dearer, at the least that the estimate has for it and
-    beyond what the DSP blocks that it saves are worth."""
+    beyond what the DSP blocks of the multipliers that it saves are worth."""
     (n_in, n_out), data = matrix.shape, matrix.data
     sums = data + matrix.width + (n_in - 1).bit_length()
     if dense.strategy == "latency":
-        nonzero = int(np.count_nonzero(matrix.weights))
         luts = fit("latency_lut").value(features.latency_lut(nonzero, sums, 0, 0))
     else:
         terms = features.resource_lut(n_in, n_out, dense.reuse, data, sums)
         luts = fit("resource_lut").value(terms)
-    saved = LUTS_OF_DSP * (multipliers - lanes) if matrix.width > features.NO_DSP_BITS else 0
+    worth = LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
     least = features.SPARSE_BOUNDS[0] * features.sparse_lut(lanes, matrix.inputs, n_out, data, sums)
-    return ceil(least - luts - saved)
+    return ceil(least - luts - worth)
 
 
 def _count(multipliers: int) -> str:

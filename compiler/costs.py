@@ -111,8 +111,7 @@ def tree_cycles(inputs: int, positions: int, reuse: int, source: str) -> Figure:
 def fewer(ff: Figure) -> Figure:
     if not ff.value:
         return ff
-    most = ff.value if ff.high is None else ff.high
-    return bounded((ff.value, 0, most), "FF", SAME_FF)
+    return bounded((ff.value, 0, ff.bounds[1]), "FF", SAME_FF)
 
 
 def logic_cost(
@@ -150,8 +149,7 @@ def added(figures: Sequence[Figure], unit: str, source: str = "") -> Figure:
         if figure.value is None:
             missing = missing or figure
             continue
-        least = figure.value if figure.low is None else figure.low
-        most = figure.value if figure.high is None else figure.high
+        least, most = figure.bounds
         value, low, high = value + figure.value, low + least, high + most
         ranged |= figure.low is not None
         fitted |= figure.provenance == "fitted"

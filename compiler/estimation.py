@@ -272,7 +272,6 @@ def _products(
             found[instr.result.name] = Product(
                 matrix,
                 choose(matrix, wanted, target.io),
-                x.type.width,
                 x.lo,
                 x.hi,
                 sums.get(instr.result.name, instr.result.type).width,

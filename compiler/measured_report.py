@@ -189,8 +189,7 @@ def _figure(
     if estimate is None or estimate.value is None or at_least or _is_bound(estimate):
         return Compared(layer, unit, estimate, measured, at_least, None, None)
     least, most = measured
-    low = estimate.value if estimate.low is None else estimate.low
-    high = estimate.value if estimate.high is None else estimate.high
+    low, high = estimate.bounds
     within = low <= most and least <= high
     deviation = None if not most else 100 * (estimate.value - most) / most
     return Compared(layer, unit, estimate, measured, False, deviation, within)

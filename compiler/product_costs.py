@@ -35,7 +35,7 @@ from fxloom.multipliers import (
     multiplier_limit,
 )
 from fxloom.report import SEPARATOR, Figure, Resources
-from fxloom.sparse_layout import sparse_bits
+from fxloom.sparse_layout import index_width, sparse_bits
 
 EXACT_WEIGHTS = 20_000
 """Matrices up to here are unrolled into adders; of larger ones C synthesis's figure is halved."""
@@ -119,19 +119,23 @@ LATENCY_RULES = {"Dense": RULE_1, KERNEL: RULE_1_KERNEL}
 class Product:
     """A product with a constant matrix.
 
-    given: what it was allotted; data, lo, hi: bits and interval of an input's mantissas;
+    given: what it was allotted; lo, hi: interval of an input's mantissas;
     accumulator: bits of a sum; lines: LUTs that hold rows of a streamed image, None where all of
     it is there at once; weight: name of the constant.
     """
 
     matrix: Matrix
     given: Allotment
-    data: int
     lo: int
     hi: int
     accumulator: int
     lines: int | None = None
     weight: str = ""
+
+    @property
+    def data(self) -> int:
+        """Bits of an input."""
+        return self.matrix.data
 
     @property
     def sparse_bits(self) -> int:
@@ -277,8 +281,7 @@ def _half(lut: Figure) -> Figure:
     """LUTs that logic synthesis leaves of C synthesis's."""
     if lut.value is None:
         return lut
-    least = lut.value if lut.low is None else lut.low
-    most = lut.value if lut.high is None else lut.high
+    least, most = lut.bounds
     return bounded((lut.value / 2, least / 3, most), "LUT", HALF, "fitted")
 
 
@@ -341,12 +344,11 @@ def _wider(figure: Figure) -> Figure:
 
 def _sparse(product: Product) -> Cost:
     matrix, given = product.matrix, product.given
-    index = max((matrix.inputs - 1).bit_length(), 1)
     luts = features.sparse_lut(
         given.lanes, matrix.inputs, matrix.shape[1], product.data, product.accumulator
     )
     least, most = features.SPARSE_BOUNDS
-    width = given.lanes * (matrix.width + index)
+    width = given.lanes * (matrix.width + index_width(matrix.inputs))
     registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + width
     csynth = resources(
         lut=bounded(scaled((1, least, most), luts), "LUT", RULE_SPARSE),

@@ -61,6 +61,13 @@ class Figure:
     low: int | float | None = None
     high: int | float | None = None
 
+    @property
+    def bounds(self) -> tuple[int | float, int | float]:
+        """Least and most of a figure that is known: itself where it is certain."""
+        assert self.value is not None
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
+
     def __str__(self) -> str:
         if self.value is None:
             return "?"
