@@ -38,7 +38,6 @@ from fxloom.graph import as_indices, check_inputs, origin, output_nodes
 from fxloom.lowering import lower
 from fxloom.made_from import MadeFrom
 from fxloom.manifest import read_manifest
-from fxloom.matrices import RULED_BACKENDS
 from fxloom.processes import is_follower, train_together, wait_for_all
 from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
@@ -46,7 +45,7 @@ from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.report_graph import graph_of
 from fxloom.stages import Stages, compresses
-from fxloom.stream_schedule import StreamSchedule
+from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
 
@@ -156,7 +155,7 @@ def compile(
         report = _estimated(program, goal, source)
         tell("compare with the float model")
         report = _with_measurements(report, program, graph, result, samples, stages)
-        if goal.io == "stream" and goal.backend in RULED_BACKENDS:
+        if has_schedule(goal):
             note = fifo_note(program, StreamSchedule(program, goal))
             report = replace(report, notes=(*report.notes, note))
         found = None if result.found == steps else result.found.to_toml()

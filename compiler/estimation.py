@@ -65,7 +65,7 @@ from fxloom.report import (
     nanoseconds,
 )
 from fxloom.requantize_cost import Luts, conversion_luts
-from fxloom.stream_schedule import SCHEDULED, StreamSchedule
+from fxloom.stream_schedule import SCHEDULED, StreamSchedule, has_schedule
 from fxloom.target import LayerSettings, Part, Target
 
 NO_RULE_BACKEND = "unknown: the rules are of projects for Vitis and Vivado"
@@ -144,7 +144,7 @@ class Estimator:
         require_weights(program, target)
         layers = [self._layer(program, name, target) for name in self._groups]
         total = _total(layers, target)
-        if target.io == "stream" and target.backend in RULED_BACKENDS:
+        if has_schedule(target):
             schedule = StreamSchedule(program, target)
             layers = [_passed(layer, schedule) for layer in layers]
             total = replace(total, latency=schedule.latency, interval=schedule.interval)

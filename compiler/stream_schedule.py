@@ -47,6 +47,11 @@ class Passage:
     busy: int
 
 
+def has_schedule(target: Target) -> bool:
+    """Whether a project for the target is one of streams, in C++ whose loops are known."""
+    return target.io == "stream" and target.backend in RULED_BACKENDS
+
+
 class StreamSchedule:
     """The schedule of a program on a target; the rules are those of fxloom.dataflow.
 
@@ -56,7 +61,7 @@ class StreamSchedule:
     """
 
     def __init__(self, program: Program, target: Target, rule: Rule = timings) -> None:
-        if target.io != "stream" or target.backend not in RULED_BACKENDS:
+        if not has_schedule(target):
             raise TargetError(
                 f"a schedule of streams requires io 'stream' and {' or '.join(RULED_BACKENDS)}, "
                 f"got {target.io!r} and {target.backend}"
