@@ -12,7 +12,7 @@ from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
-from fxloom.backends.hls4ml.kernels.sparse import render_sparse
+from fxloom.backends.hls4ml.kernels.sparse import render_indexed, render_sparse
 from fxloom.backends.hls4ml.kernels.streaming import fork, streamed
 from fxloom.backends.hls4ml.weights import Weights
 from fxloom.errors import FxloomError
@@ -32,7 +32,9 @@ __all__ = [
 UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
 
-MATRICES: Mapping[str, Renderer] = MappingProxyType({"sparse": render_sparse})
+MATRICES: Mapping[str, Renderer] = MappingProxyType(
+    {"sparse": render_sparse, "indexed": render_indexed}
+)
 """Of fxloom.kernels, by the same names."""
 
 RULES: dict[str, Rule] = elementwise.RULES | moving.RULES | sums.RULES | tables.RULES
