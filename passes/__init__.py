@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.share_weights import ShareWeights
 
 __all__ = [
     "REGISTRY",
@@ -31,6 +32,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "ShareWeights",
     "get",
     "names",
 ]
@@ -46,6 +48,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "share_weights": "fxloom.passes.share_weights:ShareWeights",
     }
 )
 
