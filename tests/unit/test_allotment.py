@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxloom.allotment import choose
 from fxloom.backends.hls4ml.plan import make_plan
+from fxloom.choosing import choose
 from fxloom.errors import TargetError
 from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint
@@ -123,7 +123,7 @@ def test_estimate_and_project_agree(io: Any, side: int, sparsity: float) -> None
     for layer in make_plan(made, target).layers:
         if layer.allotment is None or layer.origin == "scores":
             continue
-        found, sparse = layers[layer.origin], layer.allotment.is_sparse
+        found, sparse = layers[layer.origin], not layer.allotment.is_dense
         # The large convolution is our kernel in parallel: its weights are constants.
         constants = (layer.origin, side, io) == ("conv", 24, "parallel")
         assert found.kernel.startswith("sparse") == sparse == (sparsity > 0.5 and not constants)
