@@ -59,6 +59,11 @@ def stored_values(n_in: int, n_out: int, taps: int, block: int) -> int:
     return input_blocks(n_in, taps, block) * -(-n_out // block) * block
 
 
+def blocks_reached(reuse: int, block: int) -> int:
+    """The most blocks of inputs that a lane of so many steps reads from."""
+    return reuse // block if reuse % block == 0 else (reuse + block - 2) // block + 1
+
+
 def find_block(matrix: IntArray, taps: int = 1) -> int:
     """The largest k, up to MOST, for which matrix[n_in, n_out] is block-circulant; 1 if none is.
 

@@ -120,20 +120,182 @@ void circulant_step(const X *x, const W *w, N *blocks, N *classes, S *sums, S *s
     }
 }
 
-// The outputs of a position: see sparse_result, which adds the bias and converts.
-template <class CONFIG, class S> void circulant_totals(const S *spans, S *totals) {
+// The outputs of a position: a bias and the spans of its block.
+template <class CONFIG, class S, class B, class R>
+void circulant_result(const S *spans, const B *bias, R *res) {
     #pragma HLS INLINE
+    S totals[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=totals complete
     FXLOOM_UNROLL
     for (int o = 0; o < CONFIG::n_out; o++) {
         #pragma HLS UNROLL
-        S total = 0;
+        totals[o] = 0;
         FXLOOM_UNROLL
         for (int s = 0; s < CONFIG::n_spans; s++) {
             #pragma HLS UNROLL
             if (CONFIG::output(s) == o / CONFIG::block) {
-                total += spans[s * CONFIG::block + o % CONFIG::block];
+                totals[o] += spans[s * CONFIG::block + o % CONFIG::block];
             }
         }
-        totals[o] = total;
+    }
+    lane_result<CONFIG>(totals, bias, res);
+}
+
+// ---- linear layers ---------------------------------------------------------------------------
+
+// x[rows, n_in] times the matrix, plus a bias.
+template <class CONFIG, class A, class W, class B, class R>
+void circulant_matmul(const A a[CONFIG::rows * CONFIG::n_in],
+                      const W w[CONFIG::lanes * CONFIG::reuse], const B bias[CONFIG::n_out],
+                      R res[CONFIG::rows * CONFIG::n_out]) {
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    typename CONFIG::a_t x[CONFIG::blocks * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::n_t blocks[CONFIG::lanes], classes[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=blocks complete
+    #pragma HLS ARRAY_PARTITION variable=classes complete
+    typename CONFIG::sum_t sums[CONFIG::lanes * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=sums complete
+    typename CONFIG::sum_t spans[CONFIG::n_spans * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=spans complete
+    for (int row = 0; row < CONFIG::rows; row++) {
+        FXLOOM_PIPELINE
+        for (int step = 0; step < CONFIG::reuse; step++) {
+            #pragma HLS PIPELINE II=1 rewind
+            if (step == 0) circulant_take<CONFIG>(a + row * CONFIG::n_in, x);
+            circulant_step<CONFIG>(x, w, blocks, classes, sums, spans, step);
+            if (step == CONFIG::reuse - 1) {
+                circulant_result<CONFIG>(spans, bias, res + row * CONFIG::n_out);
+            }
+        }
     }
 }
+
+// ---- convolutions: windows come in as in sparse_conv -----------------------------------------
+
+// The cross-correlation of an image with the matrix, plus a bias.
+template <class CONFIG, class A, class W, class B, class R>
+void circulant_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
+                    const W w[CONFIG::lanes * CONFIG::reuse], const B bias[CONFIG::n_out],
+                    R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    A next[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=next complete
+    typename CONFIG::a_t x[CONFIG::blocks * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::n_t blocks[CONFIG::lanes], classes[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=blocks complete
+    #pragma HLS ARRAY_PARTITION variable=classes complete
+    typename CONFIG::sum_t sums[CONFIG::lanes * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=sums complete
+    typename CONFIG::sum_t spans[CONFIG::n_spans * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=spans complete
+    for (int row = 0; row < CONFIG::out_height; row++) {
+        for (int column = 0; column <= CONFIG::out_width; column++) {
+            FXLOOM_PIPELINE
+            for (int step = 0; step < CONFIG::reuse; step++) {
+                #pragma HLS PIPELINE II=1 rewind
+                if (step == 0) circulant_take<CONFIG>(next, x);
+                if (column < CONFIG::out_width) {
+                    sparse_prefetch<CONFIG>(a, next, row, column, step);
+                }
+                if (column > 0) {
+                    circulant_step<CONFIG>(x, w, blocks, classes, sums, spans, step);
+                }
+                if (column > 0 && step == CONFIG::reuse - 1) {
+                    const int position = row * CONFIG::out_width + column - 1;
+                    circulant_result<CONFIG>(spans, bias, res + position * CONFIG::n_out);
+                }
+            }
+        }
+    }
+}
+
+// ---- streams ---------------------------------------------------------------------------------
+
+#ifdef FXLOOM_STREAMS
+// Pack by pack; each has the n_in values of a row.
+template <class CONFIG, class P, class W, class B, class Q>
+void circulant_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
+                             const B bias[CONFIG::n_out], hls::stream<Q> &out) {
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    typename P::value_type pack[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=pack complete
+    typename Q::value_type result[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::a_t x[CONFIG::blocks * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::n_t blocks[CONFIG::lanes], classes[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=blocks complete
+    #pragma HLS ARRAY_PARTITION variable=classes complete
+    typename CONFIG::sum_t sums[CONFIG::lanes * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=sums complete
+    typename CONFIG::sum_t spans[CONFIG::n_spans * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=spans complete
+    for (int row = 0; row < CONFIG::rows; row++) {
+        for (int step = 0; step < CONFIG::reuse; step++) {
+            #pragma HLS PIPELINE II=1 rewind
+            if (step == 0) {
+                receive(in, pack);
+                circulant_take<CONFIG>(pack, x);
+            }
+            circulant_step<CONFIG>(x, w, blocks, classes, sums, spans, step);
+            if (step == CONFIG::reuse - 1) {
+                circulant_result<CONFIG>(spans, bias, result);
+                send(result, out);
+            }
+        }
+    }
+}
+
+// Holds only the rows that windows reach over.
+template <class CONFIG, class P, class W, class B, class Q>
+void circulant_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
+                           const B bias[CONFIG::n_out], hls::stream<Q> &out) {
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    typename P::value_type lines[CONFIG::lines * CONFIG::width * CONFIG::channels];
+    #pragma HLS ARRAY_PARTITION variable=lines cyclic factor=CONFIG::channels
+    typename P::value_type next[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=next complete
+    typename Q::value_type result[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::a_t x[CONFIG::blocks * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::n_t blocks[CONFIG::lanes], classes[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=blocks complete
+    #pragma HLS ARRAY_PARTITION variable=classes complete
+    typename CONFIG::sum_t sums[CONFIG::lanes * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=sums complete
+    typename CONFIG::sum_t spans[CONFIG::n_spans * CONFIG::block];
+    #pragma HLS ARRAY_PARTITION variable=spans complete
+    int have = 0;
+    for (int row = 0; row < CONFIG::out_height; row++) {
+        have = receive_rows<CONFIG>(in, lines, have, row);
+        for (int column = 0; column <= CONFIG::out_width; column++) {
+            for (int step = 0; step < CONFIG::reuse; step++) {
+                #pragma HLS PIPELINE II=1
+                if (step == 0) circulant_take<CONFIG>(next, x);
+                if (column < CONFIG::out_width) {
+                    sparse_prefetch<CONFIG>(lines, next, row, column, step);
+                }
+                if (column > 0) {
+                    circulant_step<CONFIG>(x, w, blocks, classes, sums, spans, step);
+                }
+                if (column > 0 && step == CONFIG::reuse - 1) {
+                    circulant_result<CONFIG>(spans, bias, result);
+                    send(result, out);
+                }
+            }
+        }
+    }
+    drop_rows<CONFIG>(in, have);
+}
+#endif
+
+} // namespace fxloom
+
+#endif
