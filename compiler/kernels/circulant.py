@@ -57,6 +57,8 @@ class Circulant:
 
     def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
         """Where weights are constants nothing is stored of them."""
+        if matrix.groups > 1 or find_block(matrix.weights, matrix.taps) == 1:
+            return ""  # not worth a word: there will be no offer
         if wanted.strategy == "latency":
             return "the Latency strategy stores no weights"
         if dense.reuse == 1:

@@ -70,7 +70,7 @@ def circulant_program(head: str, number: int) -> Program:
     width = int(rng.integers(4, 12))
     kind = FixedPoint(width, int(rng.integers(-2, width + 3)), number % 5 > 0)
     data = circulant(weights, block, kind, rng)
-    if number % 6 == 5:  # powers of two
+    if number % 5 == 4:  # powers of two
         data = np.where(data < 0, -1, 1) * np.where(data % 3 == 0, 2, 4) * (kind.lo < 0 or data > 0)
     y = b.emit(op, [x, b.constant("w", data, kind)], head)
     if number % 2:
@@ -126,3 +126,105 @@ def test_the_circulant_kernel_gives_the_simulators_integers(
     found = [layer.allotment for layer in plan.layers if layer.allotment is not None]
     assert [given.kernel for given in found] == ["circulant"] * (len(REUSE) * len(HEADS) // 2)
     assert differences(program, target, tmp_path) == {}
+
+
+@needs_compiler
+def test_circulant_kernels_of_ac_types(tmp_path: Path) -> None:
+    programs = [circulant_program(head, number) for number, head in enumerate(HEADS)]
+    layers: dict[str, LayerTable] = {
+        f"p{place}.*": {"reuse": REUSE[place % len(REUSE)]} for place in range(len(programs))
+    }
+    target = Target(part="10ax115", backend="Quartus", kernel="circulant", layers=layers)
+    assert differences(pack(programs), target, tmp_path) == {}
+
+
+def test_every_way_to_a_product_is_in_the_corpus() -> None:
+    for part in range(2):
+        program, layers = corpus(part)
+        plan = make_plan(program, Target(kernel="circulant", layers=layers))
+        text = "\n".join(layer.kernel.declarations for layer in plan.layers if layer.kernel)
+        for line in ("wired = true", "wired = false", "any_product", "shifted_product<"):
+            assert text.count(line) >= 4, line
+        blocks = {int(found) for found in re.findall(r" block = (\d+);", text)}
+        assert blocks >= {2, 3, 4, 5, 7, 8, 16}
+
+
+# -- what is stored and multiplied ------------------------------------------------------------------
+
+
+def layer_of(n_in: int, n_out: int, block: int) -> Program:
+    """A linear layer of 8-bit weights."""
+    b, byte = ProgramBuilder(), FixedPoint(8, 3)
+    w = circulant((n_in, n_out), block, byte, np.random.default_rng(0))
+    y = b.emit(ops.MatMul(), [b.input("x", (n_in,), byte), b.constant("w", w, byte)], "fc")
+    b.output(b.emit(ops.Requantize(byte, Rounding.RND, Overflow.SAT), [y], "fc"), "y")
+    return b.build()
+
+
+@pytest.mark.parametrize(("n_in", "n_out", "block"), [(64, 64, 4), (64, 300, 8), (300, 100, 8)])
+def test_memory_is_k_times_smaller_with_about_as_many_multipliers(
+    n_in: int, n_out: int, block: int
+) -> None:
+    program = layer_of(n_in, n_out, block)
+    for reuse in (8, 16, 32):
+        dense = Target(strategy="resource", reuse=reuse, kernel="dense")
+        auto = Target(strategy="resource", reuse=reuse)
+        before, after = (estimate(program, target).layers[0] for target in (dense, auto))
+        layer = make_plan(program, auto).layers[1]
+        assert layer.allotment is not None
+        assert layer.allotment.kernel == "circulant"
+        assert after.kernel.startswith("circulant: ")
+        # What the report counts is what the project holds: one value a class and padding.
+        held = layer.weights["weight"].mantissas.size
+        assert after.stored_bits == held * 8 == layer.allotment.bits
+        count = stored_values(n_in, n_out, 1, block)
+        assert count <= held < count + layer.allotment.lanes
+        assert n_in * n_out / block <= count < 1.08 * n_in * n_out / block
+        assert before.stored_bits == 8 * n_in * n_out
+        assert after.csynth.dsp.value == layer.allotment.lanes * block
+        assert after.csynth.dsp.value <= 1.05 * (before.csynth.dsp.value or 0)
+
+
+def test_no_array_of_the_project_has_the_size_of_the_matrix(tmp_path: Path) -> None:
+    program = layer_of(64, 96, 8)
+    for reuse in (1, 16):  # constants, and a memory
+        folder = tmp_path / str(reuse)
+        target = Target(strategy="resource", reuse=reuse, kernel="circulant")
+        get("hls4ml").emit(program, target, folder)
+        texts = [path.read_text() for path in folder.rglob("firmware/**/*.[ch]*")]
+        arrays = [int(size) for text in texts for size in re.findall(r"\[(\d+)\]", text)]
+        assert max(arrays) == 64 * 96 // 8
+
+
+# -- refusals ---------------------------------------------------------------
+
+
+def test_matrices_that_are_not_circulant_are_refused_by_name() -> None:
+    b, byte = ProgramBuilder(), FixedPoint(8, 3)
+    rng = np.random.default_rng(0)
+    plain = b.constant("w", rng.integers(-9, 9, (6, 4)), byte)
+    y = b.emit(ops.MatMul(), [b.input("x", (6,), byte), plain], "fc")
+    grouped = b.constant("v", np.ones((1, 1, 2, 4), np.int64), byte)
+    op = ops.Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 2)
+    z = b.emit(op, [b.input("image", (3, 3, 4), byte), grouped], "conv")
+    for value in (y, z):
+        b.output(value, value.name)
+    message = (
+        r'fc: kernel = "circulant" requires a block-circulant matrix.* got one of 6 x 4 that is so '
+        r"for no k from 2 to 128\. Give such a layer another kernel in layers.*\n"
+        r'conv: kernel = "circulant" requires a convolution without groups, got 2 groups'
+    )
+    with pytest.raises(TargetError, match=message):
+        make_plan(b.build(), Target(kernel="circulant"))
+
+
+def test_nothing_is_stored_with_the_latency_strategy_anyway() -> None:
+    program = layer_of(32, 32, 4)
+    for target, why in (
+        (Target(reuse=4), "the Latency strategy stores no weights"),
+        (Target(strategy="resource"), "without reuse no weights are stored"),
+    ):
+        given = make_plan(program, target).layers[1].allotment
+        assert given is not None
+        assert (given.kernel, given.why.endswith(why)) == ("dense", True)
+    assert find_block(program.constants["w"].data) == 4
