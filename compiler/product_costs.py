@@ -65,11 +65,6 @@ SPARSE_CYCLES = (
     "every row of windows",
     "unknown: cycles in which the pipeline of a sparse kernel fills, so these are at least",
 )
-RULE_CIRCULANT = (
-    "rule: circulant kernel: k multipliers a lane, (values of all blocks) / reuse lanes, DSP as of "
-    f"dense Resource layers; {UNSEEN}"
-)
-CIRCULANT_CYCLES = tuple(each.replace("sparse", "circulant") for each in SPARSE_CYCLES)
 FIT_LATENCY = (
     f"fitted: Latency strategy: depth of the adder tree + {DENSE_CYCLES[0]}, fitted on 9 dense "
     "layers at 5 ns; it knows nothing of the clock, and of 27 layers on a U250 all took 0 or 1"

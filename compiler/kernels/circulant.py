@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from fxloom.product_costs import Product
 
 
+SOURCE = (
+    "rule: circulant kernel: k multipliers a lane, (values of all blocks) / reuse lanes, DSP as of "
+    "dense Resource layers; not yet compared with a synthesis"
+)
+CYCLES = (
+    "rule: circulant kernel: its reuse factor in cycles, for every position and at the beginning "
+    "of every row of windows",
+    "unknown: cycles in which the pipeline of a circulant kernel fills, so these are at least",
+)
+
+
 class Circulant:
     """Lanes of k multipliers each that share a memory of values."""
 
@@ -51,14 +62,16 @@ class Circulant:
             f"{count:,} values for {n_in * n_out:,} weights in blocks of {block}, "
             f"{lanes * block:,} multipliers at reuse {reuse:,} ({bits:,} bits)"
         )
-        sums = matrix.data + matrix.width + (n_in - 1).bit_length()
-        luts = features.SPARSE_BOUNDS[0] * _luts(matrix, block, lanes, reuse, sums)
+        least = features.SPARSE_BOUNDS[0]
+        luts = least * _luts(matrix, block, lanes, reuse, matrix.sum_width)
         return Offer(lanes * block, reuse, bits, lanes * reuse * block, luts, lanes, what, note)
 
-    def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
+    def dense_is_better(
+        self, matrix: Matrix, wanted: LayerSettings, dense: Allotment
+    ) -> str | None:
         """Where weights are constants nothing is stored of them."""
         if matrix.groups > 1 or find_block(matrix.weights, matrix.taps) == 1:
-            return ""  # not worth a word: there will be no offer
+            return None
         if wanted.strategy == "latency":
             return "the Latency strategy stores no weights"
         if dense.reuse == 1:
@@ -68,7 +81,7 @@ class Circulant:
     def cost(self, product: Product) -> Cost:
         """k multipliers a lane, and a choice among the blocks that it reaches; nobody has
         synthesised it."""
-        from fxloom.product_costs import CIRCULANT_CYCLES, RULE_CIRCULANT, lane_cost
+        from fxloom.product_costs import lane_cost
 
         matrix, given = product.matrix, product.given
         block = given.products // (given.lanes * given.reuse)
@@ -76,9 +89,8 @@ class Circulant:
         word = given.lanes * matrix.width
         sums = 2 * given.lanes * block * product.accumulator
         registers = matrix.inputs * product.data + sums + word
-        return lane_cost(
-            product, luts, registers, given.lanes * block, word, RULE_CIRCULANT, CIRCULANT_CYCLES
-        )
+        multipliers = given.lanes * block
+        return lane_cost(product, luts, registers, multipliers, word, SOURCE, CYCLES)
 
     def rhythm(self, matrix: Matrix, given: Allotment) -> Rhythm:
         """The result after the last step; the first iteration of a row fetches its window."""
