@@ -149,7 +149,7 @@ def test_every_way_to_a_product_is_in_the_corpus() -> None:
         assert blocks >= {2, 3, 4, 5, 7, 8, 16}
 
 
-# -- what is stored and multiplied ------------------------------------------------------------------
+# -- what is stored and multiplied -----------------------------------------------------
 
 
 def layer_of(n_in: int, n_out: int, block: int) -> Program:
