@@ -12,6 +12,7 @@ from fxloom.allotment import Allotment
 from fxloom.distinct import MOST, code_width, codebook
 from fxloom.fixed_point import Int64Array, IntArray
 from fxloom.kernels.base import Declined, Offer, Rhythm
+from fxloom.logic import rom_blocks
 from fxloom.matrices import Matrix
 from fxloom.sparse_layout import index_width, lanes_for
 from fxloom.target import LayerSettings
@@ -82,16 +83,20 @@ class Indexed:
     def dense_is_better(
         self, matrix: Matrix, wanted: LayerSettings, dense: Allotment
     ) -> str | None:
-        """Where weights are constants there is no memory to save; and wherever numbers take more
-        than half of the bits of weights: those of 8 bits are never more than 256."""
-        if wanted.strategy == "latency":
-            return "the Latency strategy drops products with zero anyway"
-        if dense.reuse == 1:
-            return "without reuse products with zero are dropped anyway"
-        values = codebook(matrix.weights)
-        if values is None or 2 * code_width(len(values)) > matrix.width:
+        """Wherever no block of memory is saved: DSP blocks are as many, and LUTs more."""
+        if dense.strategy == "latency" or dense.reuse == 1:  # weights are constants
             return None
-        return ""
+        offer = self.offer(matrix, wanted)
+        if isinstance(offer, Declined):
+            return None
+        blocks = (
+            rom_blocks(reuse, ceil(bits / reuse))
+            for reuse, bits in (
+                (offer.reuse, offer.bits),
+                (dense.reuse, matrix.weights.size * matrix.width),
+            )
+        )
+        return "" if next(blocks) < next(blocks) else None
 
     def cost(self, product: Product) -> Cost:
         """As of the sparse kernel, and a table a lane; nobody has synthesised it."""
