@@ -12,6 +12,7 @@ from fxloom.errors import RecipeError
 from fxloom.settings import unknown
 
 if TYPE_CHECKING:
+    from fxloom.passes.circulant import Circulant
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REGISTRY",
+    "Circulant",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -40,6 +42,7 @@ __all__ = [
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
+        "circulant": "fxloom.passes.circulant:Circulant",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",

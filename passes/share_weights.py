@@ -165,11 +165,8 @@ class ShareWeights:
 
     def _chosen(self, module: fx.GraphModule) -> list[Prunable]:
         """The weights that the recipe speaks of."""
-        asker = self.name
-        found = choose(
-            module, self.include, self.exclude, self.layers, self.embeddings, asker=asker
-        )
-        require_numbers(found, asker)
+        found = choose(module, self.include, self.exclude, self.layers, self.embeddings, self.name)
+        require_numbers(found, self.name)
         return found
 
     def _require_fit(self, module: fx.GraphModule, chosen: Sequence[Prunable]) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from fxloom.backends.hls4ml.graph import silenced
-from fxloom.backends.hls4ml.plan import Plan, Weights
+from fxloom.backends.hls4ml.plan import Plan
+from fxloom.backends.hls4ml.weights import Weights
 from fxloom.errors import FxloomError
 from fxloom.target import Target
 
@@ -29,7 +30,7 @@ with silenced():
 
 TEMPLATES = Path(hls4ml.__file__).parent / "templates"
 KERNELS = "fxloom_kernels.h"
-INCLUDED = ("fxloom_choosing.h", "fxloom_sparse.h", "fxloom_tables.h")
+INCLUDED = ("fxloom_choosing.h", "fxloom_circulant.h", "fxloom_sparse.h", "fxloom_tables.h")
 """Included by KERNELS."""
 QUEUE = "fxloom_queue.h"
 

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
+    ("circulant", "constants"),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
