@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxloom.passes import kmeans
-from fxloom.passes.kmeans import Points, best_centroids, cluster, points_of
+from fxloom.passes.kmeans import (
+    Points,
+    best_centroids,
+    cluster,
+    counts_of,
+    least_errors,
+    points_of,
+)
 
 
 def squared_error(points: Points, centroids: np.ndarray) -> float:
@@ -41,6 +48,15 @@ def test_no_other_intervals_are_better(values: list[int], data: st.DataObject, k
     assert len(centroids) <= k
     assert (np.diff(centroids) > 0).all()
     assert squared_error(points, centroids) == pytest.approx(exhaustive(points, k), abs=1e-9)
+    errors = least_errors(points, k)
+    assert len(errors) == min(k, len(values))
+    assert errors[-1] == pytest.approx(exhaustive(points, k), abs=1e-9)
+    nearest = np.abs(points.values[:, None] - centroids[None]).argmin(1)
+    sizes = counts_of(points, centroids)
+    assert sizes.sum() == sum(counts)
+    off = np.abs(np.bincount(nearest, points.counts, len(centroids)) - sizes)
+    middles = np.isin(points.values, (centroids[1:] + centroids[:-1]) / 2)
+    assert off.sum() <= 2 * points.counts[middles].sum()  # halfway, either is nearest
 
 
 def test_few_values_are_their_own_centroids_and_far_means_lose_no_digits() -> None:
@@ -89,3 +105,12 @@ def test_joining_points_costs_less_than_a_percent(k: int, monkeypatch: pytest.Mo
     quick = squared_error_of_nearest(points, best_centroids(points, k))
     monkeypatch.setattr(kmeans, "WORK", 1 << 40)
     assert quick <= 1.01 * squared_error_of_nearest(points, best_centroids(points, k))
+
+
+def test_errors_of_joined_points_are_those_of_all_of_them() -> None:
+    points, _ = points_of(torch.randn(100_000, generator=torch.Generator().manual_seed(1)))
+    errors = least_errors(points, 64)
+    assert (np.diff(errors) < 0).all()
+    for k in (1, 2, 9, 64):
+        got = squared_error_of_nearest(points, best_centroids(points, k))
+        assert got == pytest.approx(errors[k - 1], rel=5e-3)
