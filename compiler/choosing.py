@@ -23,12 +23,15 @@ from fxloom.target import LayerSettings, Target
 
 LUTS_OF_DSP = 55
 """What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
+BITS_OF_LUT = 64
+"""What a LUT holds as a memory (AMD UG474 and UG574)."""
 
 
 def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     """What a product with a constant matrix gets: the dense kernel, or another one where that
-    has fewer multipliers and no more bits in memory, or as many and fewer, and is not certain to
-    cost more LUTs than that is worth; of several the one that saves most LUTs.
+    has fewer multipliers and no more bits in memory, or as many and fewer (or bits that are worth
+    a few more), and is not certain to cost more LUTs than that is worth; of several the one that
+    saves most LUTs.
 
     Whatever was asked for by name is done. Raises TargetError where that is impossible.
     """
@@ -88,9 +91,13 @@ def _compared(matrix: Matrix, offer: Offer, dense: Allotment) -> str:
 
 
 def _is_cheaper(matrix: Matrix, offer: Offer, dense: Allotment) -> bool:
+    """Whether it has fewer multipliers or bits and no more of the other, but that the bits it saves
+    may be worth a few multipliers more (as of blocks that are cut off)."""
     multipliers, bits = dense_multipliers(matrix, dense), matrix.weights.size * matrix.width
     fewer = (offer.multipliers, offer.bits) != (multipliers, bits)
-    return fewer and offer.multipliers <= multipliers and offer.bits <= bits
+    more = max(offer.multipliers - multipliers, 0)
+    is_worth = more * LUTS_OF_DSP * BITS_OF_LUT <= bits - offer.bits
+    return fewer and is_worth
 
 
 def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:

@@ -30,7 +30,7 @@ class Matrix:
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
     position reads, which for groups are more than weights has rows for an output; rows: of
     windows, 0 where there are none; data: bits of an input; groups: into which inputs and outputs
-    are divided.
+    are divided; taps: places of a window, by which rows are ordered.
     """
 
     weights: IntArray
@@ -41,6 +41,7 @@ class Matrix:
     rows: int = 0
     data: int = 8
     groups: int = 1
+    taps: int = 1
 
     @property
     def sum_width(self) -> int:
@@ -79,9 +80,10 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     by_group = weight.reshape(*weight.shape[:3], groups, outputs // groups)
     matrix = by_group.transpose(0, 1, 3, 2, 4).reshape(-1, outputs // groups)
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
-    inputs = prod(weight.shape[:2]) * x.shape[2]
+    taps = prod(weight.shape[:2])
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
-    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups)
+    inputs = taps * x.shape[2]
+    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups, taps)
 
 
 def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -> str:

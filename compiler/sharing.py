@@ -195,11 +195,13 @@ class Circulant:
     """Blocks of `block` outputs and inputs whose diagonals, wrapped around, are one number each.
 
     shape: [outputs, inputs, *kernel]; every position of the kernel is a matrix of its own. Blocks
-    at the last outputs and inputs may be partial.
+    at the last outputs and inputs may be partial. positions: of an image that the inputs are,
+    flattened channel by channel; blocks then go over them position by position, as they are stored.
     """
 
     shape: tuple[int, ...]
     block: int
+    positions: int = 1
 
     is_signed = False
 
@@ -212,7 +214,8 @@ class Circulant:
     @property
     def identity(self) -> tuple[str | Tensor, ...]:
         """Text for people."""
-        return (f"circulant blocks of {self.block} in {list(self.shape)}",)
+        image = f", {self.positions} positions" if self.positions > 1 else ""
+        return (f"circulant blocks of {self.block} in {list(self.shape)}{image}",)
 
     def part(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """Classes: by block, position of the kernel and diagonal, (output - input) mod block."""
@@ -220,6 +223,9 @@ class Circulant:
         places = torch.arange(start, stop)
         tap, matrix = places % taps, places // taps
         output, column = matrix // inputs, matrix % inputs
+        if self.positions > 1:
+            channel, position = column // self.positions, column % self.positions
+            column = position * (inputs // self.positions) + channel
         number = output // k * -(-inputs // k) + column // k
         return (number * taps + tap) * k + (output - column) % k, None
 
@@ -256,11 +262,16 @@ def means(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:
 
     Zero for a class without weights.
     """
-    count = torch.zeros(shared.classes, dtype=torch.float64)
+    return sums(shared, values, kept) / counts(shared, values, kept).clamp(min=1)
+
+
+def counts(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:
+    """How many weights are in each class, int64 [classes]."""
+    count = torch.zeros(shared.classes, dtype=torch.int64)
     for _, classes, _, present in _parts(shared, values, kept):
-        count += torch.bincount(classes if present is None else classes[present],
-                                minlength=shared.classes)  # fmt: skip
-    return sums(shared, values, kept) / count.clamp(min=1)
+        chosen = classes if present is None else classes[present]
+        count += torch.bincount(chosen, minlength=shared.classes)
+    return count
 
 
 def sums(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:

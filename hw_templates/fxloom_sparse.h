@@ -110,8 +110,23 @@ void sparse_step(const X *x, const W *w, const I *indices, typename CONFIG::i_t 
     }
 }
 
-// The outputs of a position: biases and spans, `shift` bits finer, converted once. sum_t holds the
+// The outputs of a position: sums, `shift` bits finer, and biases, converted once. sum_t holds the
 // result; partial sums may wrap, which cannot change it. accum_t has sum_t as its mantissa.
+template <class CONFIG, class S, class B, class R>
+void lane_result(const S *totals, const B *bias, R *res) {
+    #pragma HLS INLINE
+    FXLOOM_UNROLL
+    for (int o = 0; o < CONFIG::n_out; o++) {
+        #pragma HLS UNROLL
+        S total = totals[o];
+        total <<= CONFIG::shift;
+        S offset = typename CONFIG::b_t(bias[o]);
+        offset <<= CONFIG::bias_shift;
+        total += offset;
+        res[o] = R(write<typename CONFIG::accum_t>(total));
+    }
+}
+
 template <class CONFIG, class S, class B, class R>
 void sparse_result(const S *spans, const B *bias, R *res) {
     #pragma HLS INLINE
@@ -127,16 +142,7 @@ void sparse_result(const S *spans, const B *bias, R *res) {
         #pragma HLS UNROLL
         totals[CONFIG::output(s)] += spans[s];
     }
-    FXLOOM_UNROLL
-    for (int o = 0; o < CONFIG::n_out; o++) {
-        #pragma HLS UNROLL
-        S total = totals[o];
-        total <<= CONFIG::shift;
-        S offset = typename CONFIG::b_t(bias[o]);
-        offset <<= CONFIG::bias_shift;
-        total += offset;
-        res[o] = R(write<typename CONFIG::accum_t>(total));
-    }
+    lane_result<CONFIG>(totals, bias, res);
 }
 
 // ---- linear layers ---------------------------------------------------------------------------

@@ -30,12 +30,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
     "prune_channels": {"sparsity": 0.5},
+    "share_weights": {"clusters": 4},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
+    ("circulant", "constants"),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
+    ("share_weights", "constants"),
 ]
 """Passes that cannot do anything with a model, and say so."""
 
