@@ -21,9 +21,6 @@ from fxloom.program import Program
 from fxloom.settings import unmatched
 from fxloom.target import LayerSettings, Target
 
-LUTS_OF_DSP = 55
-"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
-
 
 def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     """What a product with a constant matrix gets: the dense kernel, or another one where that
@@ -74,6 +71,7 @@ def _taken(name: str, offer: Offer, costs: str) -> Allotment:
         offer.lanes,
         offer.bits,
         offer.products,
+        offer.form,
         f"{name}: {costs}",
     )
 
@@ -104,7 +102,7 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
         terms = features.resource_lut(n_in, n_out, dense.reuse, data, sums)
         luts = fit("resource_lut").value(terms)
     saved = dense_multipliers(matrix, dense) - offer.multipliers
-    worth = LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
+    worth = features.LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
     return ceil(offer.luts - luts - worth)
 
 

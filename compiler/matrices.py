@@ -28,8 +28,9 @@ class Matrix:
 
     weights: [n_in, n_out], a row an input of the unrolled product; width: bits of one; kind: the
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
-    position reads, which for groups are more than weights has rows for an output; rows: of
-    windows, 0 where there are none; data: bits of an input.
+    position reads, which for groups are more than one output has weights; rows: of windows, 0 where
+    there are none; data: bits of an input; groups: of channels, whose inputs follow each other at
+    every kernel position, inputs_of_group of each.
     """
 
     weights: IntArray
@@ -39,11 +40,18 @@ class Matrix:
     inputs: int
     rows: int = 0
     data: int = 8
+    groups: int = 1
+    inputs_of_group: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
         n_in, n_out = self.weights.shape
         return n_in, n_out
+
+    @property
+    def outputs(self) -> int:
+        """Of one position."""
+        return self.groups * self.weights.shape[1]
 
     @property
     def macs(self) -> int:
@@ -66,7 +74,8 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
         positions = prod(instr.result.shape[:-1])
         # With leading axes hls4ml's Dense would take all of them for one long vector.
         kind = "Dense" if exact and positions == 1 else KERNEL
-        return Matrix(weight, width, positions, kind, weight.shape[0], data=data)
+        n_in = weight.shape[0]
+        return Matrix(weight, width, positions, kind, n_in, data=data, inputs_of_group=n_in)
     groups, outputs = instr.op.groups, weight.shape[3]
     # One row an input of the unrolled product: kernel position and input channel.
     by_group = weight.reshape(*weight.shape[:3], groups, outputs // groups)
@@ -74,7 +83,7 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
     inputs = prod(weight.shape[:2]) * x.shape[2]
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
-    return Matrix(matrix, width, positions, kind, inputs, rows, data)
+    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups, weight.shape[2])
 
 
 def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
+from fxloom.backends.hls4ml.kernels.codebook import render_codebook
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
@@ -32,7 +33,9 @@ __all__ = [
 UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
 
-MATRICES: Mapping[str, Renderer] = MappingProxyType({"sparse": render_sparse})
+MATRICES: Mapping[str, Renderer] = MappingProxyType(
+    {"sparse": render_sparse, "codebook": render_codebook}
+)
 """Of fxloom.kernels, by the same names."""
 
 RULES: dict[str, Rule] = elementwise.RULES | moving.RULES | sums.RULES | tables.RULES
