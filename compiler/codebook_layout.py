@@ -47,7 +47,8 @@ def sums_layout(weight: IntArray, groups: int, reuse: int) -> SumsLayout:
     """
     outputs, indices, values = nonzeros(weight, groups)
     if not outputs.size:
-        outputs, indices, values = (np.zeros(1, kind) for kind in (np.int64, np.int64, np.int8))
+        outputs = indices = np.zeros(1, np.int64)
+        values = np.zeros(1, np.int8)
     order = np.lexsort((values, outputs))
     outputs, indices, values = outputs[order], indices[order], values[order]
     fresh = np.ones(outputs.size, bool)
@@ -83,7 +84,8 @@ class Codebooks:
     @property
     def size(self) -> int:
         """Values of the largest codebook."""
-        return self.values.shape[1]
+        size: int = self.values.shape[1]
+        return size
 
     @property
     def symbols(self) -> int:
@@ -169,16 +171,19 @@ class ProductsLayout:
 
     @property
     def lanes(self) -> int:
-        return self.indices.shape[0]
+        lanes: int = self.indices.shape[0]
+        return lanes
 
     @property
     def wide(self) -> int:
-        return self.indices.shape[1]
+        wide: int = self.indices.shape[1]
+        return wide
 
     @property
     def reuse(self) -> int:
         """Steps of a position."""
-        return self.indices.shape[2]
+        steps: int = self.indices.shape[2]
+        return steps
 
 
 def products_layout(weight: IntArray, books: int, reuse: int) -> ProductsLayout:

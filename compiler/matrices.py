@@ -51,7 +51,7 @@ class Matrix:
     @property
     def outputs(self) -> int:
         """Of one position."""
-        return self.groups * self.weights.shape[1]
+        return self.groups * self.shape[1]
 
     @property
     def macs(self) -> int:

@@ -82,9 +82,9 @@ class Target:
     part: a device (xczu9eg) or a full part string (xczu9eg-ffvb1156-2-e); clock_ns: period;
     reuse: multiplications each multiplier does per inference; kernel: whether products with
     constant weights store and multiply all of them (dense), the non-zeros only (sparse), each value
-    once for many weights (codebook), or what is estimated to be cheaper (auto); layers: fnmatch pattern of a layer's name to what differs for
-    it, later patterns over earlier ones. What a backend cannot do is refused by that backend.
-    Raises TargetError listing all that is wrong.
+    once for many weights (codebook), or what is estimated to be cheaper (auto); layers: fnmatch
+    pattern of a layer's name to what differs for it, later patterns over earlier ones. What a
+    backend cannot do is refused by that backend. Raises TargetError listing all that is wrong.
     """
 
     part: str = "xc7z020"

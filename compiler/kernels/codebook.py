@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from fxloom.fixed_point import IntArray
 from fxloom.kernels.base import Offer, Rhythm
 from fxloom.logic import LUT_ROM_BITS
 from fxloom.matrices import Matrix
-from fxloom.multipliers import HARD_DIGITS, are_powers, csd_digits
+from fxloom.multipliers import HARD_DIGITS, are_powers, csd_digits, hard_multiplications
 from fxloom.sparse_layout import index_width, lanes_for
 from fxloom.target import LayerSettings
 
@@ -29,7 +28,7 @@ MOST_VALUES = 64
 """Of an output or an input, up to which the kernel is considered where nobody asked for it."""
 
 MOST_SYMBOLS = 1 << 12
-"""Different values up to which products first are considered: all of one input are there at once."""
+"""Values up to which products first are considered: those of an input are there at once."""
 
 SAMPLED = 4
 """Outputs and inputs in which values are counted first, at most SAMPLED_WEIGHTS of each."""
@@ -116,7 +115,14 @@ class Codebook:
         samples = _some(matrix.weights.T), _some(matrix.weights)
         if not any(all(_repeats(line) for line in sample) for sample in samples):
             return "there are too many different weights for a codebook"
+        if dense.reuse == 1 and not self._halves(matrix, wanted):
+            return "without reuse equal products of an input are formed once anyway"
         return ""
+
+    def _halves(self, matrix: Matrix, wanted: LayerSettings) -> bool:
+        """Whether there would be at most half of the multipliers of constant weights."""
+        hard = hard_multiplications(matrix.weights)
+        return 2 * self.offer(matrix, wanted).multipliers <= hard
 
     def cost(self, product: Product) -> Cost:
         """Counted: adders, choices, registers; nobody has synthesised it."""
@@ -284,4 +290,4 @@ def _some(matrix: IntArray) -> IntArray:
 def _repeats(weights: IntArray) -> bool:
     """Whether at least every second weight has a value that another one has as well."""
     nonzero = weights[weights != 0]
-    return len(np.unique(nonzero)) <= min(ceil(nonzero.size / 2), MOST_VALUES)
+    return len(np.unique(nonzero).tolist()) <= min(nonzero.size // 2, MOST_VALUES)

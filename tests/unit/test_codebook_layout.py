@@ -1,4 +1,4 @@
-"""Layouts of matrices with few values: read back as the C++ goes through them, they are the matrix."""
+"""Layouts of matrices with few values: read back as the C++ reads them, they are the matrix."""
 
 import numpy as np
 import pytest
