@@ -290,4 +290,5 @@ def _some(matrix: IntArray) -> IntArray:
 def _repeats(weights: IntArray) -> bool:
     """Whether at least every second weight has a value that another one has as well."""
     nonzero = weights[weights != 0]
-    return len(np.unique(nonzero).tolist()) <= min(nonzero.size // 2, MOST_VALUES)
+    different = int(np.unique(nonzero).size)
+    return different <= min(int(nonzero.size) // 2, MOST_VALUES)
