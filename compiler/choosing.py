@@ -41,8 +41,9 @@ def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
         return _taken(wanted.kernel, offer, f"asked for, {_compared(matrix, offer, dense)}")
     reasons, found = [], []
     for name, kernel in KERNELS.items():
-        if reason := kernel.dense_is_better(matrix, wanted, dense):
-            reasons.append(reason)
+        reason = kernel.dense_is_better(matrix, wanted, dense)
+        if reason != "":
+            reasons += [reason] if reason else []
             continue
         offer = kernel.offer(matrix, wanted)
         if isinstance(offer, Declined):
@@ -94,7 +95,7 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
     """LUTs by which a kernel is dearer, at the least that the estimate has for it and beyond what
     the DSP blocks of the multipliers that it saves are worth."""
     (n_in, n_out), data = matrix.shape, matrix.data
-    sums = data + matrix.width + (n_in - 1).bit_length()
+    sums = matrix.sum_width
     if dense.strategy == "latency":
         nonzero = int(np.count_nonzero(matrix.weights))
         luts = fit("latency_lut").value(features.latency_lut(nonzero, sums, 0, 0))

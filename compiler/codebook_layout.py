@@ -7,14 +7,15 @@ first has one multiplication for every value of every output, the second one for
 every input.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from fxloom.distinct import codebook
 from fxloom.fixed_point import Int64Array, IntArray
-from fxloom.sparse_layout import SparseLayout, in_lanes, nonzeros
+from fxloom.sparse_layout import SparseLayout, entries, in_lanes
 
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -28,7 +29,6 @@ class SumsLayout:
 
     adding: lanes that add one input a step; its outputs are sums, numbered output by output and
     value by value, its weights are 1. multiplying: lanes that multiply these sums by their values.
-    What pads adding's last lane ends no span.
     """
 
     adding: SparseLayout
@@ -45,7 +45,7 @@ def sums_layout(weight: IntArray, groups: int, reuse: int) -> SumsLayout:
 
     A matrix of zeros has one sum, which is multiplied by zero.
     """
-    outputs, indices, values = nonzeros(weight, groups)
+    outputs, indices, values = entries(weight, groups)
     if not outputs.size:
         outputs = indices = np.zeros(1, np.int64)
         values = np.zeros(1, np.int8)
@@ -56,14 +56,7 @@ def sums_layout(weight: IntArray, groups: int, reuse: int) -> SumsLayout:
     owners = np.cumsum(fresh) - 1
     adding = in_lanes(owners, indices, np.ones(owners.size, np.int8), reuse)
     multiplying = in_lanes(outputs[fresh], np.arange(owners[-1] + 1), values[fresh], adding.reuse)
-    return SumsLayout(_without_padding(adding, owners.size), multiplying)
-
-
-def _without_padding(layout: SparseLayout, count: int) -> SparseLayout:
-    """With the last span ending at entry number count - 1, and none behind."""
-    kept = sum(end < count - 1 for end in layout.ends)
-    ends, outputs = layout.ends[: kept + 1], layout.outputs[: kept + 1]
-    return replace(layout, ends=(*ends[:kept], count - 1), outputs=outputs)
+    return SumsLayout(adding, multiplying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +114,8 @@ class Occurrence:
 def occurrence(weights: IntArray) -> Occurrence:
     """Of weights [kernel positions, groups, inputs of a group, outputs of a group]."""
     _, groups, inputs, outputs = weights.shape
-    seen = different_values(weights)
+    few = codebook(weights)
+    seen: IntArray = np.unique(weights) if few is None else few
     values = seen[seen != 0]
     rows = weights.reshape(-1, outputs)
     first = np.arange(len(rows)) // inputs % groups * outputs
@@ -133,20 +127,6 @@ def occurrence(weights: IntArray) -> Occurrence:
         number = np.where(rows[part] == 0, len(values), np.searchsorted(values, rows[part]))
         found[first[part, None] + np.arange(outputs), number] = True
     return Occurrence(values, found[:, :-1], nonzero, len(values) < len(seen))
-
-
-def different_values(weights: IntArray) -> IntArray:
-    """Those of an array, ascending."""
-    flat = weights.reshape(-1)
-    if flat.dtype.itemsize > 2:
-        found: IntArray = np.unique(flat)
-        return found
-    lowest = np.iinfo(flat.dtype).min
-    seen = np.zeros(1 << (8 * flat.dtype.itemsize), bool)
-    for start in range(0, flat.size, CHUNK):
-        seen[flat[start : start + CHUNK].astype(np.int32) - lowest] = True
-    values: IntArray = (np.flatnonzero(seen) + lowest).astype(flat.dtype)
-    return values
 
 
 def turns_for(inputs: int, outputs: int, reuse: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@ A pass works on a copy of the graph that shares every tensor with the original; 
 registered under new names, and a tensor that is already there is never written to.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Node
@@ -80,15 +82,22 @@ def release_tensor(module: fx.GraphModule, node: Node) -> str:
 
 
 def tensor_node(
-    module: fx.GraphModule, before: Node, name: str, tensor: Tensor, *, trained: bool = True
+    module: fx.GraphModule,
+    before: Node,
+    name: str,
+    tensor: Tensor,
+    *,
+    trained: bool = True,
+    move: Callable[[Tensor], Tensor] | None = None,
 ) -> Node:
     """Register a tensor and read it with a new get_attr node in front of another node.
 
     name: of the tensor that it was made from, if it was: what is known of that one's weights is
-    known of it. trained: whether it becomes a parameter, which only a floating tensor can be.
+    known of it. trained: whether it becomes a parameter, which only a floating tensor can be. move:
+    what was done to that tensor's weights where they moved, as in `carry`.
     """
     target = add_tensor(module, name, tensor, trained=trained and tensor.is_floating_point())
-    carry(module, name, target)
+    carry(module, name, target, move)
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(target)
     node.meta = {"val": infer(module, node), "batch_axis": None}

@@ -275,17 +275,17 @@ def _products(
                 x.lo,
                 x.hi,
                 sums.get(instr.result.name, instr.result.type).width,
-                _line_luts(instr, x) if target.io == "stream" else None,
+                _line_luts(program, instr, x) if target.io == "stream" else None,
                 instr.args[1],
             )
     return found
 
 
-def _line_luts(instr: Instr, x: Value) -> int:
-    """Of the rows of a streamed image that are held until the windows that need them are full."""
+def _line_luts(program: Program, instr: Instr, x: Value) -> int:
+    """Of the rows of a streamed image that are held until the last row of a window has come."""
     if not isinstance(instr.op, Conv):
         return 0
-    rows = (prod(instr.result.shape[:1]) > 1) * instr.op.dilation[0]
+    rows = (program.value(instr.args[1]).shape[0] - 1) * instr.op.dilation[0]
     return rows * buffer_bits(x.shape[1], x.shape[2] * x.type.width)
 
 

@@ -28,9 +28,9 @@ class Matrix:
 
     weights: [n_in, n_out], a row an input of the unrolled product; width: bits of one; kind: the
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
-    position reads, which for groups are more than one output has weights; rows: of windows, 0 where
-    there are none; data: bits of an input; groups: of channels, whose inputs follow each other at
-    every kernel position, inputs_of_group of each.
+    position reads, which for groups are more than weights has rows for an output; rows: of
+    windows, 0 where there are none; data: bits of an input; groups: into which inputs and outputs
+    are divided, those of every kernel position, of which each has inputs_of_group.
     """
 
     weights: IntArray
@@ -42,6 +42,11 @@ class Matrix:
     data: int = 8
     groups: int = 1
     inputs_of_group: int = 1
+
+    @property
+    def sum_width(self) -> int:
+        """Bits of a sum of products, at most."""
+        return self.data + self.width + (self.shape[0] - 1).bit_length()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from fxloom.costs import (
     tree_cycles,
 )
 from fxloom.kernels import KERNELS
-from fxloom.logic import bram18, multiplier_dsp, scaled
+from fxloom.logic import multiplier_dsp, rom_blocks, scaled
 from fxloom.matrices import KERNEL, Matrix
 from fxloom.multipliers import (
     HARD_DIGITS,
@@ -309,7 +309,7 @@ def _resource(product: Product) -> Cost:
         features.resource_ff(n_in, n_out, reuse, matrix.width, product.accumulator), "FF", note
     )
     lut, ff = (each if seen else _wider(each) for each in (lut, ff))
-    blocks = _rom(reuse, multipliers * matrix.width) + (reuse >= 512)
+    blocks = rom_blocks(reuse, multipliers * matrix.width) + (reuse >= 512)
     csynth = resources(
         lut=_with_windows(product, lut),
         ff=ff,
@@ -323,11 +323,6 @@ def _resource(product: Product) -> Cost:
         return Cost(csynth, after, latency, rule(reuse, "cycles", RULE_INTERVAL))
     latency = Figure(cycles + 1, "cycles", "fitted", RULE_POSITIONS, cycles, 2 * cycles)
     return Cost(csynth, after, latency, rule(cycles, "cycles", RULE_POSITIONS))
-
-
-def _rom(words: int, width: int) -> int:
-    """Blocks; short memories are built from LUTs."""
-    return bram18(words, width) if words > 16 else 0
 
 
 def _wider(figure: Figure) -> Figure:
@@ -359,7 +354,7 @@ def lane_cost(
         lut=bounded(scaled((1, least, most), luts), "LUT", source),
         ff=bounded(scaled((1, 0.3, 3), registers), "FF", source),
         dsp=_shared_dsp(product, multipliers, source),
-        bram18=bounded(scaled((1, 0, 1), _rom(given.reuse, word)), "BRAM18", source),
+        bram18=bounded(scaled((1, 0, 1), rom_blocks(given.reuse, word)), "BRAM18", source),
     )
     after = replace(csynth, lut=_half(csynth.lut), ff=fewer(csynth.ff))
     cycles = max(cycles, (matrix.positions + matrix.rows) * given.reuse)

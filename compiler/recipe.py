@@ -213,7 +213,7 @@ def _apply(step: Pass, graph: GraphModule, data: Data | None) -> PassResult:
     refresh_shapes(result.graph)
     lint_origins(result.graph.graph)
     if gone := check(graph, result.graph):
-        return replace(result, summary={**result.summary, "pruned_tensors_gone": gone})
+        return replace(result, summary={**result.summary, **gone})
     return result
 
 

@@ -1,9 +1,10 @@
-"""The non-zero weights of a matrix, laid out for multipliers that do one product after another.
+"""The weights of a matrix, laid out for multipliers that do one product after another.
 
 A lane is one multiplier with a memory of weights and indices: in every step it multiplies the
 weight by the input that the index names, and adds to its sum. Weights are in the order of their
 outputs, and lanes are cut from that order wherever they are full, so that no lane but the last has
-padding. What a lane adds up for one output is a span; an output is the sum of its spans.
+padding, which nothing adds up. What a lane adds up for one output is a span; an output is the sum
+of its spans.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class SparseLayout:
     """Weights and indices, [lanes, reuse]; padding is weight 0 of input 0.
 
     ends: number lane * reuse + step of the last product of every span; outputs: the output that
-    each adds to, ascending. Every lane's last step ends a span.
+    each adds to, ascending. Every lane's last product ends a span.
     """
 
     weights: IntArray
@@ -54,21 +55,22 @@ def sparse_bits(lanes: int, reuse: int, width: int, inputs: int) -> int:
     return lanes * reuse * (width + index_width(inputs))
 
 
-def lay_out(weight: IntArray, groups: int, reuse: int) -> SparseLayout:
+def lay_out(weight: IntArray, groups: int, reuse: int, zeros: bool = False) -> SparseLayout:
     """The layout of w[..., channels / groups, n_out] for lanes of at most `reuse` steps.
 
     Indices count the values of one position: kernel position by kernel position, all channels of
-    each, whatever group they are in.
+    each, whatever group they are in. zeros: whether weights that are zero have a place as well.
     """
-    return in_lanes(*nonzeros(weight, groups), reuse)
+    return in_lanes(*entries(weight, groups, zeros), reuse)
 
 
-def nonzeros(weight: IntArray, groups: int) -> tuple[Int64Array, Int64Array, IntArray]:
-    """Of w[..., channels / groups, n_out], in the order of their outputs: outputs, indices of
-    inputs as lay_out counts them, and weights."""
+def entries(
+    weight: IntArray, groups: int, zeros: bool = False
+) -> tuple[Int64Array, Int64Array, IntArray]:
+    """Outputs, indices and weights of what lay_out gives a place, in the order of outputs."""
     *taps, per_group, n_out = weight.shape
     places = np.moveaxis(weight, -1, 0).reshape(n_out, prod(taps), per_group)
-    outputs, tap, channel = np.nonzero(places)
+    outputs, tap, channel = np.nonzero(np.ones_like(places) if zeros else places)
     first = outputs // (n_out // groups) * per_group
     indices = tap * (per_group * groups) + first + channel
     return outputs, indices, places[outputs, tap, channel]
@@ -77,7 +79,7 @@ def nonzeros(weight: IntArray, groups: int) -> tuple[Int64Array, Int64Array, Int
 def in_lanes(
     outputs: Int64Array, indices: Int64Array, values: IntArray, reuse: int
 ) -> SparseLayout:
-    """Products, in the order of their outputs, cut into lanes of at most `reuse` steps."""
+    """Entries in the order of their outputs, cut into lanes of at most `reuse` steps."""
     lanes, steps = lanes_for(outputs.size, reuse)
     weights = np.zeros(lanes * steps, values.dtype)
     weights[: outputs.size] = values
@@ -88,6 +90,8 @@ def in_lanes(
     ends = np.ones(lanes * steps, bool)
     ends[:-1] = owners[1:] != owners[:-1]
     ends[steps - 1 :: steps] = True
+    last = max(outputs.size, 1) - 1
+    ends[last:] = np.arange(lanes * steps - last) == 0
     where = np.flatnonzero(ends)
     return SparseLayout(
         weights.reshape(lanes, steps),

@@ -74,8 +74,11 @@ class MatrixKernel(Protocol):
     def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer | Declined:
         """What it would make of a product, or why it cannot."""
 
-    def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
-        """Why this kernel is not even considered where nobody asked for it; empty if it is.
+    def dense_is_better(
+        self, matrix: Matrix, wanted: LayerSettings, dense: Allotment
+    ) -> str | None:
+        """Why this kernel is not even considered where nobody asked for it; empty if it is, None
+        where the weights are nothing for it, so that there is nothing to say.
 
         Must be quick: it is asked before `offer` for every layer of every target.
         """

@@ -106,18 +106,17 @@ class Codebook:
             form.order,
         )
 
-    def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
-        """Where products cost no multiplier, or samples show too many values."""
-        if matrix.width <= features.NO_DSP_BITS:
-            return f"products with weights of {matrix.width} bits take no DSP block"
-        if are_powers(_some(matrix.weights), matrix.width):
-            return "products with powers of two take no multiplier"
+    def dense_is_better(
+        self, matrix: Matrix, wanted: LayerSettings, dense: Allotment
+    ) -> str | None:
+        """Where products take no DSP block, or samples show too many values; without reuse, where
+        equal products of an input are formed once anyway, unless multipliers are halved."""
+        if matrix.width <= features.NO_DSP_BITS or are_powers(_some(matrix.weights), matrix.width):
+            return None
         samples = _some(matrix.weights.T), _some(matrix.weights)
         if not any(all(_repeats(line) for line in sample) for sample in samples):
-            return "there are too many different weights for a codebook"
-        if dense.reuse == 1 and not self._halves(matrix, wanted):
-            return "without reuse equal products of an input are formed once anyway"
-        return ""
+            return None
+        return None if dense.reuse == 1 and not self._halves(matrix, wanted) else ""
 
     def _halves(self, matrix: Matrix, wanted: LayerSettings) -> bool:
         """Whether there would be at most half of the multipliers of constant weights."""
@@ -165,7 +164,7 @@ def _overlaps(matrix: Matrix) -> bool:
 
 def forms(matrix: Matrix, reuse: int) -> Iterator[Form]:
     """Those in which positions can follow each other every `reuse` steps."""
-    found, bits = occurrence(_by_groups(matrix)), _bits_of_sums(matrix)
+    found, bits = occurrence(_by_groups(matrix)), matrix.sum_width
     yield _sums(matrix, found, reuse if _overlaps(matrix) else max(reuse // 2, 1), bits)
     if matrix.groups == 1 and len(found.values) <= MOST_SYMBOLS:
         n_in, n_out = matrix.shape
@@ -177,16 +176,12 @@ def forms(matrix: Matrix, reuse: int) -> Iterator[Form]:
 
 def form_of(matrix: Matrix, given: Allotment, accumulator: int | None = None) -> Form:
     """The form that a product was allotted. accumulator: bits of its sums."""
-    bits, found = accumulator or _bits_of_sums(matrix), occurrence(_by_groups(matrix))
+    bits, found = accumulator or matrix.sum_width, occurrence(_by_groups(matrix))
     if given.form == "sums":
         return _sums(matrix, found, given.reuse, bits)
     possible = [form for form in forms(matrix, given.reuse) if form.order == "products"]
     books = min(possible, key=lambda each: each.worth(matrix.width)).books
     return _products(matrix, found.codebooks(books), given.reuse, bits)
-
-
-def _bits_of_sums(matrix: Matrix) -> int:
-    return matrix.data + matrix.width + (matrix.shape[0] - 1).bit_length()
 
 
 def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Form:

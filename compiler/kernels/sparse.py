@@ -40,9 +40,9 @@ class Sparse:
 
     @staticmethod
     def _luts(matrix: Matrix, lanes: int) -> float:
-        n_in, n_out = matrix.shape
-        sums = matrix.data + matrix.width + (n_in - 1).bit_length()
-        return features.sparse_lut(lanes, matrix.inputs, n_out, matrix.data, sums)
+        return features.sparse_lut(
+            lanes, matrix.inputs, matrix.shape[1], matrix.data, matrix.sum_width
+        )
 
     def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
         """Where weights are constants products with zero are not there anyway."""

@@ -14,7 +14,6 @@ from torch.fx import GraphModule
 from torch.fx.node import Node
 
 from fxloom.editing import release_tensor, tensor_node
-from fxloom.facts import carry
 from fxloom.graph import arguments, constant
 from fxloom.passes.legalize.core import insert, legalizes
 from fxloom.passes.legalize.gathers import gathered, reshaped
@@ -72,8 +71,11 @@ def _transposed(module: GraphModule, node: Node) -> Node | None:
         )
     ]  # fmt: skip
     name = release_tensor(module, weight_node)
-    kernel = tensor_node(module, node, name, _rearranged(weight, axes, groups))
-    carry(module, name, str(kernel.target), lambda kept: _rearranged(kept, axes, groups))
+
+    def move(values: Tensor) -> Tensor:
+        return _rearranged(values, axes, groups)
+
+    kernel = tensor_node(module, node, name, move(weight), move=move)
     bias = None
     if bias_node is not None:
         values = constant(module, bias_node.target).detach().reshape(groups, 1, -1)

@@ -11,7 +11,15 @@ from torch.fx import GraphModule
 from fxloom.data import Data
 from fxloom.editing import copy_graph
 from fxloom.errors import RecipeError
-from fxloom.facts import facts, keep_zeros, kept_weights
+from fxloom.facts import (
+    check,
+    facts,
+    keep_zeros,
+    kept_weights,
+    share,
+    shared_weights,
+    sharing,
+)
 from fxloom.frontend import capture
 from fxloom.graph import constant
 from fxloom.lowering import lower
@@ -19,6 +27,7 @@ from fxloom.passes import Finetune, FoldBatchnorm, Legalize, Quantize
 from fxloom.passes.second_order import Moments, best_on_support, refit
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 from fxloom.recipe import Pass, PassResult, Recipe
+from fxloom.sharing import Circulant, Codebook, expanded, holds, means
 
 
 class Net(nn.Module):
@@ -181,3 +190,75 @@ def test_best_weights_on_a_support_solve_the_normal_equations() -> None:
     assert not bool(bound.target[~kept].any())
     nothing = best_on_support(free.matrix, right, torch.zeros_like(kept), weights)
     assert not bool(nothing.any())
+
+
+# Weights that are one number ----------------------------------------------------------------------
+
+
+def clustered() -> tuple[GraphModule, Data]:
+    """The pruned net with few numbers in each of its layers, and that as a fact."""
+    graph, data = pruned()
+    for name in LAYERS:
+        name = f"{name}.weight"
+        kept, values = kept_weights(graph, name), constant(graph, name)
+        assert kept is not None
+        shared = Codebook.of(torch.randint(0, 4, values.shape), 4)
+        values.data.copy_(expanded(shared, means(shared, values, kept).float(), kept))
+        share(graph, name, shared)
+    return graph, data
+
+
+def test_classes_move_with_their_weights() -> None:
+    graph, data = clustered()
+    result = Recipe([Legalize()]).run(graph, data)
+    assert result.steps[0].summary.get("sharing_gone") is None
+    for name in LAYERS:
+        shared, kept = (f(result.graph, f"{name}.weight") for f in (shared_weights, kept_weights))
+        assert shared is not None
+        assert kept is not None
+        assert holds(shared, constant(result.graph, f"{name}.weight"), kept)
+    before, after = (shared_weights(g, "up.weight") for g in (graph, result.graph))
+    assert before is not None
+    assert after is not None
+    assert before.shape != after.shape
+
+
+def test_zeros_that_a_move_puts_in_between_are_known() -> None:
+    torch.manual_seed(0)
+    graph = copy_graph(capture(Net().eval(), torch.randn(2, 2, 4, 4)))
+    up = constant(graph, "up.weight")
+    shared = Codebook.of(torch.randint(0, 4, up.shape), 4)
+    up.data.copy_(expanded(shared, means(shared, up).float()))
+    share(graph, "up.weight", shared)
+    result = Recipe([Legalize()]).run(graph, None).graph
+    kept = kept_weights(result, "up.weight")
+    assert kept is not None
+    assert int(kept.sum()) == up.numel()
+    assert "up.weight" in sharing(result)
+
+
+def test_classes_that_are_lost_are_told() -> None:
+    graph, data = clustered()
+    result = Recipe([FoldBatchnorm()]).run(graph, data)
+    assert result.steps[0].summary["sharing_gone"] == ["conv.weight"]
+    assert sorted(sharing(result.graph)) == ["last.weight", "twice.weight", "up.weight"]
+    assert "conv.weight" in sharing(graph)
+    # What is computed from a weight's place does not move.
+    share(graph, "up.weight", Circulant((6, 4, 3, 3), 1))
+    result = Recipe([Legalize()]).run(graph, data)
+    assert result.steps[0].summary["sharing_gone"] == ["up.weight"]
+
+
+def test_a_pass_that_loses_shared_weights_is_found_out() -> None:
+    torch.manual_seed(0)
+    graph = copy_graph(capture(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)))
+    weight = constant(graph, "0.weight")
+    shared = Circulant((4, 4), 2)
+    weight.data.copy_(expanded(shared, means(shared, weight).float()))
+    share(graph, "0.weight", shared)
+    moved = copy_graph(graph)
+    values = weight.detach().clone()
+    values[0, 0] += 1e-6
+    moved.get_submodule("0").weight = nn.Parameter(values)
+    with pytest.raises(RecipeError, match=r"0\.weight: .*not one number any more.*circulant"):
+        check(graph, moved)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from fxloom.codebook_layout import (
     ProductsLayout,
     SumsLayout,
-    different_values,
     occurrence,
     products_layout,
     sums_layout,
@@ -128,11 +127,3 @@ def test_layouts_of_a_matrix() -> None:
     products = products_layout(weight, 1, 4)
     assert products.books.values.tolist() == [[-3, 5, 7]]
     assert products.indices.tolist() == [[[1, 2, 1, 1]], [[3, 2, 2, 0]]]
-
-
-@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
-def test_different_values_are_those_of_every_width(kind: type) -> None:
-    info = np.iinfo(kind)
-    found = different_values(np.array([[info.max, 0], [info.min, info.max]], kind))
-    assert found.tolist() == [info.min, 0, info.max]
-    assert found.dtype == kind

@@ -13,7 +13,7 @@ from fxloom.backends.hls4ml.kernels.codebook import render_codebook
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
-from fxloom.backends.hls4ml.kernels.sparse import render_sparse
+from fxloom.backends.hls4ml.kernels.sparse import render_indexed, render_sparse
 from fxloom.backends.hls4ml.kernels.streaming import fork, streamed
 from fxloom.backends.hls4ml.weights import Weights
 from fxloom.errors import FxloomError
@@ -34,7 +34,7 @@ UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
 
 MATRICES: Mapping[str, Renderer] = MappingProxyType(
-    {"sparse": render_sparse, "codebook": render_codebook}
+    {"sparse": render_sparse, "indexed": render_indexed, "codebook": render_codebook}
 )
 """Of fxloom.kernels, by the same names."""
 

@@ -34,16 +34,16 @@ def _sums(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
     product = of.product(width)
     sum_t = f"fxloom::int_t<{width}>"
     adding = [
-        *_lanes(layout.adding, f"{config}_adding", of.matrix.inputs, layout.sums),
         typedef("a_t", integer_type(x.type)),
-        typedef("w_t", "i_t"),
+        typedef("w_t", "int"),
+        *_lanes(layout.adding, f"{config}_adding", of.matrix.inputs, layout.sums),
         typedef("sum_t", sum_t),
         typedef("product", "fxloom::only_input"),
     ]
     multiplying = [
-        *_lanes(layout.multiplying, f"{config}_multiplying", layout.sums, of.outputs),
         typedef("a_t", sum_t),
         typedef("w_t", integer_type(of.weight)),
+        *_lanes(layout.multiplying, f"{config}_multiplying", layout.sums, of.outputs),
         typedef("product", product),
     ]
     before = []
@@ -84,6 +84,8 @@ def _lanes(layout: SparseLayout, name: str, inputs: int, outputs: int) -> list[s
         *constants(reuse=layout.reuse, lanes=layout.lanes, n_in=inputs, n_out=outputs),
         *constants(n_spans=len(layout.ends)),
         "static const bool wired = true;",
+        "static const bool implied = false;",
+        "template <class W> static w_t weight(const W &word) { return word; }",
         typedef("i_t", f"fxloom::uint_t<{index_width(inputs)}>"),
         f"static const int *indices() {{ return {name}_indices; }}",
         f"static int end(int s) {{ return {name}_ends[s]; }}",

@@ -1,6 +1,6 @@
 """What kernels for products with a constant matrix have in common in C++."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -120,8 +120,8 @@ Renderer = Callable[[MatrixSite], tuple[Mapping[str, Weights], Kernel]]
 """Arrays that the kernel reads, and its text."""
 
 
-def table(name: str, numbers: tuple[int, ...]) -> str:
+def table(name: str, numbers: Sequence[int], kind: str = "int") -> str:
     """A C++ array of numbers."""
     rows = (numbers[start : start + 16] for start in range(0, len(numbers), 16))
     text = ",\n".join(", ".join(map(str, row)) for row in rows)
-    return f"static const int {name}[{len(numbers)}] = {{\n{text}}};"
+    return f"static const {kind} {name}[{len(numbers)}] = {{\n{text}}};"
