@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
     from fxloom.passes.share_weights import ShareWeights
+    from fxloom.passes.structured import Structured
 
 __all__ = [
     "REGISTRY",
@@ -35,6 +36,7 @@ __all__ = [
     "PruneChannels",
     "Quantize",
     "ShareWeights",
+    "Structured",
     "get",
     "names",
 ]
@@ -52,6 +54,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
         "share_weights": "fxloom.passes.share_weights:ShareWeights",
+        "structured": "fxloom.passes.structured:Structured",
     }
 )
 

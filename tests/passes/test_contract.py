@@ -39,6 +39,7 @@ REFUSED = [
     ("mixed_precision", "constants"),
     ("prune", "constants"),
     ("share_weights", "constants"),
+    ("structured", "constants"),
 ]
 """Passes that cannot do anything with a model, and say so."""
 
