@@ -202,7 +202,9 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     lanes, steps = lanes_for(nonzero, min(reuse, matrix.inputs))
     multiplying, rounds = lanes_for(count, steps)
     multipliers = multiplying
-    if steps == 1:  # constants
+    if are_powers(matrix.weights, width):
+        multipliers = 0
+    elif steps == 1:  # constants
         multipliers = int(found.by_output[:, csd_digits(found.values) >= HARD_DIGITS].sum())
     bits = data + (-(-nonzero // count) - 1).bit_length()
     spans = count + lanes * (1 - count / nonzero)
