@@ -44,6 +44,11 @@ class Matrix:
     inputs_of_group: int = 1
 
     @property
+    def taps(self) -> int:
+        """Places of a window, by which rows are ordered."""
+        return self.inputs // (self.groups * self.inputs_of_group)
+
+    @property
     def sum_width(self) -> int:
         """Bits of a sum of products, at most."""
         return self.data + self.width + (self.shape[0] - 1).bit_length()
@@ -86,8 +91,8 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     by_group = weight.reshape(*weight.shape[:3], groups, outputs // groups)
     matrix = by_group.transpose(0, 1, 3, 2, 4).reshape(-1, outputs // groups)
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
-    inputs = prod(weight.shape[:2]) * x.shape[2]
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
+    inputs = prod(weight.shape[:2]) * x.shape[2]
     return Matrix(matrix, width, positions, kind, inputs, rows, data, groups, weight.shape[2])
 
 

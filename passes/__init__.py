@@ -12,6 +12,7 @@ from fxloom.errors import RecipeError
 from fxloom.settings import unknown
 
 if TYPE_CHECKING:
+    from fxloom.passes.circulant import Circulant
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.structured import Structured
 
 __all__ = [
     "REGISTRY",
+    "Circulant",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -31,6 +34,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "Structured",
     "get",
     "names",
 ]
@@ -38,6 +42,7 @@ __all__ = [
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
+        "circulant": "fxloom.passes.circulant:Circulant",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
@@ -46,6 +51,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "structured": "fxloom.passes.structured:Structured",
     }
 )
 

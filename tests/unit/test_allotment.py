@@ -25,7 +25,7 @@ def matrix(sparsity: float, shape: tuple[int, int] = (64, 64), kind: str = "Dens
     weights = rng.integers(1, 128, shape)
     order = rng.permutation(weights.size)
     weights.reshape(-1)[order[: round(sparsity * weights.size)]] = 0
-    return Matrix(weights, 8, 1, kind, shape[0])
+    return Matrix(weights, 8, 1, kind, shape[0], inputs_of_group=shape[0])
 
 
 def test_a_sparse_matrix_of_a_resource_layer_gets_the_sparse_kernel() -> None:
