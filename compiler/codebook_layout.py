@@ -153,7 +153,8 @@ def _numbers(weights: IntArray, values: IntArray) -> Int64Array:
     unsigned = f"u{weights.dtype.itemsize}"
     table = np.full(1 << (8 * weights.dtype.itemsize), len(values))
     table[values.astype(weights.dtype).view(unsigned)] = np.arange(len(values))
-    return table[weights.view(unsigned)]
+    found: Int64Array = table[weights.view(unsigned)]
+    return found
 
 
 def turns_for(inputs: int, outputs: int, reuse: int) -> tuple[int, int]:
