@@ -45,6 +45,7 @@ from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.report_graph import graph_of
 from fxloom.stages import Stages, compresses
+from fxloom.storage_table import storage_rows
 from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
@@ -167,7 +168,12 @@ def compile(
             versions=tool_versions(),
             found=found,
         )
-        report = replace(report, made_from=made_from, graph=graph_of(program))
+        report = replace(
+            report,
+            made_from=made_from,
+            graph=graph_of(program),
+            storage=storage_rows(program),
+        )
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)

@@ -1,0 +1,77 @@
+"""What the tensors of a file of weights take, as rows of a storage table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from fxloom.coded_tensors import Pattern, Stored, accounted
+from fxloom.storage_table import StorageRow, row_of, summed
+from fxloom.weight_entries import INDICES, NUMBERS, VALUES, Entry
+
+
+def row_of_entry(entry: Entry, patterns: Mapping[str, Pattern]) -> StorageRow:
+    """All that is stored of a tensor. patterns: what its entry speaks of, decoded."""
+    rows = {
+        kind: _row(kind, stored, patterns[kind]) for kind, stored in entry.coded.items()
+    }
+    main = rows[VALUES] if VALUES in rows else rows[NUMBERS]
+    numbers = prod(entry.shape)
+    if VALUES not in rows and INDICES in rows:
+        # The numbers of the classes are what a codebook is for the indices.
+        main = replace(rows[INDICES], values=main.weights)
+    others = [row for row in rows.values() if row.name != main.name]
+    return replace(
+        main,
+        name=entry.name,
+        what="weights" if len(entry.shape) > 1 else "biases",
+        weights=numbers,
+        kept=_kept(entry, patterns),
+        codebook=main.codebook + sum(row.bits for row in others),
+        tables=main.tables + sum(row.huffman_bits - row.bits for row in others),
+        bits=main.bits + sum(row.bits for row in others),
+        huffman_bits=main.huffman_bits + sum(row.huffman_bits for row in others),
+    )
+
+
+def rows_of_entries(found: Iterable[StorageRow]) -> tuple[StorageRow, ...]:
+    """A row for each matrix of weights and one for all biases and other vectors."""
+    rows = list(found)
+    biases = [row for row in rows if row.what == "biases"]
+    ends = [summed("biases and other vectors", "biases", biases)] if biases else []
+    return (*(row for row in rows if row.what == "weights"), *ends)
+
+
+def _row(kind: str, stored: Stored, pattern: Pattern) -> StorageRow:
+    if stored.coding == "coded":
+        return row_of(kind, "weights", accounted(pattern))
+    width, count = 8 * pattern.bits.dtype.itemsize, pattern.bits.size
+    return StorageRow(
+        name=kind,
+        what="weights",
+        weights=count,
+        kept=int(np.count_nonzero(pattern.bits)),
+        values=0,
+        stored=count,
+        weight_bits=width,
+        index_bits=0,
+        weight_codes=width * count,
+        index_codes=0,
+        codebook=0,
+        tables=0,
+        bits=width * count,
+        huffman_bits=width * count,
+    )
+
+
+def _kept(entry: Entry, patterns: Mapping[str, Pattern]) -> int:
+    """Weights that are not zero, as far as what is stored says."""
+    if VALUES in patterns:
+        return int(np.count_nonzero(patterns[VALUES].bits))
+    for kind in ("kept", INDICES):
+        if entry.zeros and kind in patterns:
+            return int(np.count_nonzero(patterns[kind].bits))
+    return prod(entry.shape)
