@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxloom.data import Data
     from fxloom.errors import (
         CaptureError,
+        CodingError,
         DataError,
         FxloomError,
         RecipeError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptureError",
+    "CodingError",
     "Compilation",
     "Data",
     "DataError",
@@ -87,6 +89,7 @@ __all__ = [
 _HOME = MappingProxyType(
     {
         "CaptureError": "errors",
+        "CodingError": "errors",
         "Compilation": "compilation",
         "Data": "data",
         "DataError": "errors",

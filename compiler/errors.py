@@ -44,6 +44,10 @@ class DataError(FxloomError):
     """Calibration or test data cannot be used."""
 
 
+class CodingError(FxloomError):
+    """Weights cannot be coded, or what should be coded weights is damaged."""
+
+
 class ToolError(FxloomError):
     """An external tool is missing or failed.
 

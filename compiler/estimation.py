@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fxloom.accumulators import accumulators
-from fxloom.allotment import choose, require_weights
+from fxloom.choosing import choose, require_kernels
 from fxloom.costs import (
     ALWAYS,
     ELEMENTWISE_CYCLES,
@@ -141,7 +141,7 @@ class Estimator:
                 f"{device.vendor}, whose resources are others"
             )
         target.require_layers(self._groups)
-        require_weights(program, target)
+        require_kernels(program, target)
         layers = [self._layer(program, name, target) for name in self._groups]
         total = _total(layers, target)
         if has_schedule(target):
@@ -218,7 +218,7 @@ def _layer(
     used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
     constants = {arg: program.constants[arg] for arg in used if arg in fresh.weights}
     tables = [program.constants[arg].value for arg in fresh.tables]
-    sparse = {p.weight: p.sparse_bits for p in products.values() if p.given.is_sparse}
+    kept = {p.weight: p.given.bits for p in products.values() if not p.given.is_dense}
     summed = [
         sums.get(i.result.name, i.result.type) for i in instrs if isinstance(i.op, _ACCUMULATING)
     ]
@@ -241,7 +241,7 @@ def _layer(
         weight_count=sum(c.value.size for c in constants.values()),
         nonzero=sum(int(np.count_nonzero(c.data)) for c in constants.values()),
         stored_bits=sum(
-            sparse.get(arg, c.value.size * c.value.type.width) for arg, c in constants.items()
+            kept.get(arg, c.value.size * c.value.type.width) for arg, c in constants.items()
         )
         + sum(table.size * table.type.width for table in tables),
         macs=sum(_macs(program, instr, products.get(instr.result.name)) for instr in instrs),
@@ -275,34 +275,34 @@ def _products(
                 x.lo,
                 x.hi,
                 sums.get(instr.result.name, instr.result.type).width,
-                _line_luts(instr, x) if target.io == "stream" else None,
+                _line_luts(program, instr, x) if target.io == "stream" else None,
                 instr.args[1],
             )
     return found
 
 
-def _line_luts(instr: Instr, x: Value) -> int:
-    """Of the rows of a streamed image that are held until the windows that need them are full."""
+def _line_luts(program: Program, instr: Instr, x: Value) -> int:
+    """Of the rows of a streamed image that are held until the last row of a window has come."""
     if not isinstance(instr.op, Conv):
         return 0
-    rows = (prod(instr.result.shape[:1]) > 1) * instr.op.dilation[0]
+    rows = (program.value(instr.args[1]).shape[0] - 1) * instr.op.dilation[0]
     return rows * buffer_bits(x.shape[1], x.shape[2] * x.type.width)
 
 
 def _reason(products: Sequence[Product], wanted: LayerSettings) -> str:
     """Why the first product has its kernel, where that is worth a line: somebody asked for a
-    kernel, it is sparse, or most weights are zero and it is not."""
+    kernel, it is one of ours, or most weights are zero and it is dense."""
     if not products:
         return ""
     matrix, given = products[0].matrix, products[0].given
     pruned = 2 * int(np.count_nonzero(matrix.weights)) < matrix.weights.size
-    return given.why if given.is_sparse or pruned or wanted.kernel != "auto" else ""
+    return given.why if not given.is_dense or pruned or wanted.kernel != "auto" else ""
 
 
 def _repeats(instrs: Sequence[Instr], products: Mapping[str, Product], io: str) -> int:
     """At how many positions, one after the other, the same logic rounds the results of a layer.
 
-    hls4ml's layers and the sparse kernel do one position at a time; our other kernels all of them
+    hls4ml's layers and kernels with lanes do one position at a time; our other kernels all of them
     at once, or one pack.
     """
     multiplied = any(isinstance(instr.op, Mul) for instr in instrs)  # between product and rounding
@@ -310,7 +310,7 @@ def _repeats(instrs: Sequence[Instr], products: Mapping[str, Product], io: str) 
     if (
         first is not None
         and not multiplied
-        and (first.matrix.kind != KERNEL or first.given.is_sparse)
+        and (first.matrix.kind != KERNEL or not first.given.is_dense)
     ):
         return first.matrix.positions
     return prod(instrs[-1].result.shape[:-1]) if io == "stream" else 1

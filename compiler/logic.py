@@ -97,6 +97,11 @@ def bram18(depth: int, width: int) -> int:
     return min([whole, *parts])
 
 
+def rom_blocks(words: int, width: int) -> int:
+    """Blocks of 18 Kb of a memory of weights; short ones are built from LUTs."""
+    return bram18(words, width) if words > 16 else 0
+
+
 def multiplier_dsp(a: int, b: int) -> Bounds:
     """DSP blocks of one product of numbers of so many bits: none where one has 4 bits or fewer, one
     up to what a block multiplies, more beyond."""

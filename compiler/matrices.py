@@ -29,7 +29,8 @@ class Matrix:
     weights: [n_in, n_out], a row an input of the unrolled product; width: bits of one; kind: the
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
     position reads, which for groups are more than weights has rows for an output; rows: of
-    windows, 0 where there are none; data: bits of an input.
+    windows, 0 where there are none; data: bits of an input; groups: into which inputs and outputs
+    are divided.
     """
 
     weights: IntArray
@@ -39,6 +40,12 @@ class Matrix:
     inputs: int
     rows: int = 0
     data: int = 8
+    groups: int = 1
+
+    @property
+    def sum_width(self) -> int:
+        """Bits of a sum of products, at most."""
+        return self.data + self.width + (self.shape[0] - 1).bit_length()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,7 +81,7 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
     inputs = prod(weight.shape[:2]) * x.shape[2]
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
-    return Matrix(matrix, width, positions, kind, inputs, rows, data)
+    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups)
 
 
 def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -> str:

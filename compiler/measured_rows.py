@@ -117,10 +117,10 @@ def _described(program: Program, target: Target, layer: Layer, sources: Mapping[
         row |= {"rf": layer.allotment.reuse, "strategy": layer.allotment.strategy}
     matrix = _matrix(program, target, layer)
     if matrix is not None:
-        sparse = layer.allotment is not None and layer.allotment.is_sparse
-        kind = "sparse" if sparse else layer.kind.lower()
+        own = "" if layer.allotment is None or layer.allotment.is_dense else layer.allotment.kernel
+        kind = own or layer.kind.lower()
         row |= dict(_weights(matrix))
-        if layer.kind != KERNEL or sparse:
+        if layer.kind != KERNEL or own:
             row["op"] = kind
     return row
 

@@ -1,5 +1,6 @@
-"""What products with a constant matrix take: hls4ml's strategies and the sparse kernel."""
+"""What products with a constant matrix take: hls4ml's strategies, and kernels of ours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
@@ -24,7 +25,8 @@ from fxloom.costs import (
     rule,
     tree_cycles,
 )
-from fxloom.logic import bram18, multiplier_dsp, scaled
+from fxloom.kernels import KERNELS
+from fxloom.logic import multiplier_dsp, rom_blocks, scaled
 from fxloom.matrices import KERNEL, Matrix
 from fxloom.multipliers import (
     HARD_DIGITS,
@@ -35,7 +37,6 @@ from fxloom.multipliers import (
     multiplier_limit,
 )
 from fxloom.report import SEPARATOR, Figure, Resources
-from fxloom.sparse_layout import index_width, sparse_bits
 
 EXACT_WEIGHTS = 20_000
 """Matrices up to here are unrolled into adders; of larger ones C synthesis's figure is halved."""
@@ -138,23 +139,17 @@ class Product:
         return self.matrix.data
 
     @property
-    def sparse_bits(self) -> int:
-        """What the lanes of a sparse kernel keep."""
-        matrix, given = self.matrix, self.given
-        return sparse_bits(given.lanes, given.reuse, matrix.width, matrix.inputs)
-
-    @property
     def macs(self) -> int:
-        """What is multiplied for one sample; by the sparse kernel padding as well."""
-        if self.given.is_sparse:
-            return self.matrix.positions * self.given.lanes * self.given.reuse
-        return self.matrix.macs
+        """What is multiplied for one sample; by a kernel of lanes padding as well."""
+        if self.given.is_dense:
+            return self.matrix.macs
+        return self.matrix.positions * self.given.products
 
 
 def product_cost(product: Product) -> Cost:
     """Of the kernel and strategy that the product was allotted."""
-    if product.given.is_sparse:
-        return _sparse(product)
+    if not product.given.is_dense:
+        return KERNELS[product.given.kernel].cost(product)
     if product.given.strategy == "latency":
         return _latency(product)
     return _once(product) if product.given.reuse == 1 else _resource(product)
@@ -314,7 +309,7 @@ def _resource(product: Product) -> Cost:
         features.resource_ff(n_in, n_out, reuse, matrix.width, product.accumulator), "FF", note
     )
     lut, ff = (each if seen else _wider(each) for each in (lut, ff))
-    blocks = _rom(reuse, multipliers * matrix.width) + (reuse >= 512)
+    blocks = rom_blocks(reuse, multipliers * matrix.width) + (reuse >= 512)
     csynth = resources(
         lut=_with_windows(product, lut),
         ff=ff,
@@ -330,11 +325,6 @@ def _resource(product: Product) -> Cost:
     return Cost(csynth, after, latency, rule(cycles, "cycles", RULE_POSITIONS))
 
 
-def _rom(words: int, width: int) -> int:
-    """Blocks; short memories are built from LUTs."""
-    return bram18(words, width) if words > 16 else 0
-
-
 def _wider(figure: Figure) -> Figure:
     """An interval for what lies outside of what was fitted."""
     if figure.low is None or figure.high is None:
@@ -342,24 +332,34 @@ def _wider(figure: Figure) -> Figure:
     return replace(figure, low=ceil(figure.low / 2), high=3 * figure.high)
 
 
-def _sparse(product: Product) -> Cost:
+def lane_cost(
+    product: Product,
+    luts: float,
+    registers: float,
+    multipliers: int,
+    word: int,
+    source: str,
+    cycles_source: Sequence[str],
+    cycles: int = 0,
+) -> Cost:
+    """Of a kernel of ours that takes `reuse` steps a position, which nobody has synthesised.
+
+    luts, registers: in C synthesis, counted; word: bits that are read from memory in a step;
+    cycles: for all positions, where that is more than their steps and a position more for every row
+    of windows.
+    """
     matrix, given = product.matrix, product.given
-    luts = features.sparse_lut(
-        given.lanes, matrix.inputs, matrix.shape[1], product.data, product.accumulator
-    )
     least, most = features.SPARSE_BOUNDS
-    width = given.lanes * (matrix.width + index_width(matrix.inputs))
-    registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + width
     csynth = resources(
-        lut=bounded(scaled((1, least, most), luts), "LUT", RULE_SPARSE),
-        ff=bounded(scaled((1, 0.3, 3), registers), "FF", RULE_SPARSE),
-        dsp=_shared_dsp(product, given.lanes, RULE_SPARSE),
-        bram18=bounded(scaled((1, 0, 1), _rom(given.reuse, width)), "BRAM18", RULE_SPARSE),
+        lut=bounded(scaled((1, least, most), luts), "LUT", source),
+        ff=bounded(scaled((1, 0.3, 3), registers), "FF", source),
+        dsp=_shared_dsp(product, multipliers, source),
+        bram18=bounded(scaled((1, 0, 1), rom_blocks(given.reuse, word)), "BRAM18", source),
     )
     after = replace(csynth, lut=_half(csynth.lut), ff=fewer(csynth.ff))
-    cycles = (matrix.positions + matrix.rows) * given.reuse
-    latency = Figure(cycles, "cycles", "rule", SEPARATOR.join(SPARSE_CYCLES))
-    return Cost(csynth, after, latency, rule(cycles, "cycles", SPARSE_CYCLES[0]))
+    cycles = max(cycles, (matrix.positions + matrix.rows) * given.reuse)
+    latency = Figure(cycles, "cycles", "rule", SEPARATOR.join(cycles_source))
+    return Cost(csynth, after, latency, rule(cycles, "cycles", cycles_source[0]))
 
 
 def _shared_dsp(product: Product, multipliers: int, source: str) -> Figure:

@@ -1,9 +1,10 @@
-"""The non-zero weights of a matrix, laid out for multipliers that do one product after another.
+"""The weights of a matrix, laid out for multipliers that do one product after another.
 
 A lane is one multiplier with a memory of weights and indices: in every step it multiplies the
 weight by the input that the index names, and adds to its sum. Weights are in the order of their
 outputs, and lanes are cut from that order wherever they are full, so that no lane but the last has
-padding. What a lane adds up for one output is a span; an output is the sum of its spans.
+padding, which nothing adds up. What a lane adds up for one output is a span; an output is the sum
+of its spans.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class SparseLayout:
     """Weights and indices, [lanes, reuse]; padding is weight 0 of input 0.
 
     ends: number lane * reuse + step of the last product of every span; outputs: the output that
-    each adds to, ascending. Every lane's last step ends a span.
+    each adds to, ascending. Every lane's last product ends a span.
     """
 
     weights: IntArray
@@ -54,15 +55,15 @@ def sparse_bits(lanes: int, reuse: int, width: int, inputs: int) -> int:
     return lanes * reuse * (width + index_width(inputs))
 
 
-def lay_out(weight: IntArray, groups: int, reuse: int) -> SparseLayout:
+def lay_out(weight: IntArray, groups: int, reuse: int, zeros: bool = False) -> SparseLayout:
     """The layout of w[..., channels / groups, n_out] for lanes of at most `reuse` steps.
 
     Indices count the values of one position: kernel position by kernel position, all channels of
-    each, whatever group they are in.
+    each, whatever group they are in. zeros: whether weights that are zero have a place as well.
     """
     *taps, per_group, n_out = weight.shape
     places = np.moveaxis(weight, -1, 0).reshape(n_out, prod(taps), per_group)
-    outputs, tap, channel = np.nonzero(places)
+    outputs, tap, channel = np.nonzero(np.ones_like(places) if zeros else places)
     first = outputs // (n_out // groups) * per_group
     indices = tap * (per_group * groups) + first + channel
     lanes, steps = lanes_for(outputs.size, reuse)
@@ -75,6 +76,8 @@ def lay_out(weight: IntArray, groups: int, reuse: int) -> SparseLayout:
     ends = np.ones(lanes * steps, bool)
     ends[:-1] = owners[1:] != owners[:-1]
     ends[steps - 1 :: steps] = True
+    last = max(outputs.size, 1) - 1
+    ends[last:] = np.arange(lanes * steps - last) == 0
     where = np.flatnonzero(ends)
     return SparseLayout(
         weights.reshape(lanes, steps),

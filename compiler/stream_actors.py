@@ -1,7 +1,7 @@
 """Actors of the processes of a streamed project: when each reads and writes, as its C++ says.
 
 The loops are those of hls4ml's line buffers (nnet_conv2d_stream.h, nnet_sepconv2d_stream.h,
-nnet_dense_stream.h) and of our kernels (fxloom_streams.h, fxloom_sparse.h, and what
+nnet_dense_stream.h) and of our kernels (fxloom_streams.h, the headers of fxloom.kernels, and what
 backends/hls4ml/kernels/streaming.py writes). How deep their pipelines are is not in the C++: that
 comes from a rule, with bounds.
 """
@@ -14,6 +14,7 @@ import numpy as np
 
 from fxloom.costs import DENSE_CYCLES, adder_tree_depth
 from fxloom.dataflow import Actor, Pattern
+from fxloom.kernels import KERNELS, Rhythm
 from fxloom.ops import ArgMax, Conv, MatMul, Pool, ReduceMax, ReduceSum
 from fxloom.packs import packs_of
 from fxloom.stream_layers import StreamLayer
@@ -60,7 +61,7 @@ def timings(layer: StreamLayer) -> Timings:
         # Each output adds up the products of its group of channels.
         groups = layer.op.groups if isinstance(layer.op, Conv) else 1
         inputs = layer.matrix.inputs // groups
-        if layer.allotment.is_sparse:
+        if not layer.allotment.is_dense:
             return _alike(1, _tree(inputs))
         if layer.allotment.strategy == "resource":
             return _resource(layer, inputs)
@@ -179,13 +180,10 @@ def _new_rows(layer: StreamLayer) -> Iterator[int]:
     yield height - have
 
 
-def _by_rows(layer: StreamLayer, timing: Timing, reuse: int, ahead: int) -> _Loops:
-    """Rows of the image that the next windows need; then these windows, one every `reuse` cycles,
-    of which the last has left before more is read. ahead: iterations before the first result."""
-    width, columns = layer.arguments[0][1], layer.shape[1]
-    steps = np.arange(ahead, ahead + columns) * reuse
-    if ahead:
-        steps += reuse - 1
+def _by_rows(layer: StreamLayer, timing: Timing, steps: Pattern) -> _Loops:
+    """Rows of the image that the next windows need; then these windows, of which the last has left
+    before more is read. steps: after which the results of a row are written."""
+    width = layer.arguments[0][1]
     at, reads, writes = 0, [], []
     for new in _new_rows(layer):
         reads.append(at + np.arange(new * width))
@@ -199,18 +197,27 @@ def _by_rows(layer: StreamLayer, timing: Timing, reuse: int, ahead: int) -> _Loo
 
 
 def _windows(layer: StreamLayer, timing: Timing) -> _Loops:
-    return _by_rows(layer, timing, timing.interval, 0)
+    return _by_rows(layer, timing, np.arange(layer.shape[1]) * timing.interval)
 
 
-def _sparse_windows(layer: StreamLayer, timing: Timing) -> _Loops:
-    """The first iteration of a row only fetches its first window."""
-    return _by_rows(layer, timing, layer.reuse, 1)
+def _rhythm(layer: StreamLayer) -> Rhythm:
+    matrix, given = layer.matrix, layer.allotment
+    assert matrix is not None
+    assert given is not None
+    return KERNELS[given.kernel].rhythm(matrix, given)
 
 
-def _sparse_packs(layer: StreamLayer, timing: Timing) -> _Loops:
-    """A pack at the first step of `reuse`, a result after the last."""
-    begin = np.arange(packs_of(layer.shape)) * layer.reuse
-    end = begin + layer.reuse - 1
+def _lane_windows(layer: StreamLayer, timing: Timing) -> _Loops:
+    rhythm = _rhythm(layer)
+    steps = (rhythm.ahead + np.arange(layer.shape[1])) * rhythm.steps + rhythm.result
+    return _by_rows(layer, timing, steps)
+
+
+def _lane_packs(layer: StreamLayer, timing: Timing) -> _Loops:
+    """A pack at the first step of each position."""
+    rhythm = _rhythm(layer)
+    begin = np.arange(packs_of(layer.shape)) * rhythm.steps
+    end = begin + rhythm.result
     return _Loops(int(end[-1]) + 1, (begin,), end, 1, timing.latency)
 
 
@@ -221,6 +228,6 @@ _LOOPS: dict[str, Callable[[StreamLayer, Timing], _Loops]] = {
     "windows": _windows,
     "tensor": _tensor,
     "line buffer": _line_buffer,
-    "sparse packs": _sparse_packs,
-    "sparse windows": _sparse_windows,
+    "lane packs": _lane_packs,
+    "lane windows": _lane_windows,
 }

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fxloom.allotment import Allotment, allot, choose
+from fxloom.allotment import Allotment, allot
+from fxloom.choosing import choose
 from fxloom.fusing import Fusion
 from fxloom.matrices import KERNEL, Matrix, matrix_of
 from fxloom.ops import Conv, MatMul, Pad, Pool, Shape
@@ -25,8 +26,8 @@ Kind = Literal[
     "windows",  # our convolutions and pools: the rows of a window, then a row of results
     "tensor",  # all arguments, then the whole result
     "line buffer",  # hls4ml's convolutions: a window slides with every pack
-    "sparse packs",
-    "sparse windows",
+    "lane packs",  # kernels for constant matrices: see fxloom.kernels
+    "lane windows",
 ]
 
 
@@ -167,18 +168,18 @@ class _Streams:
         return (1, 1)
 
     def _product(self, first: Instr) -> StreamLayer | None:
-        """hls4ml's layer or the sparse kernel, with what follows; None for all else."""
+        """hls4ml's layer or a kernel of lanes, with what follows; None for all else."""
         matrix = matrix_of(self.program, first, self.target)
         if matrix is None:
             return None
         allotment = choose(matrix, self.target.resolve(first.origin), self.target.io)
-        if matrix.kind == KERNEL and not allotment.is_sparse:
+        if matrix.kind == KERNEL and allotment.is_dense:
             return None
         chain = self.fusion.chain(first)
         shape = self.program.value(first.args[0]).shape
-        kind: Kind = "sparse packs" if allotment.is_sparse else "tensor"
+        kind: Kind = "tensor" if allotment.is_dense else "lane packs"
         if isinstance(first.op, Conv):
-            kind = "sparse windows" if allotment.is_sparse else "line buffer"
+            kind = "line buffer" if allotment.is_dense else "lane windows"
             if kind == "line buffer" and first.op.padding != ((0, 0), (0, 0)):
                 shape = self._padded(first, first.op)
         layer = StreamLayer(

@@ -1,6 +1,8 @@
-// Products with sparse matrices: only the non-zero weights are stored and multiplied.
+// Products with matrices of which every weight is a word in memory: the weight itself or its number
+// in a codebook (CONFIG::weight), and either only those that are not zero, with the numbers of the
+// inputs that they meet, or all of them.
 //
-// A lane is one multiplier with a memory of weights. In each of CONFIG::reuse steps it multiplies a
+// A lane is one multiplier with a memory of words. In each of CONFIG::reuse steps it multiplies a
 // weight by one of the CONFIG::n_in values x of a position and adds to its sum. Weights are in the
 // order of their outputs; span number s, what a lane adds up for output CONFIG::output(s), ends with
 // product CONFIG::end(s) = lane * reuse + step. Positions follow each other without a pause, but for
@@ -50,35 +52,49 @@ template <class CONFIG, class A, class X> void sparse_take(const A *a, X *x) {
 
 // ---- one step --------------------------------------------------------------------------------
 
+// The input that a lane multiplies in a step: its own index, or, where all weights are there, the
+// one after that of the step before, from the lane's first on.
+template <class CONFIG, class I> int sparse_index(const I *indices, int lane, int step) {
+    #pragma HLS INLINE
+    const typename CONFIG::i_t index = indices[CONFIG::implied ? lane : lane * CONFIG::reuse + step];
+    return CONFIG::implied ? (index.to_int() + step) % CONFIG::n_in : index.to_int();
+}
+
 // What a lane multiplies in a step. Few steps: indices are constants, and one of `reuse` wires is
-// chosen; many: an index is read, and one of all inputs is chosen.
+// chosen; many: an index is read, or counted, and one of all inputs is chosen.
 template <class CONFIG, class X, class I>
-typename CONFIG::a_t sparse_operand(const X *x, const I *indices, int lane, int step) {
+typename CONFIG::a_t sparse_operand(const X *x, const I *indices, typename CONFIG::i_t *places,
+                                    int lane, int step) {
     #pragma HLS INLINE
     typename CONFIG::a_t value = 0;
     if (CONFIG::wired) {
         FXLOOM_UNROLL
         for (int k = 0; k < CONFIG::reuse; k++) {
             #pragma HLS UNROLL
-            const typename CONFIG::i_t index = indices[lane * CONFIG::reuse + k];
-            if (k == step) value = read<typename CONFIG::a_t>(x[index.to_int()]);
+            const int index = sparse_index<CONFIG>(indices, lane, k);
+            if (k == step) value = read<typename CONFIG::a_t>(x[index]);
         }
+    } else if (CONFIG::implied) {
+        int place = places[lane].to_int();
+        if (step == 0) place = sparse_index<CONFIG>(indices, lane, 0);
+        places[lane] = place == CONFIG::n_in - 1 ? 0 : place + 1;
+        value = read<typename CONFIG::a_t>(x[place]);
     } else {
-        const typename CONFIG::i_t index = indices[lane * CONFIG::reuse + step];
-        value = read<typename CONFIG::a_t>(x[index.to_int()]);
+        value = read<typename CONFIG::a_t>(x[sparse_index<CONFIG>(indices, lane, step)]);
     }
     return value;
 }
 
 // One product of every lane; where a span ends, its sum is kept and the lane begins again.
 template <class CONFIG, class X, class W, class I, class S>
-void sparse_step(const X *x, const W *w, const I *indices, S *sums, S *spans, int step) {
+void sparse_step(const X *x, const W *w, const I *indices, typename CONFIG::i_t *places, S *sums,
+                 S *spans, int step) {
     #pragma HLS INLINE
     FXLOOM_UNROLL
     for (int lane = 0; lane < CONFIG::lanes; lane++) {
         #pragma HLS UNROLL
-        const typename CONFIG::a_t value = sparse_operand<CONFIG>(x, indices, lane, step);
-        const typename CONFIG::w_t weight = w[lane * CONFIG::reuse + step];
+        const typename CONFIG::a_t value = sparse_operand<CONFIG>(x, indices, places, lane, step);
+        const typename CONFIG::w_t weight = CONFIG::weight(w[lane * CONFIG::reuse + step]);
         S sum = sums[lane];
         if (step == 0) sum = 0;
         sum += CONFIG::product::times(value, weight);
@@ -128,13 +144,15 @@ void sparse_result(const S *spans, const B *bias, R *res) {
 // x[rows, n_in] times the matrix, plus a bias.
 template <class CONFIG, class A, class W, class I, class B, class R>
 void sparse_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::lanes * CONFIG::reuse],
-                   const I indices[CONFIG::lanes * CONFIG::reuse], const B bias[CONFIG::n_out],
+                   const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                    R res[CONFIG::rows * CONFIG::n_out]) {
     #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
     #pragma HLS ARRAY_PARTITION variable=bias complete
     A x[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::i_t places[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=places complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -144,7 +162,7 @@ void sparse_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::lan
         for (int step = 0; step < CONFIG::reuse; step++) {
             #pragma HLS PIPELINE II=1 rewind
             if (step == 0) sparse_take<CONFIG>(a + row * CONFIG::n_in, x);
-            sparse_step<CONFIG>(x, w, indices, sums, spans, step);
+            sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
             if (step == CONFIG::reuse - 1) {
                 sparse_result<CONFIG>(spans, bias, res + row * CONFIG::n_out);
             }
@@ -186,7 +204,7 @@ void sparse_prefetch(const A *a, X *next, int out_row, int out_column, int step)
 template <class CONFIG, class A, class W, class I, class B, class R>
 void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
                  const W w[CONFIG::lanes * CONFIG::reuse],
-                 const I indices[CONFIG::lanes * CONFIG::reuse], const B bias[CONFIG::n_out],
+                 const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                  R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
     #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
@@ -195,6 +213,8 @@ void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
     #pragma HLS ARRAY_PARTITION variable=x complete
     A next[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=next complete
+    typename CONFIG::i_t places[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=places complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -208,7 +228,7 @@ void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
                 if (column < CONFIG::out_width) {
                     sparse_prefetch<CONFIG>(a, next, row, column, step);
                 }
-                if (column > 0) sparse_step<CONFIG>(x, w, indices, sums, spans, step);
+                if (column > 0) sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
                 if (column > 0 && step == CONFIG::reuse - 1) {
                     const int position = row * CONFIG::out_width + column - 1;
                     sparse_result<CONFIG>(spans, bias, res + position * CONFIG::n_out);
@@ -224,7 +244,7 @@ void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
 // Pack by pack; each has the n_in values of a row.
 template <class CONFIG, class P, class W, class I, class B, class Q>
 void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
-                          const I indices[CONFIG::lanes * CONFIG::reuse],
+                          const I indices[CONFIG::n_indices],
                           const B bias[CONFIG::n_out], hls::stream<Q> &out) {
     #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
@@ -233,6 +253,8 @@ void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::
     #pragma HLS ARRAY_PARTITION variable=x complete
     typename Q::value_type result[CONFIG::n_out];
     #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::i_t places[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=places complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -241,7 +263,7 @@ void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::
         for (int step = 0; step < CONFIG::reuse; step++) {
             #pragma HLS PIPELINE II=1 rewind
             if (step == 0) receive(in, x);
-            sparse_step<CONFIG>(x, w, indices, sums, spans, step);
+            sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
             if (step == CONFIG::reuse - 1) {
                 sparse_result<CONFIG>(spans, bias, result);
                 send(result, out);
@@ -253,7 +275,7 @@ void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::
 // Holds only the rows that windows reach over.
 template <class CONFIG, class P, class W, class I, class B, class Q>
 void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
-                        const I indices[CONFIG::lanes * CONFIG::reuse], const B bias[CONFIG::n_out],
+                        const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                         hls::stream<Q> &out) {
     #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
@@ -266,6 +288,8 @@ void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::re
     #pragma HLS ARRAY_PARTITION variable=next complete
     typename Q::value_type result[CONFIG::n_out];
     #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::i_t places[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=places complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -280,7 +304,7 @@ void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::re
                 if (column < CONFIG::out_width) {
                     sparse_prefetch<CONFIG>(lines, next, row, column, step);
                 }
-                if (column > 0) sparse_step<CONFIG>(x, w, indices, sums, spans, step);
+                if (column > 0) sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
                 if (column > 0 && step == CONFIG::reuse - 1) {
                     sparse_result<CONFIG>(spans, bias, result);
                     send(result, out);

@@ -14,6 +14,7 @@ from fxloom.backends.hls4ml.kernels import UNSUPPORTED
 from fxloom.backends.hls4ml.plan import describe, make_plan
 from fxloom.backends.simulator import Tensors, quantize_inputs
 from fxloom.errors import DataError, FxloomError, TargetError
+from fxloom.kernels import KERNELS
 from fxloom.program import Program
 from fxloom.target import Target
 
@@ -112,12 +113,13 @@ def check_target(target: Target) -> None:
         ]
         wanted += [{**wanted[0], **table} for table in target.layers.values()]
         if any(
-            (w["strategy"], w["reuse"]) != ("latency", 1) and w["kernel"] != "sparse"
+            (w["strategy"], w["reuse"]) != ("latency", 1) and w["kernel"] not in KERNELS
             for w in wanted
         ):
+            others = " or ".join(f'"{name}"' for name in KERNELS)
             problems.append(
                 f"strategy and reuse: required 'latency' and 1 for {target.backend}: its layers "
-                'are kernels of fxloom, which are unrolled, but for kernel = "sparse"'
+                f"are kernels of fxloom, which are unrolled, but for kernel = {others}"
             )
     if problems:
         raise TargetError("the hls4ml backend cannot do this target: " + "; ".join(problems))

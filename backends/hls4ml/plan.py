@@ -13,27 +13,27 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fxloom.accumulators import needed_bits
-from fxloom.allotment import Allotment, allot, choose, require_weights
+from fxloom.allotment import Allotment, allot
 from fxloom.backends.hls4ml.dialect import DIALECTS, VITIS, Dialect, ValueType
 from fxloom.backends.hls4ml.kernels import (
     Argument,
     Kernel,
+    MatrixSite,
     Site,
-    SparseSite,
     fork,
     render,
-    render_sparse,
+    render_matrix,
 )
+from fxloom.backends.hls4ml.weights import Weights
+from fxloom.choosing import choose, require_kernels
 from fxloom.fixed_point import FixedPoint, IntArray
 from fxloom.fusing import Fusion
 from fxloom.matrices import KERNEL, Matrix, matrix_of
 from fxloom.multipliers import are_powers
 from fxloom.ops import Conv, MatMul, Pad, Requantize
 from fxloom.program import Input, Instr, Program, Value
-from fxloom.sparse_layout import index_width, lay_out
 from fxloom.stream_schedule import StreamSchedule
 from fxloom.target import Target
 
@@ -41,29 +41,6 @@ PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
 """hls4ml's own, and ours for weights that need no multiplier."""
 
 UNROLLED = (Allotment("latency", 1),)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Constant mantissas of a layer. kind: their format; builtin: our kernels read integers;
-    memory: the hardware reads one after another, so that their width matters."""
-
-    name: str
-    mantissas: IntArray
-    kind: FixedPoint
-    builtin: bool
-    memory: bool = False
-
-    def cpp(self, dialect: Dialect) -> str:
-        """The C++ type of one element."""
-        return dialect.integer(self.kind) if self.builtin else dialect.fixed(ValueType(self.kind))
-
-    @property
-    def values(self) -> npt.NDArray[np.generic]:
-        """What hls4ml holds: real values for its layers, integers for ours."""
-        if self.builtin:
-            return self.mantissas
-        return np.ldexp(self.mantissas.astype(np.float64), -self.kind.fraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +176,7 @@ class _Planner:
         self.matrices = {name: matrix for name, matrix in found.items() if matrix is not None}
 
     def plan(self) -> Plan:
-        require_weights(self.program, self.target)
+        require_kernels(self.program, self.target)
         inputs = tuple(self._input(port) for port in self.program.inputs)
         for layer in inputs:
             self._publish(layer)
@@ -355,54 +332,40 @@ class _Planner:
     # -- products with a constant matrix ----------------------------------------------------------
 
     def _matrix_layer(self, first: Instr) -> Layer | None:
-        """The sparse kernel or a layer of hls4ml's own, with what follows; None for all else."""
+        """A kernel of lanes or a layer of hls4ml's own, with what follows; None for all else."""
         matrix = self.matrices.get(first.result.name)
         if matrix is None:
             return None
         allotment = choose(matrix, self.target.resolve(first.origin), self.target.io)
-        if allotment.is_sparse:
-            return self._sparse_layer(first, matrix, allotment)
+        if not allotment.is_dense:
+            return self._lane_layer(first, matrix, allotment)
         return None if matrix.kind == KERNEL else self._hls4ml_layer(first, matrix, allotment)
 
-    def _sparse_layer(self, first: Instr, matrix: Matrix, allotment: Allotment) -> Layer:
+    def _lane_layer(self, first: Instr, matrix: Matrix, allotment: Allotment) -> Layer:
         index, name, array = self._next(first.origin)
         # Conversions are those of AMD's types.
         chain = [first] if self.dialect.algorithmic_c else self.fusion.chain(first)
         ending = self._ending(chain)
         source, stream = self._take(first.args[0])
-        operand = self.program.operand(first.args[1])
-        groups = first.op.groups if isinstance(first.op, Conv) else 1
-        weight = self.program.constants[first.args[1]].data
-        layout = lay_out(weight, groups, allotment.reuse)
         declared = self.program.value(first.args[1]).type
         kind = FixedPoint(declared.width, declared.width, declared.signed)
-        bias = FixedPoint.holding(int(ending.bias.min()), int(ending.bias.max()), 0)
-        width = index_width(matrix.inputs)
-        weights = {
-            "weight": Weights(f"c{index}_1", layout.weights, kind, True, True),
-            "indices": Weights(
-                f"c{index}_2", layout.indices, FixedPoint(width, width, False), True, True
-            ),
-            "bias": Weights(f"c{index}_3", ending.bias, bias, True),
-        }
-        arguments = (self._argument(first.args[0], stream), Argument("", operand, kind))
-        site = Site(index, first.op, arguments, first.result, array + self.dialect.suffix)
-        kernel = SparseSite(
-            site,
-            layout,
-            matrix.inputs,
-            weights=weights["weight"].name,
-            weight=kind,
-            indices=weights["indices"].name,
-            bias=weights["bias"].name,
-            bias_type=bias,
+        holding = FixedPoint.holding(int(ending.bias.min()), int(ending.bias.max()), 0)
+        bias = Weights(f"b{index}", ending.bias, holding, True)
+        weight = Argument("", self.program.operand(first.args[1]), kind)
+        arguments = (self._argument(first.args[0], stream), weight)
+        site = MatrixSite(
+            Site(index, first.op, arguments, first.result, array + self.dialect.suffix),
+            matrix,
+            allotment,
+            bias,
             shift=ending.exact.fraction - first.result.type.fraction,
             # Without a bias zeros of any format are added.
             bias_shift=max(ending.exact.fraction - ending.bias_type.fraction, 0),
             accumulator=self.dialect.fixed(ValueType(ending.accum)),
             sum=ending.accum,
-            powers=are_powers(matrix.weights, matrix.width),
+            stream=self.stream,
         )
+        memories, kernel = render_matrix(site)
         return Layer(
             index,
             name,
@@ -414,8 +377,8 @@ class _Planner:
             first.origin,
             tuple(instr.result.name for instr in chain),
             tuple(instr.op.name for instr in chain),
-            weights,
-            kernel=render_sparse(kernel, self.stream),
+            {**memories, "bias": bias},
+            kernel=kernel,
             allotment=allotment,
         )
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from fxloom.backends.hls4ml.graph import silenced
-from fxloom.backends.hls4ml.plan import Plan, Weights
+from fxloom.backends.hls4ml.plan import Plan
+from fxloom.backends.hls4ml.weights import Weights
 from fxloom.errors import FxloomError
 from fxloom.target import Target
 

@@ -25,7 +25,7 @@ from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program, ProgramBuilder
 from fxloom.recipe import Recipe
-from fxloom.target import LayerTable, Target
+from fxloom.target import KernelChoice, LayerTable, Target
 from tests.conformance.packing import corner_inputs, pack
 from tests.conformance.test_vendors import run_testbench
 
@@ -137,8 +137,8 @@ def differences(program: Program, target: Target, out: Path) -> dict[str, int]:
 
 
 def both_kernels(programs: list[Program]) -> tuple[Program, dict[str, LayerTable]]:
-    """Every program with the sparse kernel and every other one with the dense one as well, reuse
-    factors in turn."""
+    """Every program with the sparse kernel and every other one with the dense or the indexed one as
+    well, reuse factors in turn."""
     layers: dict[str, LayerTable] = {}
     packed = []
     for number, program in enumerate(programs):
@@ -146,7 +146,8 @@ def both_kernels(programs: list[Program]) -> tuple[Program, dict[str, LayerTable
         layers[f"p{len(packed)}.*"] = {"kernel": "sparse", "reuse": reuse}
         packed.append(program)
         if number % 2:
-            layers[f"p{len(packed)}.*"] = {"kernel": "dense", "reuse": reuse}
+            kernel: KernelChoice = "dense" if number % 4 == 1 else "indexed"
+            layers[f"p{len(packed)}.*"] = {"kernel": kernel, "reuse": reuse}
             packed.append(program)
     return pack(packed), layers
 
@@ -156,14 +157,15 @@ def both_kernels(programs: list[Program]) -> tuple[Program, dict[str, LayerTable
 
 @needs_compiler
 @pytest.mark.parametrize(("io", "part"), [("parallel", 0), ("stream", 1)])
-def test_sparse_and_dense_kernels_give_the_simulators_integers(
+def test_sparse_indexed_and_dense_kernels_give_the_simulators_integers(
     io: Io, part: int, tmp_path: Path
 ) -> None:
     program, layers = both_kernels(corpus(part))
     target = Target(io=io, strategy="resource", layers=layers)
     found = [layer.allotment for layer in make_plan(program, target).layers]
     kernels = [given.kernel for given in found if given is not None]
-    assert kernels.count("sparse") == len(HEADS) * len(PATTERNS) // 2 == 2 * kernels.count("dense")
+    assert kernels.count("sparse") == len(HEADS) * len(PATTERNS) // 2
+    assert kernels.count("dense") == 1 + kernels.count("indexed") == 11
     assert differences(program, target, tmp_path) == {}
 
 
@@ -208,10 +210,16 @@ def test_every_way_to_a_product_is_in_the_corpus() -> None:
     text = "\n".join(layer.kernel.declarations for layer in plan.layers if layer.kernel)
     for line in ("wired = true", "wired = false", "any_product", "shifted_product<"):
         assert text.count(line) > 5, line
+    assert {
+        re.findall(f"{key} = (true|false)", layer.kernel.declarations)[0]
+        for layer in plan.layers
+        for key in ("implied", "wired")
+        if layer.kernel and layer.allotment and layer.allotment.kernel == "indexed"
+    } == {"true", "false"}
     found = [layer.allotment for layer in plan.layers if layer.allotment]
-    assert min(given.lanes for given in found if given.is_sparse) == 1
+    assert min(given.lanes for given in found if not given.is_dense) == 1
     assert max(given.lanes for given in found) > 100
-    assert max(given.reuse for given in found if given.is_sparse) > 40
+    assert max(given.reuse for given in found if not given.is_dense) > 40
 
 
 # -- must hold: what is stored and multiplied -----------------------------------------------------

@@ -189,7 +189,7 @@ LOOPS = {
         *(of_image(ops.Conv((1, 1), ((1, 1), (0, 0)), (2, 2)), 2), replace(STREAM, reuse=3)),
         *([0, 1, 2, 3, 4, 5, 14, 15, 16], [6, 17, 25], 26),
     ),
-    "sparse windows": (
+    "lane windows": (
         *(of_image(ops.Conv(), 2), SPARSE),
         # Two steps to fetch the first window, and two for each.
         *([0, 1, 2, 3, 4, 5, 19, 20, 21], [9, 11, 25, 27], 28),
@@ -216,7 +216,7 @@ def test_a_sparse_product_takes_its_reuse_factor_for_every_pack() -> None:
     b.output(b.emit(ops.MatMul(), [b.input("x", (3, 2), BYTE), w], "op"), "y")
     layer = stream_layers(b.build(), replace(SPARSE, reuse=4)).layers[1]
     actor = actor_of(layer, timings(layer).likely)
-    assert (layer.kind, actor.firings, actor.interval) == ("sparse packs", 12, 1)
+    assert (layer.kind, actor.firings, actor.interval) == ("lane packs", 12, 1)
     assert actor.reads["layer1_out"].tolist() == [0, 4, 8]
     assert actor.writes["layer2_out"].tolist() == [3, 7, 11]
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxloom.allotment import choose
 from fxloom.backends.hls4ml.plan import make_plan
+from fxloom.choosing import choose
 from fxloom.errors import TargetError
 from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint
@@ -123,7 +123,7 @@ def test_estimate_and_project_agree(io: Any, side: int, sparsity: float) -> None
     for layer in make_plan(made, target).layers:
         if layer.allotment is None or layer.origin == "scores":
             continue
-        found, sparse = layers[layer.origin], layer.allotment.is_sparse
+        found, sparse = layers[layer.origin], not layer.allotment.is_dense
         # The large convolution is our kernel in parallel: its weights are constants.
         constants = (layer.origin, side, io) == ("conv", 24, "parallel")
         assert found.kernel.startswith("sparse") == sparse == (sparsity > 0.5 and not constants)
@@ -181,3 +181,53 @@ def test_sparse_where_nothing_is_constant_is_refused(use: Any) -> None:
     ]
     use(program(), Target(layers={"*": {"kernel": "sparse"}, "scores": {"kernel": "dense"}}))
     use(program(), Target(kernel="sparse"))
+
+
+# -- few different weights ----------------------------------------------------
+
+
+def shared(values: int, sparsity: float = 0.0) -> Program:
+    """A linear layer of 8-bit weights with so many different ones that are not zero."""
+    rng = np.random.default_rng(1)
+    centroids = rng.choice(np.arange(-128, 128)[np.arange(256) != 128], values, replace=False)
+    weights = centroids[rng.integers(0, values, (64, 48))]
+    weights[rng.random(weights.shape) < sparsity] = 0
+    b = ProgramBuilder()
+    x = b.input("x", (64,), INT8)
+    b.output(b.emit(MatMul(), [x, b.constant("w", weights, INT8)], "fc"), "y")
+    return b.build()
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "word"),
+    [(0.0, 4), (0.9, 5 + 6)],  # the number of one of 16 values; or of 17, and of an input
+)
+def test_the_indexed_kernel_stores_numbers_and_a_codebook(sparsity: float, word: int) -> None:
+    made = shared(16, sparsity)
+    target = Target(strategy="resource", reuse=8, kernel="indexed")
+    (layer,) = estimate(made, target).layers
+    (plan,) = (each for each in make_plan(made, target).layers if each.allotment is not None)
+    held = plan.weights["weight"]
+    words = held.mantissas.size
+    nonzero = layer.nonzero if sparsity else 64 * 48
+    assert nonzero <= words < nonzero + 64
+    assert held.kind.width == (word if not sparsity else 5)
+    assert layer.stored_bits == words * word + (16 + (sparsity > 0)) * 8
+    assert layer.kernel.startswith("indexed: asked for, ")
+
+
+def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
+    b = ProgramBuilder()
+    x = b.input("x", (64,), INT8)
+    weights = np.arange(64 * 20).reshape(64, 20)
+    wide = b.constant("w", weights, FixedPoint(12, 12))
+    b.output(b.emit(MatMul(), [x, wide], "fc1"), "y")
+    made = b.build()
+    message = 'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more'
+    for target in (
+        Target(kernel="indexed"),
+        Target(layers={"fc*": {"kernel": "indexed"}}),
+    ):
+        for ask in (estimate, make_plan):
+            with pytest.raises(TargetError, match=message):
+                ask(made, target)

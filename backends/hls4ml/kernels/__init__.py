@@ -5,11 +5,16 @@ One rule an operation, in the table RULES: from a Site (operation, arguments, re
 shifts, widths, indices and limits are computed here, so that the C++ has nothing to decide.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
+from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
-from fxloom.backends.hls4ml.kernels.sparse import SparseSite, render_sparse
+from fxloom.backends.hls4ml.kernels.sparse import render_indexed, render_sparse
 from fxloom.backends.hls4ml.kernels.streaming import fork, streamed
+from fxloom.backends.hls4ml.weights import Weights
 from fxloom.errors import FxloomError
 
 __all__ = [
@@ -17,15 +22,20 @@ __all__ = [
     "UNSUPPORTED",
     "Argument",
     "Kernel",
+    "MatrixSite",
     "Site",
-    "SparseSite",
     "fork",
     "render",
-    "render_sparse",
+    "render_matrix",
 ]
 
 UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
+
+MATRICES: Mapping[str, Renderer] = MappingProxyType(
+    {"sparse": render_sparse, "indexed": render_indexed}
+)
+"""Of fxloom.kernels, by the same names."""
 
 RULES: dict[str, Rule] = elementwise.RULES | moving.RULES | sums.RULES | tables.RULES
 
@@ -40,3 +50,8 @@ def render(site: Site, origin: str, stream: bool) -> Kernel:
         reason = UNSUPPORTED.get(site.name, "the backend has no rule for it")
         raise FxloomError(f"{origin} ({site.name}): not possible with hls4ml: {reason}")
     return streamed(site, rule) if stream else rule(site)
+
+
+def render_matrix(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
+    """Arrays and text of the kernel that a product with a constant matrix was allotted."""
+    return MATRICES[of.given.kernel](of)

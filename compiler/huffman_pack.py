@@ -1,0 +1,116 @@
+"""Codes of many symbols joined to one string of bits, at the speed of NumPy's loops.
+
+Codes follow each other without gaps, each with its first bit lowest, from the lowest bit of the
+first byte on.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fxloom.fixed_point import Int64Array
+from fxloom.huffman import SYMBOLS, Code
+
+BLOCK = 4096
+"""Symbols in a block, of which the bits are counted."""
+
+_CHUNK = 16 * BLOCK
+"""Symbols encoded at a time: as many as a cache holds."""
+
+Pieces = npt.NDArray[np.uint64]
+"""Codes with their first bits lowest, and from bit 32 on how many bits each has."""
+
+SHIFT = np.uint64(32)
+_MASK = np.uint64((1 << 32) - 1)
+
+
+def pack(symbols: npt.NDArray[Any], code: Code) -> tuple[bytes, Int64Array]:
+    """The codes of all symbols, and how many bits each block takes.
+
+    symbols: uint8 or uint16; those of 8 bits are looked up in pairs.
+    """
+    return join(_pieces(symbols, code))
+
+
+def _pieces(symbols: npt.NDArray[Any], code: Code) -> Iterator[Pieces]:
+    """For every chunk the codes of four symbols each."""
+    narrow = symbols.dtype == np.uint8
+    single = pieces_of(code, 256 if narrow else SYMBOLS)
+    whole = symbols.size // _CHUNK * _CHUNK if narrow and symbols.size >= 4 * _CHUNK else 0
+    if whole:
+        low = np.tile(single, 256)
+        high = np.repeat(single, 256)
+        double = _two(low, high)  # of two symbols, the first of which is the lower byte
+        for start in range(0, whole, _CHUNK):
+            yield double.take(symbols[start : start + _CHUNK].view("<u2"))
+    for start in range(whole, symbols.size, _CHUNK):
+        chunk = symbols[start : start + _CHUNK]
+        pieces = np.zeros(-(-chunk.size // 4) * 4, np.uint64)
+        pieces[: chunk.size] = single.take(chunk)
+        yield _two(pieces[0::2], pieces[1::2])
+
+
+def _two(first: Pieces, second: Pieces) -> Pieces:
+    """Pieces of at most 16 bits in pairs."""
+    length = first >> SHIFT
+    return first + ((second & _MASK) << length) + (second >> SHIFT << SHIFT)
+
+
+def join(chunks: Iterator[Pieces]) -> tuple[bytes, Int64Array]:
+    """All pieces one after the other, two at a time, and how many bits each block takes.
+
+    chunks: pieces of at most 32 bits for two symbols each, an even number of them, and blocks whole
+    in all chunks but the last.
+    """
+    done: list[npt.NDArray[np.uint64]] = []
+    blocks: list[Int64Array] = []
+    rest = np.uint64(0)  # what is begun of the next word, and how many bits that are
+    used = 0
+    for chunk in chunks:
+        first, second = chunk[0::2], chunk[1::2]
+        length = first >> SHIFT
+        bits = (second & _MASK) << length
+        bits |= first & _MASK
+        length += second >> SHIFT
+        ends = np.cumsum(length.view(np.int64))
+        starts = ends - length.view(np.int64)
+        starts += used
+        offset = (starts & 63).view(np.uint64)
+        word = starts >> 6
+        # A piece begins in every word but those after the last: none is longer than a word.
+        begin = np.flatnonzero(np.diff(word, prepend=-1))
+        words = np.zeros(begin.size + 1, np.uint64)
+        words[:-1] = np.bitwise_or.reduceat(bits << offset, begin)
+        last = np.append(begin[1:], word.size) - 1
+        # In two shifts, for a shift by 64 is none.
+        words[1:] |= bits[last] >> np.uint64(1) >> np.uint64(63) - offset[last]
+        words[0] |= rest
+        stop = used + int(ends[-1])
+        done.append(words[: stop >> 6])
+        rest, used = words[stop >> 6], stop & 63
+        each = np.append(ends[BLOCK // 4 - 1 :: BLOCK // 4], ends[-1:])
+        if ends.size % (BLOCK // 4) == 0:
+            each = each[:-1]
+        blocks.append(np.diff(each, prepend=0))
+    total = sum(int(each.sum()) for each in blocks)
+    done.append(np.array([rest], np.uint64))
+    data = np.concatenate(done).astype("<u8", copy=False).view(np.uint8)[: -(-total // 8)]
+    return data.tobytes(), np.concatenate([np.zeros(0, np.int64), *blocks])
+
+
+def pieces_of(code: Code, alphabet: int = SYMBOLS) -> Pieces:
+    """The code of every symbol below `alphabet`, as `join` takes it."""
+    pieces = np.zeros(alphabet, np.uint64)
+    pieces[code.symbols] = reversed_words(code) | code.lengths << 32
+    return pieces
+
+
+def reversed_words(code: Code) -> Int64Array:
+    """The codes with their first bits lowest."""
+    words, found = code.words, np.zeros(code.symbols.size, np.int64)
+    for bit in range(code.longest):
+        found = found << 1 | words >> bit & 1
+    # `longest` bits were turned around, of which the upper ones of shorter codes are 0.
+    return found >> code.longest - code.lengths

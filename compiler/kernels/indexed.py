@@ -1,0 +1,124 @@
+"""The kernel that reads the number of each weight in a codebook, and looks the weight up."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from fxloom import features
+from fxloom.allotment import Allotment
+from fxloom.distinct import MOST, code_width, codebook
+from fxloom.fixed_point import Int64Array, IntArray
+from fxloom.kernels.base import Declined, Offer, Rhythm
+from fxloom.logic import rom_blocks
+from fxloom.matrices import Matrix
+from fxloom.sparse_layout import index_width, lanes_for
+from fxloom.target import LayerSettings
+
+if TYPE_CHECKING:
+    from fxloom.costs import Cost
+    from fxloom.product_costs import Product
+
+SOURCE = (
+    "rule: indexed kernel: a multiplier and a table of the codebook a lane, weights / reuse lanes, "
+    "DSP as of dense Resource layers; not yet compared with a synthesis"
+)
+CYCLES = (
+    "rule: indexed kernel: its reuse factor in cycles, for every position and at the beginning of "
+    "every row of windows",
+    "unknown: cycles in which the pipeline of an indexed kernel fills, so these are at least",
+)
+TABLE_BITS = 6
+"""Inputs of a LUT."""
+
+
+def numbers_of(weights: IntArray) -> tuple[Int64Array, int]:
+    """The codebook, and bits of a number in it. weights: with at most MOST different numbers."""
+    values = codebook(weights)
+    assert values is not None
+    return values, code_width(len(values))
+
+
+def is_implied(matrix: Matrix, groups: int) -> bool:
+    """Whether all weights are stored, in the order of the inputs, and not only those that are not
+    zero, with the numbers of their inputs: whichever takes fewer bits. With groups, the latter."""
+    nonzero = int(np.count_nonzero(matrix.weights))
+    _, width = numbers_of(matrix.weights)
+    counted = nonzero * (width + index_width(matrix.inputs))
+    return groups == 1 and matrix.weights.size * width <= counted
+
+
+class Indexed:
+    """Lanes of one multiplier each, with a memory of numbers and a table of weights."""
+
+    name: ClassVar[str] = "indexed"
+
+    def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer | Declined:
+        """For matrices with few different weights."""
+        values = codebook(matrix.weights)
+        if values is None:
+            return Declined(
+                f"at most {MOST} different weights in a layer", f"more in one of {matrix.shape}"
+            )
+        width, size = code_width(len(values)), matrix.weights.size
+        implied = is_implied(matrix, matrix.groups)
+        count = size if implied else int(np.count_nonzero(matrix.weights))
+        lanes, reuse = lanes_for(count, wanted.reuse)
+        bits = lanes * reuse * _word(matrix, width, implied) + len(values) * matrix.width
+        multipliers = f"{lanes:,} multiplier{'s' if lanes != 1 else ''}"
+        note = ""
+        if reuse != wanted.reuse:
+            note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {multipliers}"
+        what = (
+            f"{len(values)} values for {count:,} of {size:,} weights, {multipliers} at reuse "
+            f"{reuse:,} ({bits:,} bits with the codebook)"
+        )
+        luts = features.SPARSE_BOUNDS[0] * _luts(
+            matrix, lanes, len(values), matrix.data, matrix.sum_width
+        )
+        return Offer(lanes, reuse, bits, lanes * reuse, luts, lanes, what, note)
+
+    def dense_is_better(
+        self, matrix: Matrix, wanted: LayerSettings, dense: Allotment
+    ) -> str | None:
+        """Wherever no block of memory is saved: DSP blocks are as many, and LUTs more."""
+        if dense.strategy == "latency" or dense.reuse == 1:  # weights are constants
+            return None
+        offer = self.offer(matrix, wanted)
+        if isinstance(offer, Declined):
+            return None
+        blocks = (
+            rom_blocks(reuse, ceil(bits / reuse))
+            for reuse, bits in (
+                (offer.reuse, offer.bits),
+                (dense.reuse, matrix.weights.size * matrix.width),
+            )
+        )
+        return "" if next(blocks) < next(blocks) else None
+
+    def cost(self, product: Product) -> Cost:
+        """As of the sparse kernel, and a table a lane; nobody has synthesised it."""
+        from fxloom.product_costs import lane_cost
+
+        matrix, given = product.matrix, product.given
+        values, width = numbers_of(matrix.weights)
+        luts = _luts(matrix, given.lanes, len(values), product.data, product.accumulator)
+        word = given.lanes * _word(matrix, width, is_implied(matrix, matrix.groups))
+        registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + word
+        return lane_cost(product, luts, registers, given.lanes, word, SOURCE, CYCLES)
+
+    def rhythm(self, matrix: Matrix, given: Allotment) -> Rhythm:
+        """As the sparse kernel, whose loops it has."""
+        return Rhythm(given.reuse, given.reuse - 1, 1)
+
+
+def _word(matrix: Matrix, width: int, implied: bool) -> int:
+    """Bits of a lane's word."""
+    return width if implied else width + index_width(matrix.inputs)
+
+
+def _luts(matrix: Matrix, lanes: int, values: int, data: int, sums: int) -> float:
+    tables = lanes * matrix.width * ceil(values / (1 << TABLE_BITS))
+    return features.sparse_lut(lanes, matrix.inputs, matrix.shape[1], data, sums) + tables
