@@ -6,7 +6,8 @@ trusted: sizes are compared with the bytes that are there before anything is all
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
@@ -15,7 +16,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from fxloom.bit_fields import BitReader
 from fxloom.coding import CodedWeights, account, decode_weights, encode_weights
+from fxloom.coding_plan import read_head
 from fxloom.errors import CodingError, WeightsError
 from fxloom.storage import Storage
 
@@ -58,7 +61,8 @@ class Pattern:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.bits.shape
+        shape: tuple[int, ...] = self.bits.shape
+        return shape
 
     def sha256(self) -> str:
         """Of type, shape and little-endian bytes."""
@@ -126,12 +130,17 @@ class Coded:
         return self.data.bits.nbytes
 
 
-def encode(pattern: Pattern, index_bits: int | None = None) -> Coded:
-    """The smallest way to store a tensor that may be decoded again; the plainest of equal ones.
+def plain(pattern: Pattern) -> Coded:
+    """A tensor stored as it is."""
+    return Coded(Stored(dtype=pattern.dtype, shape=list(pattern.shape), coding="raw"), pattern)
 
-    index_bits: of a run length, see `encode_weights`.
+
+def encode(pattern: Pattern, index_bits: int | None = None) -> Coded:
+    """A tensor coded in the fewest bytes from which it may be decoded again, or as it is.
+
+    index_bits: of run lengths, 1 to 16, where they take less than none do; 0 for none.
     """
-    found = [each for each in _ways(pattern, index_bits) if _is_allowed(each.stored, each.nbytes)]
+    found = [plain(pattern), *_coded(pattern, index_bits)]
     return min(found, key=lambda each: each.nbytes)
 
 
@@ -165,11 +174,13 @@ def _streams(data: bytes, sizes: list[int]) -> tuple[bytes, bytes, bytes]:
     return data[:first], data[first:second], data[second:]
 
 
-def accounted(pattern: Pattern, index_bits: int | None = None) -> Storage:
-    """What a tensor that is coded takes, bit by bit."""
+def accounted(coded: Coded, pattern: Pattern) -> Storage:
+    """What a coded tensor takes, bit by bit. pattern: the decoded one."""
     kind = _numbers(pattern.dtype)
     assert kind is not None, pattern.dtype
-    return account(pattern.bits.view(kind), index_bits=index_bits)
+    first = coded.data.bits[: coded.stored.streams[0]].tobytes()
+    head = read_head(BitReader(first), pattern.bits.size)
+    return account(pattern.bits.view(kind), index_bits=head.index_bits)
 
 
 def require(stored: Stored, given: int) -> None:
@@ -192,32 +203,39 @@ def _is_allowed(stored: Stored, given: int) -> bool:
     return stored.nbytes <= SMALL + EXPANSION * given
 
 
-def _ways(pattern: Pattern, index_bits: int | None) -> Iterator[Coded]:
-    described = Stored(dtype=pattern.dtype, shape=list(pattern.shape), coding="raw")
-    yield Coded(described, pattern)
+def _coded(pattern: Pattern, index_bits: int | None) -> Iterator[Coded]:
+    """The first that may be decoded again of the codings that are asked for, the smallest first."""
     kind = _numbers(pattern.dtype)
     if kind is None or pattern.bits.size == 0:
         return
-    # Runs of 255 zeros in 9 bits are never too short to be decoded again.
-    choices = (index_bits,) if index_bits is not None else (None, 8, 0)
+    numbers = pattern.bits.view(kind)
+    # Of those that choose freely the second and the third are for what is next to nothing: run
+    # lengths of 8 bits and one bit a weight are enough to be believed.
+    for bits in (None, 8, 0) if index_bits is None else _by_size(numbers, {index_bits, 0}):
+        try:
+            coded = encode_weights(numbers, index_bits=bits)
+        except CodingError:  # too many distinct values for run lengths
+            continue
+        streams = (coded.codebook, coded.weights, coded.runs)
+        data = Pattern("U8", np.frombuffer(bytearray(b"".join(streams)), np.uint8))
+        stored = Stored(
+            dtype=pattern.dtype,
+            shape=list(pattern.shape),
+            coding="coded",
+            streams=[len(each) for each in streams],
+        )
+        if _is_allowed(stored, data.bits.nbytes):
+            yield Coded(stored, data)
+            return
+
+
+def _by_size(numbers: Array, choices: Iterable[int]) -> list[int]:
+    """Widths of run lengths, the one that takes least first; those that cannot be are left out."""
+    sizes = {}
     for bits in choices:
-        coded = _coded(described, pattern.bits.view(kind), bits)
-        if coded is None:
-            return
-        yield coded
-        if _is_allowed(coded.stored, coded.nbytes):
-            return
-
-
-def _coded(described: Stored, numbers: Array, index_bits: int | None) -> Coded | None:
-    try:
-        found = encode_weights(numbers, index_bits=index_bits)
-    except CodingError:  # more distinct values than a codebook may have
-        return None
-    streams = (found.codebook, found.weights, found.runs)
-    data = Pattern("U8", np.frombuffer(bytearray(b"".join(streams)), np.uint8))
-    update = {"coding": "coded", "streams": [len(each) for each in streams]}
-    return Coded(described.model_copy(update=update), data)
+        with suppress(CodingError):
+            sizes[bits] = account(numbers, index_bits=bits).huffman_bits or 0
+    return sorted(sizes, key=lambda bits: sizes[bits])
 
 
 def _numbers(dtype: str) -> np.dtype[Any] | None:

@@ -49,12 +49,14 @@ from fxloom.storage_table import storage_rows
 from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
+from fxloom.weight_file import write_weights
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
 FOUND = "found.toml"
 TARGET = "target.toml"
 REPORT = "report.json"
+WEIGHTS = "weights.safetensors"
 PAGE = "report.html"
 SAMPLES = "samples.safetensors"
 PROJECT = "hls"
@@ -177,7 +179,10 @@ def compile(
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
-        save_program(program, folder / PROGRAM)
+        coding = [step for step in steps.passes if isinstance(step, passes.CodeWeights)]
+        save_program(program, folder / PROGRAM, coded=bool(coding))
+        if coding:
+            write_weights(folder / WEIGHTS, list(coding[-1].coded(result.graph)))
         _write(folder / RECIPE, steps.to_toml())
         if found is not None:
             _write(folder / FOUND, found)

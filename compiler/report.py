@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from fxloom.errors import FxloomError
 from fxloom.made_from import MadeFrom
 from fxloom.report_graph import Graph
-from fxloom.storage_table import StorageRow
+from fxloom.storage_table import StorageRow, times
 from fxloom.storage_table import table as storage_cells
 from fxloom.storage_table import total as storage_total
 from fxloom.text_tables import ruled, sparkline, wrapped
@@ -40,12 +40,6 @@ def number(value: int | float) -> str:
     """For people: thousands apart, no more digits than a figure deserves."""
     whole = float(value).is_integer() or abs(value) >= 1000
     return f"{value:,.0f}" if whole else f"{value:,.4g}"
-
-
-def times(before: int, now: int) -> tuple[str, str]:
-    """How many times, and "fewer" or "more"."""
-    share = before / max(now, 1)
-    return (f"{share:.2f}", "fewer") if share >= 1 else (f"{1 / share:.2f}", "more")
 
 
 def percent(figure: Figure) -> str:

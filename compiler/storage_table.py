@@ -1,6 +1,6 @@
-"""What every stored tensor takes when it is coded, as Deep Compression's tables have it (Han, Mao,
+"""What every stored tensor takes when it is coded, in tables like Deep Compression's (Han, Mao,
 Dally, 2016, arXiv 1510.00149, tables 2 to 5): kept weights, bits of a weight and of a run length,
-the rate against 32-bit floats; each without Huffman codes and with them, all that is stored counted.
+the rate against 32-bit floats; without and with Huffman codes, all that is stored counted.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def summed(name: str, what: What, rows: Sequence[StorageRow]) -> StorageRow:
 
 
 def storage_rows(program: Program) -> tuple[StorageRow, ...]:
-    """What the constants of a program take: a row for each matrix of weights, one for all biases and
-    other numbers, one for all tables. Nothing that is stored is left out."""
+    """What the constants of a program take: a row for each matrix of weights, one for all biases
+    and other numbers, one for all tables. Nothing that is stored is left out."""
     found = list(_counted(program))
     rows = [row for row in found if row.what == "weights"]
     for what, name in (("biases", "biases and other numbers"), ("tables", "tables of functions")):
@@ -140,6 +140,12 @@ def storage_rows(program: Program) -> tuple[StorageRow, ...]:
 def total(rows: Sequence[StorageRow]) -> StorageRow:
     """The sum, whose rate counts tables as stored and not as floats."""
     return summed("total", "weights", rows)
+
+
+def times(before: int, now: int) -> tuple[str, str]:
+    """How many times, and "fewer" or "more"."""
+    share = before / max(now, 1)
+    return (f"{share:.2f}", "fewer") if share >= 1 else (f"{1 / share:.2f}", "more")
 
 
 def table(rows: Sequence[StorageRow], float_bits: int | None = None) -> list[list[str]]:

@@ -5,7 +5,7 @@ a number for each class; of hashed and block-circulant weights the numbers alone
 stored value by value. Of a quantized graph the integers that it rounds to are stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any, Literal
@@ -42,7 +42,7 @@ _BLOCK = 1 << 18
 
 Exponent = Annotated[int, Field(ge=-1100, le=1100)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Integers = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
 class _Record(BaseModel):
@@ -105,18 +105,23 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An entry, and what it speaks of."""
+    """An entry and what it speaks of, coded and not."""
 
     entry: Entry
     coded: Mapping[str, Coded]
+    patterns: Mapping[str, Pattern]
 
     @property
     def nbytes(self) -> int:
+        """Of all that is stored."""
         return sum(coded.nbytes for coded in self.coded.values())
 
 
-def coded(weights: Weights, index_bits: int | None = None) -> Written:
-    """How a tensor is stored. Raises WeightsError, naming it, for a type that no file can have."""
+def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written:
+    """How a tensor is stored, decoded and compared once.
+
+    how: what is done with each part. Raises WeightsError, naming it, for a type that no file has.
+    """
     pattern = of_tensor(weights.tensor, weights.name)
     stored = pattern if weights.integers is None else of_integers(weights.integers)
     entry = Entry(
@@ -132,9 +137,9 @@ def coded(weights: Weights, index_bits: int | None = None) -> Written:
     if weights.shared is not None:
         _require_classes(weights.shared)
     for patterns in _ways(weights, stored):
-        found = {kind: encode(each, index_bits) for kind, each in patterns.items()}
+        found = {kind: how(each) for kind, each in patterns.items()}
         whole = entry.model_copy(update={"coded": {k: each.stored for k, each in found.items()}})
-        written = Written(whole, found)
+        written = Written(whole, found, patterns)
         try:
             require_entry(whole, written.nbytes)
             restore(whole, {kind: decode(c.stored, c.data) for kind, c in found.items()})

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxloom.coded_tensors import decode
+from fxloom.coded_tensors import Coded, decode
 from fxloom.errors import WeightsError
 from fxloom.swap import sync
 from fxloom.tensor_bits import of_tensor, to_tensor
@@ -84,28 +84,37 @@ def read_weights(
     accept: called with each entry before anything of it is decoded, and may raise WeightsError.
     Raises WeightsError where the file is absent, damaged, of another format or a newer version.
     """
+    return [weights for weights, _ in _read_all(path, accept)]
+
+
+def read_coded(path: str | os.PathLike[str]) -> list[Written]:
+    """What is stored of every tensor of a file; raises WeightsError as `read_weights` does."""
+    return [written for _, written in _read_all(path, lambda entry: None)]
+
+
+def _read_all(
+    path: str | os.PathLike[str], accept: Callable[[Entry], None]
+) -> Iterator[tuple[Weights, Written]]:
     with _archive(path) as archive:
         header = _header_of(archive, path)
         _require_keys(header, set(archive.keys()), path)
-        found = []
         for entry in header.tensors:
             with _located(f"{path}: {entry.name}"):
                 accept(entry)
-                found.append(_read(archive, entry))
+                found = _read(archive, entry)
+            yield found
         if _digest(header.tensors, archive.get_tensor) != header.digest:
             raise WeightsError(f"{path}: its digest is not that of its contents; it is damaged")
-    return found
 
 
-def _read(archive: Any, entry: Entry) -> Weights:
-    data = {
-        kind: of_tensor(archive.get_tensor(_key(entry, kind)), _key(entry, kind))
-        for kind in entry.coded
+def _read(archive: Any, entry: Entry) -> tuple[Weights, Written]:
+    coded = {
+        kind: Coded(stored, of_tensor(archive.get_tensor(_key(entry, kind)), _key(entry, kind)))
+        for kind, stored in entry.coded.items()
     }
-    require_entry(entry, sum(each.bits.nbytes for each in data.values()))
-    return restore(
-        entry, {kind: decode(stored, data[kind]) for kind, stored in entry.coded.items()}
-    )
+    require_entry(entry, sum(each.nbytes for each in coded.values()))
+    patterns = {kind: decode(each.stored, each.data) for kind, each in coded.items()}
+    return restore(entry, patterns), Written(entry, coded, patterns)
 
 
 @contextmanager
@@ -197,5 +206,6 @@ def _digest(entries: Sequence[Entry], tensor: Callable[[str], Tensor]) -> str:
         for kind in entry.coded:
             data = tensor(_key(entry, kind))
             total.update(f"{kind} {data.dtype} {list(data.shape)}".encode())
-            total.update(data.contiguous().reshape(-1).view(torch.uint8).numpy())
+            flat = data.contiguous().reshape(-1).view(torch.uint8)
+            total.update(memoryview(flat.numpy()))
     return total.hexdigest()

@@ -8,16 +8,16 @@ from math import prod
 
 import numpy as np
 
-from fxloom.coded_tensors import Pattern, Stored, accounted
+from fxloom.coded_tensors import Coded, Pattern, accounted
 from fxloom.storage_table import StorageRow, row_of, summed
 from fxloom.weight_entries import INDICES, NUMBERS, VALUES, Entry
 
 
-def row_of_entry(entry: Entry, patterns: Mapping[str, Pattern]) -> StorageRow:
-    """All that is stored of a tensor. patterns: what its entry speaks of, decoded."""
-    rows = {
-        kind: _row(kind, stored, patterns[kind]) for kind, stored in entry.coded.items()
-    }
+def row_of_entry(
+    entry: Entry, coded: Mapping[str, Coded], patterns: Mapping[str, Pattern]
+) -> StorageRow:
+    """All that is stored of a tensor. coded: what its entry speaks of; patterns: decoded."""
+    rows = {kind: _row(kind, each, patterns[kind]) for kind, each in coded.items()}
     main = rows[VALUES] if VALUES in rows else rows[NUMBERS]
     numbers = prod(entry.shape)
     if VALUES not in rows and INDICES in rows:
@@ -45,9 +45,9 @@ def rows_of_entries(found: Iterable[StorageRow]) -> tuple[StorageRow, ...]:
     return (*(row for row in rows if row.what == "weights"), *ends)
 
 
-def _row(kind: str, stored: Stored, pattern: Pattern) -> StorageRow:
-    if stored.coding == "coded":
-        return row_of(kind, "weights", accounted(pattern))
+def _row(kind: str, coded: Coded, pattern: Pattern) -> StorageRow:
+    if coded.stored.coding == "coded":
+        return row_of(kind, "weights", accounted(coded, pattern))
     width, count = 8 * pattern.bits.dtype.itemsize, pattern.bits.size
     return StorageRow(
         name=kind,

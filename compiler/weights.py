@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxloom.coded_tensors import encode
 from fxloom.editing import copy_graph
 from fxloom.errors import WeightsError
 from fxloom.facts import forget, keep_zeros, kept_weights, share, shared_weights
@@ -34,7 +36,8 @@ def save_weights(
     of a run length, 1 to 16, 0 for none; by default what takes least. Raises WeightsError where a
     tensor has a type that safetensors does not, or the file cannot be written.
     """
-    write_weights(path, [coded(weights, index_bits) for weights in weights_of(graph)])
+    how = partial(encode, index_bits=index_bits)
+    write_weights(path, [coded(weights, how) for weights in weights_of(graph)])
 
 
 @overload
@@ -112,7 +115,7 @@ def _integers(
 ) -> tuple[Tensor, Integers | None, tuple[int, ...]]:
     """What all readers of a tensor round it to, as a tensor and as integers in steps of 2**-steps;
     the tensor itself where they differ or rounding once more would change it."""
-    plain = tensor, None, ()
+    plain: tuple[Tensor, Integers | None, tuple[int, ...]] = tensor, None, ()
     readers = [node for node in nodes if node is not None]
     if not readers or len(readers) < len(nodes) or not tensor.is_floating_point():
         return plain

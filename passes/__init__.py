@@ -12,6 +12,7 @@ from fxloom.errors import RecipeError
 from fxloom.settings import unknown
 
 if TYPE_CHECKING:
+    from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REGISTRY",
+    "CodeWeights",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -38,6 +40,7 @@ __all__ = [
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
+        "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
