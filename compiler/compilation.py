@@ -83,6 +83,12 @@ class Compilation:
     samples: tuple[npt.NDArray[np.float32], ...]
     project: backends.Build
 
+    @property
+    def weights(self) -> Path | None:
+        """The file of coded weights, for `load_weights`; None without `code_weights`."""
+        file = self.path / WEIGHTS
+        return file if file.is_file() else None
+
     def simulate(self, x: Any, *, raw: bool = False) -> Values | tuple[Values, ...]:
         """What the hardware computes for real inputs [N, ...], bit for bit; no tool needed."""
         from fxloom.backends.simulator import simulate

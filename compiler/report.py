@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from fxloom.errors import FxloomError
 from fxloom.made_from import MadeFrom
 from fxloom.report_graph import Graph
-from fxloom.storage_table import StorageRow, times
+from fxloom.storage_table import TITLE, StorageRow, times
 from fxloom.storage_table import table as storage_cells
 from fxloom.storage_table import total as storage_total
 from fxloom.text_tables import ruled, sparkline, wrapped
@@ -322,7 +322,7 @@ class Report:
             title += f" ({wires} layers that are only wires left out)" if wires else ""
             yield title, [_resource_header(level), *rows, *self._sums(level)], 2
         if self.storage:
-            yield STORAGE, self.storage_cells(), 1
+            yield TITLE, self.storage_cells(), 1
         for step in self.passes:
             changed = [layer for layer in step.layers if layer.before != layer.after]
             if changed:
@@ -473,7 +473,6 @@ HEADER = [
     "float error",
 ]
 STAGE_HEADER = ["layer", "weights", "non-zero", "bits", "MACs", *RESOURCES.values(), "cycles"]
-STORAGE = "stored weights (where there are two figures: without Huffman codes, with them)"
 HISTOGRAMS = "values in the float model (heights are logarithms), and what their format holds"
 HISTOGRAM_HEADER = ["layer", "values", "from", "to", "format", "from", "to", "outside", "samples"]
 FEW_WIRES = 3

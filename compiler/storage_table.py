@@ -32,6 +32,8 @@ HEADER = (
 )
 """Of the table; where two figures stand in a cell, the second is with Huffman codes."""
 
+TITLE = "stored weights (where there are two figures: without Huffman codes, with them)"
+
 ARROW = " \N{RIGHTWARDS ARROW} "
 
 

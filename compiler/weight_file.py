@@ -207,5 +207,5 @@ def _digest(entries: Sequence[Entry], tensor: Callable[[str], Tensor]) -> str:
             data = tensor(_key(entry, kind))
             total.update(f"{kind} {data.dtype} {list(data.shape)}".encode())
             flat = data.contiguous().reshape(-1).view(torch.uint8)
-            total.update(memoryview(flat.numpy()))
+            total.update(flat.numpy().data)
     return total.hexdigest()

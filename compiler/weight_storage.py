@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 
 import numpy as np
 
 from fxloom.coded_tensors import Coded, Pattern, accounted
-from fxloom.storage_table import StorageRow, row_of, summed
+from fxloom.storage_table import TITLE, StorageRow, row_of, summed, table, times
+from fxloom.text_tables import ruled
 from fxloom.weight_entries import INDICES, NUMBERS, VALUES, Entry
+from fxloom.weight_file import read_coded
 
 
 def row_of_entry(
@@ -43,6 +47,46 @@ def rows_of_entries(found: Iterable[StorageRow]) -> tuple[StorageRow, ...]:
     biases = [row for row in rows if row.what == "biases"]
     ends = [summed("biases and other vectors", "biases", biases)] if biases else []
     return (*(row for row in rows if row.what == "weights"), *ends)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStorage:
+    """A file of weights: its rows, and how many of its bytes are tensors."""
+
+    path: str
+    rows: tuple[StorageRow, ...]
+    nbytes: int
+    coded_bytes: int
+
+    def to_text(self, width: int | None = None) -> str:
+        """The table for people. width: columns of a terminal."""
+        header = self.nbytes - self.coded_bytes
+        times_, more = times(sum(row.float_bits for row in self.rows), 8 * self.nbytes)
+        text = (
+            f"{self.path}: {self.nbytes:,} bytes: {self.coded_bytes:,} of tensors, {header:,} of "
+            f"header; {times_} times {more} than as 32-bit floats"
+        )
+        return "\n".join([text, "", TITLE, "", *ruled(table(self.rows), 1, width), ""])
+
+    def to_json(self) -> str:
+        """All figures."""
+        document = {
+            "file": self.path,
+            "bytes": self.nbytes,
+            "tensor_bytes": self.coded_bytes,
+            "rows": [asdict(row) for row in self.rows],
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+
+def storage_of_file(path: str | os.PathLike[str]) -> FileStorage:
+    """What a file of weights holds, every tensor decoded and compared with its checksum.
+
+    Raises WeightsError as `load_weights` does.
+    """
+    written = read_coded(path)
+    rows = rows_of_entries(row_of_entry(w.entry, w.coded, w.patterns) for w in written)
+    return FileStorage(str(path), rows, os.stat(path).st_size, sum(w.nbytes for w in written))
 
 
 def _row(kind: str, coded: Coded, pattern: Pattern) -> StorageRow:

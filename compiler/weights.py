@@ -13,6 +13,8 @@ from typing import overload
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from fxloom.coded_tensors import encode
@@ -68,6 +70,18 @@ def load_weights(
     if missing:
         raise WeightsError(f"{path}: required {_some(missing)} of the graph, got no such tensors")
     return _with_weights(graph, read, str(path))
+
+
+def save_plain(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the tensors of a file as they are decoded, for other readers of safetensors.
+
+    Raises WeightsError where one cannot be read or the other not be written.
+    """
+    tensors = {name: tensor.clone() for name, tensor in load_weights(path).items()}
+    try:
+        save_file(tensors, out)
+    except (OSError, SafetensorError) as fault:
+        raise WeightsError(f"{out}: cannot be written: {fault}") from None
 
 
 def tensors_of(graph: nn.Module) -> dict[str, Tensor]:
