@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fxloom.ops import Conv, Embedding, Lookup, MatMul
-
 if TYPE_CHECKING:
     from fxloom.program import Program
     from fxloom.storage import Storage
@@ -146,7 +144,7 @@ def total(rows: Sequence[StorageRow]) -> StorageRow:
 
 def times(before: int, now: int) -> tuple[str, str]:
     """How many times, and "fewer" or "more"."""
-    share = before / max(now, 1)
+    share = max(before, 1) / max(now, 1)
     return (f"{share:.2f}", "fewer") if share >= 1 else (f"{1 / share:.2f}", "more")
 
 
@@ -170,6 +168,13 @@ def _counted(program: Program) -> Iterator[StorageRow]:
 
 def _kinds(program: Program) -> Iterable[tuple[str, What]]:
     """What constants are, by the first instruction that says it."""
+    from fxloom.ops import (  # NumPy, which a help text can do without
+        Conv,
+        Embedding,
+        Lookup,
+        MatMul,
+    )
+
     for instr in reversed(program.instrs):
         if isinstance(instr.op, MatMul | Conv | Embedding):
             yield from ((arg, "weights") for arg in instr.args if arg in program.constants)

@@ -36,18 +36,23 @@ DTYPES = MappingProxyType(
 _NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 
-def of_tensor(tensor: Tensor, name: str) -> Pattern:
-    """The bits of a tensor, without a copy where it is contiguous and on the CPU.
-
-    Raises WeightsError, which says `name`, for a type that safetensors has no name for, and for
-    tensors that hold no plain numbers (sparse, quantized, meta).
-    """
-    dtype = _NAMES.get(tensor.dtype)
-    if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
+def require_dense(tensor: Tensor, name: str) -> None:
+    """Raise WeightsError, which says `name`, for a type that safetensors has no name for, and for
+    tensors that hold no plain numbers (sparse, quantized, meta)."""
+    if tensor.dtype not in _NAMES or tensor.layout is not torch.strided or tensor.is_meta:
         raise WeightsError(
             f"{name}: required a dense tensor of one of {', '.join(map(str, _NAMES))}, got "
             f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
         )
+
+
+def of_tensor(tensor: Tensor, name: str) -> Pattern:
+    """The bits of a tensor, without a copy where it is contiguous and on the CPU.
+
+    Raises WeightsError as `require_dense` does.
+    """
+    require_dense(tensor, name)
+    dtype = _NAMES[tensor.dtype]
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return Pattern(
         dtype, flat.view(torch.uint8).numpy().view(unsigned(dtype)).reshape(tensor.shape)

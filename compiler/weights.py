@@ -23,7 +23,7 @@ from fxloom.errors import WeightsError
 from fxloom.facts import forget, keep_zeros, kept_weights, share, shared_weights
 from fxloom.lowering.core import mantissas
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
-from fxloom.tensor_bits import DTYPES
+from fxloom.tensor_bits import DTYPES, require_dense
 from fxloom.weight_entries import Entry, Integers, Weights, coded, scaled
 from fxloom.weight_file import read_weights, write_weights
 
@@ -101,6 +101,7 @@ def weights_of(graph: nn.Module) -> Iterator[Weights]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise WeightsError(f"{name}: required a tensor, got a {type(tensor).__name__}")
+        require_dense(tensor, name)
         where = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         alike.setdefault(where if tensor.numel() else name, []).append(name)
     for names in alike.values():
