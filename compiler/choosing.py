@@ -15,20 +15,19 @@ from fxloom.allotment import Allotment, allot
 from fxloom.coefficients import fit
 from fxloom.errors import TargetError
 from fxloom.kernels import KERNELS, Declined, Offer
+from fxloom.logic import LUT_ROM_BITS
 from fxloom.matrices import Matrix, matrix_of
 from fxloom.multipliers import hard_multiplications, latency_dsp
 from fxloom.program import Program
 from fxloom.settings import unmatched
 from fxloom.target import LayerSettings, Target
 
-LUTS_OF_DSP = 55
-"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
-
 
 def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
     """What a product with a constant matrix gets: the dense kernel, or another one where that
-    has fewer multipliers and no more bits in memory, or as many and fewer, and is not certain to
-    cost more LUTs than that is worth; of several the one that saves most LUTs.
+    has fewer multipliers and no more bits in memory, or as many and fewer (or bits that are worth
+    a few more), and is not certain to cost more LUTs than that is worth; of several the one that
+    saves most LUTs.
 
     Whatever was asked for by name is done. Raises TargetError where that is impossible.
     """
@@ -75,6 +74,7 @@ def _taken(name: str, offer: Offer, costs: str) -> Allotment:
         offer.lanes,
         offer.bits,
         offer.products,
+        offer.form,
         f"{name}: {costs}",
     )
 
@@ -88,9 +88,13 @@ def _compared(matrix: Matrix, offer: Offer, dense: Allotment) -> str:
 
 
 def _is_cheaper(matrix: Matrix, offer: Offer, dense: Allotment) -> bool:
+    """Whether it has fewer multipliers or bits and no more of the other, but that the bits it saves
+    may be worth a few multipliers more (as of blocks that are cut off)."""
     multipliers, bits = dense_multipliers(matrix, dense), matrix.weights.size * matrix.width
     fewer = (offer.multipliers, offer.bits) != (multipliers, bits)
-    return fewer and offer.multipliers <= multipliers and offer.bits <= bits
+    more = max(offer.multipliers - multipliers, 0)
+    is_worth = more * features.LUTS_OF_DSP * LUT_ROM_BITS <= bits - offer.bits
+    return fewer and is_worth
 
 
 def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
@@ -105,7 +109,7 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
         terms = features.resource_lut(n_in, n_out, dense.reuse, data, sums)
         luts = fit("resource_lut").value(terms)
     saved = dense_multipliers(matrix, dense) - offer.multipliers
-    worth = LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
+    worth = features.LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
     return ceil(offer.luts - luts - worth)
 
 

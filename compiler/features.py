@@ -6,6 +6,9 @@ the same functions.
 
 from math import ceil
 
+LUTS_OF_DSP = 55
+"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
+
 ADDER_OVERHEAD = 7
 """LUTs of an adder of C synthesis beyond one a bit."""
 
@@ -71,11 +74,14 @@ def resource_ff(
 
 
 SPARSE_BOUNDS = (0.5, 3.0)
-"""Around what is counted for the sparse kernel, which nobody has synthesised."""
+"""Around what is counted for kernels of lanes, which nobody has synthesised."""
 
 
 def sparse_lut(lanes: int, inputs: int, outputs: int, data: int, accumulator: int) -> float:
     """LUTs of the sparse kernel in C synthesis, twice what is counted: a lane chooses one of all
-    inputs (a third of a LUT a bit), multiplies and adds; every output adds up its spans."""
+    inputs (a third of a LUT a bit), multiplies and adds; every output adds up its spans.
+
+    Of the circulant kernel as well, with its multipliers for lanes, each of which chooses one of as
+    many inputs as the lane reaches blocks."""
     lane = inputs * data / 3 + accumulator
     return 2 * (lanes * lane + (lanes + outputs) * accumulator)

@@ -195,11 +195,13 @@ class Circulant:
     """Blocks of `block` outputs and inputs whose diagonals, wrapped around, are one number each.
 
     shape: [outputs, inputs, *kernel]; every position of the kernel is a matrix of its own. Blocks
-    at the last outputs and inputs may be partial.
+    at the last outputs and inputs may be partial. positions: of an image that the inputs are,
+    flattened channel by channel; blocks then go over them position by position, as they are stored.
     """
 
     shape: tuple[int, ...]
     block: int
+    positions: int = 1
 
     is_signed = False
 
@@ -212,7 +214,8 @@ class Circulant:
     @property
     def identity(self) -> tuple[str | Tensor, ...]:
         """Text for people."""
-        return (f"circulant blocks of {self.block} in {list(self.shape)}",)
+        image = f", {self.positions} positions" if self.positions > 1 else ""
+        return (f"circulant blocks of {self.block} in {list(self.shape)}{image}",)
 
     def part(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """Classes: by block, position of the kernel and diagonal, (output - input) mod block."""
@@ -220,6 +223,9 @@ class Circulant:
         places = torch.arange(start, stop)
         tap, matrix = places % taps, places // taps
         output, column = matrix // inputs, matrix % inputs
+        if self.positions > 1:
+            channel, position = column // self.positions, column % self.positions
+            column = position * (inputs // self.positions) + channel
         number = output // k * -(-inputs // k) + column // k
         return (number * taps + tap) * k + (output - column) % k, None
 

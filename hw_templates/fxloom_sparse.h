@@ -110,13 +110,9 @@ void sparse_step(const X *x, const W *w, const I *indices, typename CONFIG::i_t 
     }
 }
 
-// The outputs of a position: biases and spans, `shift` bits finer, converted once. sum_t holds the
-// result; partial sums may wrap, which cannot change it. accum_t has sum_t as its mantissa.
-template <class CONFIG, class S, class B, class R>
-void sparse_result(const S *spans, const B *bias, R *res) {
+// What the spans of every output add up to.
+template <class CONFIG, class S> void sparse_totals(const S *spans, S *totals) {
     #pragma HLS INLINE
-    S totals[CONFIG::n_out];
-    #pragma HLS ARRAY_PARTITION variable=totals complete
     FXLOOM_UNROLL
     for (int o = 0; o < CONFIG::n_out; o++) {
         #pragma HLS UNROLL
@@ -127,6 +123,13 @@ void sparse_result(const S *spans, const B *bias, R *res) {
         #pragma HLS UNROLL
         totals[CONFIG::output(s)] += spans[s];
     }
+}
+
+// The outputs of a position: biases and totals, `shift` bits finer, converted once. sum_t holds the
+// result; partial sums may wrap, which cannot change it. accum_t has sum_t as its mantissa.
+template <class CONFIG, class S, class B, class R>
+void with_bias(const S *totals, const B *bias, R *res) {
+    #pragma HLS INLINE
     FXLOOM_UNROLL
     for (int o = 0; o < CONFIG::n_out; o++) {
         #pragma HLS UNROLL
@@ -137,6 +140,15 @@ void sparse_result(const S *spans, const B *bias, R *res) {
         total += offset;
         res[o] = R(write<typename CONFIG::accum_t>(total));
     }
+}
+
+template <class CONFIG, class S, class B, class R>
+void sparse_result(const S *spans, const B *bias, R *res) {
+    #pragma HLS INLINE
+    S totals[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=totals complete
+    sparse_totals<CONFIG>(spans, totals);
+    with_bias<CONFIG>(totals, bias, res);
 }
 
 // ---- linear layers ---------------------------------------------------------------------------

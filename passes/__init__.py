@@ -12,6 +12,7 @@ from fxloom.errors import RecipeError
 from fxloom.settings import unknown
 
 if TYPE_CHECKING:
+    from fxloom.passes.circulant import Circulant
     from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.structured import Structured
 
 __all__ = [
     "REGISTRY",
+    "Circulant",
     "CodeWeights",
     "Finetune",
     "FoldBatchnorm",
@@ -33,6 +36,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "Structured",
     "get",
     "names",
 ]
@@ -41,6 +45,7 @@ __all__ = [
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
+        "circulant": "fxloom.passes.circulant:Circulant",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
@@ -49,6 +54,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "structured": "fxloom.passes.structured:Structured",
     }
 )
 

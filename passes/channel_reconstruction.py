@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 from torch.nn import functional
 
-from fxloom.facts import kept_weights
+from fxloom.facts import kept_weights, sharing
 from fxloom.graph import arguments, constant, describe, origin
 from fxloom.passes.channel_criteria import (
     READERS,
@@ -168,6 +168,9 @@ class Reconstruction:
                 continue
             if kept_weights(c.module, str(arguments(node)[1].target)) is not None:
                 self.skipped[origin(node)] = f"{describe(node)} has zeros that must stay"
+                continue
+            if str(arguments(node)[1].target) in sharing(c.module):
+                self.skipped[origin(node)] = f"{describe(node)} has weights that are shared"
                 continue
             inputs = torch.from_numpy(np.flatnonzero(np.repeat(stays, reader.width)))
             weight, shift = _least_squares(reader, inputs)

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import release_tensor, tensor_node
+from fxloom.facts import sharing
 from fxloom.graph import BATCH, arguments, constant
 from fxloom.moves import GATHER
 from fxloom.passes.calibration import Batch, observe
@@ -64,9 +65,9 @@ def find_links(module: fx.GraphModule, chains: Iterable[Chain]) -> list[Link]:
     links = []
     for chain in chains:
         layer = chain.nodes[0]
-        if layer.target not in LAYERS or not _is_own(layer):
+        if layer.target not in LAYERS or not _is_own(module, layer):
             continue
-        readers = _readers(layer)
+        readers = _readers(module, layer)
         if not readers or layer in readers:
             continue
         marks = _marks(module, layer)
@@ -78,14 +79,16 @@ def find_links(module: fx.GraphModule, chains: Iterable[Chain]) -> list[Link]:
     return links
 
 
-def _is_own(layer: Node) -> bool:
-    """Whether no other layer reads its tensors, and no other step of a recurrence is it."""
+def _is_own(module: fx.GraphModule, layer: Node) -> bool:
+    """Whether no other layer reads its tensors, no other step of a recurrence is it, and no number
+    of it is several of its weights."""
     constants = [node for node in arguments(layer)[1:3] if isinstance(node, Node)]
     alone = all(node.op == "get_attr" and len(node.users) == 1 for node in constants)
+    alone = alone and sharing(module).keys().isdisjoint(str(node.target) for node in constants)
     return alone and not layer.meta.get("tied") and layer.meta["batch_axis"] == 0
 
 
-def _readers(layer: Node) -> list[Node]:
+def _readers(module: fx.GraphModule, layer: Node) -> list[Node]:
     """The layers that read a layer's outputs, [] where something else does."""
     found: list[Node] = []
     pending, seen = list(layer.users), {layer}
@@ -94,7 +97,7 @@ def _readers(layer: Node) -> list[Node]:
         if node in seen:
             continue
         seen.add(node)
-        if node.target in LAYERS and arguments(node)[0] in seen and _is_own(node):
+        if node.target in LAYERS and arguments(node)[0] in seen and _is_own(module, node):
             found.append(node)
         elif node.op == "output" or not _is_homogeneous(node):
             return []

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor, fx
 
 from fxloom.errors import CaptureError, DataError, RecipeError
-from fxloom.facts import facts
+from fxloom.facts import facts, sharing
 from fxloom.graph import (
     as_indices,
     as_samples,
@@ -278,6 +278,11 @@ class Finetune:
                 [
                     *(str(graph.graph), *(part for item in state.items() for part in item)),
                     *(part for name, zeros in facts(graph).items() for part in (name, zeros.bits)),
+                    *(
+                        part
+                        for name, shared in sharing(graph).items()
+                        for part in (name, *shared.identity)
+                    ),
                 ]
             ),
             "data": digest([*samples.inputs, samples.labels]),

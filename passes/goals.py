@@ -34,8 +34,9 @@ def choose(
     exclude: Sequence[str],
     layers: Layers,
     embeddings: bool,
+    who: str = "prune",
 ) -> list[Prunable]:
-    """The weights of the layers that are included and not excluded.
+    """The weights of the layers that are included and not excluded. who: the pass, for errors.
 
     Raises RecipeError for a pattern that matches no layer with weights: almost always a typing
     error.
@@ -43,26 +44,31 @@ def choose(
     found = find_prunable(module, embeddings)
     names = sorted({name for each in found for name in each.layers})
     if not found:
-        raise RecipeError("prune: required layers with weights, and the model has none")
+        raise RecipeError(f"{who}: required layers with weights, and the model has none")
     listed = f"Layers with weights: {', '.join(names)}"
     for key, patterns in (("include", include), ("exclude", exclude), ("layers", layers)):
         if wrong := unmatched(patterns, names):
             quoted = ", ".join(f'"{pattern}"' for pattern in wrong)
-            raise RecipeError(f"prune: {key}: {quoted} matches no layer. {listed}")
+            raise RecipeError(f"{who}: {key}: {quoted} matches no layer. {listed}")
     chosen = [each for each in found if matches(each, include) and not matches(each, exclude)]
     if not chosen:
-        raise RecipeError(f"prune: include and exclude leave no layer. {listed}")
+        raise RecipeError(f"{who}: include and exclude leave no layer. {listed}")
     return chosen
+
+
+def require_finite(chosen: Iterable[Prunable], who: str) -> None:
+    """Raise RecipeError for weights that are no numbers. who: the pass."""
+    if wrong := [each.name for each in chosen if not each.is_finite()]:
+        raise RecipeError(
+            f"{who}: {', '.join(wrong)}: weights are NaN or infinite. Exclude these layers, or "
+            "look at the training"
+        )
 
 
 def require_numbers(chosen: Iterable[Prunable]) -> None:
     """Raise RecipeError for weights that are no numbers, or are all zero already."""
     chosen = list(chosen)
-    if wrong := [each.name for each in chosen if not each.is_finite()]:
-        raise RecipeError(
-            f"prune: {', '.join(wrong)}: weights are NaN or infinite. Exclude these layers, or "
-            "look at the training"
-        )
+    require_finite(chosen, "prune")
     if empty := [each.name for each in chosen if each.size and not each.kept]:
         raise RecipeError(
             f"prune: {', '.join(empty)}: all weights are zero already. Exclude these layers, or "

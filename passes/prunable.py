@@ -126,6 +126,13 @@ class Prunable:
         return torch.arange(prod(image)).reshape(channels, -1).T.flatten()
 
     @cached_property
+    def positions(self) -> int:
+        """Of an image that is flattened, channel by channel, to what a linear layer reads; else
+        1."""
+        image = _flattened_image(self.readers[0]) if self._columns is not None else None
+        return 1 if image is None else prod(image[1:])
+
+    @cached_property
     def kept(self) -> int:
         """How many weights are not zero."""
         return int(self.values.count_nonzero())

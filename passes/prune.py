@@ -16,7 +16,7 @@ from torch import fx
 
 from fxloom.editing import copy_graph
 from fxloom.errors import CaptureError, DataError, RecipeError
-from fxloom.facts import check, keep_zeros
+from fxloom.facts import check, keep_zeros, sharing
 from fxloom.graph import as_samples
 from fxloom.passes.calibration import Batch, batch_size
 from fxloom.passes.finetune import Finetune
@@ -183,6 +183,7 @@ class Prune:
         module = copy_graph(graph)
         chosen = self._chosen(module)
         require_numbers(chosen)
+        _require_unshared(module, chosen)
         pattern = Pattern.parse(self.pattern)
         goals, common = goals_of(
             chosen,
@@ -271,6 +272,16 @@ class Prune:
             for keys in [keys_of(each, self.layers)]
         }
         return replace(self, scope="layer", layers=layers)
+
+
+def _require_unshared(module: fx.GraphModule, chosen: Sequence[Prunable]) -> None:
+    names = sharing(module).keys()
+    if wrong := [each.name for each in chosen if not names.isdisjoint(each.names)]:
+        raise RecipeError(
+            f"prune: {', '.join(wrong)}: weights are shared, and those that are one number cannot "
+            "go one by one. Put prune before what shares them, which keeps the zeros, or exclude "
+            "these layers"
+        )
 
 
 def _sparsity(pruned: Sequence[Prunable]) -> float:

@@ -14,13 +14,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
 from fxloom.encodings import MOST_POWER_BITS, Encoding
 from fxloom.errors import CaptureError, DataError, RecipeError, UnsupportedLayer
-from fxloom.facts import facts
+from fxloom.facts import facts, shared_weights, sharing
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.graph import (
     InputSpec,
@@ -81,6 +81,7 @@ from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, is_quantized
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, known_keys
+from fxloom.sharing import Shared
 from fxloom.support import refused_ports
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class Quantize:
     weights get a binary point of their own. layers: other widths, formats, methods and modes for
     the layers that match a pattern (fnmatch on names; the last match wins); there, weights may be a
     list with the bits of every output channel, which then have binary points of their own (0 bits:
-    no weights).
+    no weights). Weights that are shared are rounded to nearest in one format each, and neither
+    fitted nor equalized: whatever else would part them is left out or refused by name.
     """
 
     name: ClassVar[str] = "quantize"
@@ -280,6 +282,11 @@ class Quantization:
         self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
         self.warnings: list[str] = []
+        self.apart = [
+            f"{name}: its weights are shared: rounded to nearest in one format, not fitted, not "
+            "equalized"
+            for name in sharing(module)
+        ]
         self.typed: dict[tuple[Any, ...], Node] = {}
         self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
@@ -288,7 +295,8 @@ class Quantization:
     def summary(self) -> dict[str, object]:
         """Formats that were chosen, the largest bias correction of every layer, bounds of the
         absolute error of every table, the numbers that were taken for masks, and warnings: one
-        line for each table that may be off by a noticeable share of its values."""
+        line for each table that may be off by a noticeable share of its values; and remarks on
+        layers whose weights are shared."""
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
@@ -296,6 +304,7 @@ class Quantization:
             "table_errors": self.tables,
             "masks": self.masks,
             "warnings": list(dict.fromkeys(self.warnings)),
+            **({"remarks": self.apart} if self.apart else {}),
         }
 
     def _check_patterns(self) -> None:
@@ -433,6 +442,8 @@ class Quantization:
     def _is_fitted(self, node: Node) -> bool:
         """Whether the weights of a layer are rounded with its inputs in mind."""
         if node.target not in LAYERS or not can_fit(node):
+            return False
+        if str(arguments(arguments(node)[1])[0].target) in sharing(self.module):
             return False
         if self.options.weight_rounding == "auto":
             widths = [n for n in self.options.channel_widths((origin(node),)) if n]
@@ -623,7 +634,8 @@ class Quantization:
 
     def _constant(self, source: Node, layer: Node) -> Node:
         bits = self.options.width("weights", (origin(layer),))
-        values = constant(self.module, source.target).detach()
+        tensor = constant(self.module, source.target)
+        values = tensor.detach()
         if not values.is_floating_point():  # torch converts it to the type of the result
             values = values.to(layer.meta["val"].dtype)
             name = release_tensor(self.module, source)
@@ -637,6 +649,9 @@ class Quantization:
             )
         widths = self._channel_widths(layer, values, encoding)
         by_channel = self.options.per_channel and is_layer
+        if (shared := shared_weights(self.module, str(source.target))) is not None:
+            self._require_one_format(layer, shared, encoding, widths)
+            by_channel = False
         # One weight of several layers is rounded once.
         method = self.options.method_of((origin(layer),))
         key = (source, bits, by_channel, encoding, widths, method)
@@ -647,10 +662,40 @@ class Quantization:
                 to, shifts = self._by_channel(values, encoding, every, method)
             else:
                 to = self._weight_format(values, encoding, bits, method)
+            if shared is not None and not isinstance(tensor, nn.Parameter):
+                to = _narrowest(values, to)  # it never trains, so that its numbers stay these
+            if shared is not None and shared.is_signed:
+                source = self._symmetric(source, layer, to)
             self.typed[key] = self._typed(source, layer, to)
             set_weight(self.typed[key], source, to, shifts, encoding, widths)
             self.formats[str(source.target)] = weight_label(to, shifts, encoding, widths)
         return self.typed[key]
+
+    @staticmethod
+    def _require_one_format(
+        layer: Node, shared: Shared, encoding: Encoding, widths: tuple[int, ...]
+    ) -> None:
+        """Raise RecipeError for what would make different numbers of weights that are one."""
+        asked = ""
+        if widths:
+            asked = "bits by output channel"
+        elif shared.is_signed and encoding is not Encoding.FIXED:
+            asked = f"{encoding} weights"
+        if asked:
+            raise RecipeError(
+                f"quantize: {describe(layer)}: required one fixed format for weights that are "
+                f"shared ({shared.identity[0]}), got {asked}. Give this layer a number of bits, or "
+                "share the weights of other layers"
+            )
+
+    def _symmetric(self, source: Node, layer: Node, to: FixedPoint) -> Node:
+        """A constant without what only one sign of its format can hold: a number and the same
+        number negated round to the same."""
+        values, most = constant(self.module, source.target).detach(), to.hi * to.step
+        if float(values.min()) >= -most:
+            return source
+        name = release_tensor(self.module, source)
+        return tensor_node(self.module, layer, name, values.clamp(-most, most))
 
     def _channel_widths(self, layer: Node, values: Tensor, encoding: Encoding) -> tuple[int, ...]:
         widths = self.options.channel_widths((origin(layer),))
@@ -801,6 +846,17 @@ def as_declared(x: Tensor, spec: InputSpec) -> Tensor:
     """A batch with its axis where the model has it, in the model's precision."""
     precision = spec.dtype if spec.dtype.is_floating_point else x.dtype
     return x.movedim(0, spec.batch_axis).to(precision) if x.dim() > spec.batch_axis else x
+
+
+def _narrowest(values: Tensor, to: FixedPoint) -> FixedPoint:
+    """The narrowest format that holds all values exactly; `to` where none narrower than it does."""
+    low, high = (float(x) for x in torch.aminmax(values))
+    for width in range(2, to.width):
+        found = covering(low, high, width, low < 0)
+        mantissas = values / found.step
+        if torch.equal(mantissas, mantissas.round().clamp(found.lo, found.hi)):
+            return found
+    return to
 
 
 def channel_axis(layer: Node) -> int:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxloom.errors import DataError, RecipeError
-from fxloom.facts import kept_weights
+from fxloom.facts import kept_weights, shared_weights
 from fxloom.graph import input_specs, output_nodes
+from fxloom.passes.by_class import ByClass
 from fxloom.passes.checkpoints import Checkpoint, Epochs
 from fxloom.passes.training_formats import TrainingFormats
 from fxloom.processes import Processes
@@ -72,10 +73,7 @@ class Training:
     def run(self, samples: Samples, held_out: Samples | None) -> None:
         """Train; with held-out samples, keep the state that has the least loss on them."""
         self._optimizer = self._adamw()
-        masks = ((name, kept_weights(self.formats.graph, name)) for name in self.parameters)
-        self._kept = {
-            name: kept.to(self.parameters[name].device) for name, kept in masks if kept is not None
-        }
+        self._find_facts()
         self._wrapped: nn.Module | None = None
         best: dict[str, Tensor] = self._resume()
         for epoch in range(len(self.history), self.epochs):
@@ -103,6 +101,18 @@ class Training:
         losses = [each["validation"] for each in self.history[self.formats.first_final :]
                   if "validation" in each]  # fmt: skip
         return self.formats.first_final + losses.index(min(losses)) if losses else last
+
+    def _find_facts(self) -> None:
+        """Which weights stay zero, and which are one number."""
+        self._kept: dict[str, Tensor] = {}
+        self._tied: dict[str, ByClass] = {}
+        for name, tensor in self.parameters.items():
+            kept = kept_weights(self.formats.graph, name)
+            shared = shared_weights(self.formats.graph, name)
+            if shared is not None:
+                self._tied[name] = ByClass.of(shared, kept, tensor.device)
+            elif kept is not None:
+                self._kept[name] = kept.to(tensor.device)
 
     def _is_stuck(self) -> bool:
         """Whether the validation loss has not fallen for too many epochs."""
@@ -148,6 +158,10 @@ class Training:
             slope = self.parameters[name].grad
             if slope is not None:  # without one AdamW leaves a weight that is zero where it is
                 slope.mul_(kept)
+        for name, tied in self._tied.items():
+            slope = self.parameters[name].grad
+            if slope is not None:
+                tied.add_up(slope)
         value = float(loss.detach())
         slopes = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not isfinite(value) or not isfinite(float(torch.nn.utils.get_total_norm(slopes))):
@@ -159,7 +173,11 @@ class Training:
         with torch.no_grad():
             self.formats.settle()
             for name, (low, high) in self.formats.bounds.items():
+                if name in self._tied:
+                    low, high = self._tied[name].bounds(low, high)
                 self.parameters[name].clamp_(low, high)
+            for name, tied in self._tied.items():
+                tied.tie(self.parameters[name])
         return value * len(samples)
 
     def _validate(self, samples: Samples) -> float:

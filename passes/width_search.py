@@ -18,6 +18,7 @@ from fxloom.batch_axis import sample_shape
 from fxloom.encodings import Encoding
 from fxloom.errors import RecipeError
 from fxloom.estimation import estimate
+from fxloom.facts import sharing
 from fxloom.graph import as_indices
 from fxloom.lowering import lower
 from fxloom.passes.allocation import cheapest
@@ -95,6 +96,8 @@ class WidthSearch:
                 "mixed_precision: no layer is left whose width could be chosen; "
                 f"layers with weights: {', '.join(each.name for each in everything) or 'none'}"
             )
+        if not by_layer:
+            self._require_unshared()
         self.given = [each for each in everything if not self._is_free(each)]
         self.units = {each.name: self._unit(run, each) for each in everything}
         self.count = sum(self.units[each.name] * each.channels for each in everything)
@@ -111,6 +114,14 @@ class WidthSearch:
         make = costs_by_trace if method == "hessian" else costs_by_curvature
         self.distance = Distance.of(self.module, self.batches, squares=budget == "error")
         self.costs = make(self.module, self.weights, self.widths, self.batches, self.distance)
+
+    def _require_unshared(self) -> None:
+        if wrong := sorted(str(each.source.target) for each in self.weights
+                           if str(each.source.target) in sharing(self.module)):  # fmt: skip
+            raise RecipeError(
+                f'mixed_precision: granularity: required "layer" where weights are shared, got '
+                f'"channel", and these are: {", ".join(wrong)}'
+            )
 
     def _unit(self, run: Quantization, each: Weights) -> int:
         """What a bit of every weight of an output channel costs."""

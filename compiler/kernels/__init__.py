@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxloom.kernels.base import Declined, MatrixKernel, Offer, Rhythm
+from fxloom.kernels.circulant import Circulant
+from fxloom.kernels.codebook import Codebook
 from fxloom.kernels.indexed import Indexed
 from fxloom.kernels.sparse import Sparse
 
 __all__ = ["KERNELS", "Declined", "MatrixKernel", "Offer", "Rhythm"]
 
 KERNELS: Mapping[str, MatrixKernel] = MappingProxyType(
-    {each.name: each for each in (Sparse(), Indexed())}
+    {each.name: each for each in (Sparse(), Indexed(), Codebook(), Circulant())}
 )

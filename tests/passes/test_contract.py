@@ -33,9 +33,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
+    ("circulant", "constants"),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
+    ("structured", "constants"),
 ]
 """Passes that cannot do anything with a model, and say so."""
 

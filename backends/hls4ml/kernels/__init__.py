@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
+from fxloom.backends.hls4ml.kernels.circulant import render_circulant
+from fxloom.backends.hls4ml.kernels.codebook import render_codebook
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
@@ -33,7 +35,12 @@ UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
 
 MATRICES: Mapping[str, Renderer] = MappingProxyType(
-    {"sparse": render_sparse, "indexed": render_indexed}
+    {
+        "sparse": render_sparse,
+        "indexed": render_indexed,
+        "codebook": render_codebook,
+        "circulant": render_circulant,
+    }
 )
 """Of fxloom.kernels, by the same names."""
 

@@ -1,0 +1,198 @@
+"""Weights whose blocks are circulant: of a block of k inputs by k outputs k numbers are left.
+
+Each matrix becomes the nearest block-circulant one in least squares, whose diagonals, wrapped
+around in their blocks, are their means (Cheng et al. 2015, arXiv 1502.03436; Ding et al. 2017,
+CirCNN, arXiv 1708.08917). Trained networks are not nearly circulant: `finetune` afterwards trains
+the numbers that are left, and `quantize` rounds them as such, so that the integers are
+block-circulant to the last bit and the hardware stores one value a diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import fx
+
+from fxloom.editing import copy_graph
+from fxloom.errors import RecipeError
+from fxloom.facts import check, facts, share, sharing
+from fxloom.graph import constant
+from fxloom.passes.finetune import Finetune
+from fxloom.passes.goals import choose, keys_of, matches, require_finite
+from fxloom.passes.prunable import Prunable
+from fxloom.quantized_ops import is_quantized
+from fxloom.recipe import PassResult
+from fxloom.settings import build, convert, known_keys
+from fxloom.sharing import Circulant as Blocks
+from fxloom.sharing import expanded, holds, means
+
+if TYPE_CHECKING:
+    from fxloom.data import Data
+
+aten = torch.ops.aten
+
+
+@known_keys(RecipeError)
+@dataclass(frozen=True)
+class Circulant:
+    """Block-circulant weights of linear layers and convolutions; biases stay.
+
+    block: inputs and outputs of a block, of which as many numbers are left as it has inputs; of a
+    convolution every position of its kernel is a matrix of its own. include, exclude: layers by
+    name (fnmatch patterns); the last layer, which decides, is best left out. What cannot be
+    block-circulant stays as it is, and the summary says why; if a pattern other than "*" names it,
+    that is an error. layers: another block for the layers that match a pattern (the last match
+    wins). finetune: keys of the finetune pass, which then runs.
+    """
+
+    name: ClassVar[str] = "circulant"
+    compresses: ClassVar[bool] = True
+
+    block: int = 4
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        converted, problems = convert(Circulant, values)
+        if problems:
+            raise RecipeError("\n".join(problems))
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+        blocks = {"block": self.block}
+        for pattern, keys in self.layers.items():
+            for key, value in keys.items():
+                if key == "block":
+                    blocks[f'layers."{pattern}".block'] = value
+                else:
+                    problems.append(f'layers."{pattern}".{key}: unknown key; allowed: block')
+        problems += [
+            f"{key}: required at least 2, got {value}" for key, value in blocks.items() if value < 2
+        ]
+        problems += [f"finetune.{line}" for line in build(Finetune, self.finetune)[1]]
+        if problems:
+            raise RecipeError("\n".join(problems))
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether there must be data."""
+        return bool(self.finetune)
+
+    def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
+        if data is None and self.needs_data:
+            raise RecipeError("circulant: required data to finetune on, got none")
+        if is_quantized(graph):
+            raise RecipeError(
+                "circulant: the graph is quantized already. Put circulant before quantize, which "
+                "keeps weights that are one number so"
+            )
+        module = copy_graph(graph)
+        chosen = choose(module, self.include, self.exclude, self.layers, False, self.name)
+        require_finite(chosen, self.name)
+        notes = self._notes(module, chosen)
+        layers: dict[str, dict[str, object]] = {}
+        for each in chosen:
+            if each.name not in notes:
+                layers[each.name] = self._made(module, each)
+        if not layers:
+            raise RecipeError("circulant: no layer is left:\n" + _listed(notes))
+        summary: dict[str, object] = {
+            "layers": layers,
+            "notes": notes,
+            "remarks": [_total(layers), *(f"{name}: {note}" for name, note in notes.items())],
+        }
+        if self.finetune:
+            trained = Finetune(**self.finetune)(module, data)
+            lost = check(module, trained.graph)
+            assert not lost, lost
+            module = trained.graph
+            kept = ("first", "kept", "kept_epoch")
+            summary["finetune"] = {key: trained.summary[key] for key in kept}
+        return PassResult(module, True, summary)
+
+    def _notes(self, module: fx.GraphModule, chosen: list[Prunable]) -> dict[str, str]:
+        """Why layers stay as they are. Raises RecipeError for those that are named."""
+        notes = {
+            each.name: note
+            for each in chosen
+            if (note := next(_problems(module, each, self._block(each)), ""))
+        }
+        patterns = [pattern for pattern in (*self.include, *self.layers) if pattern != "*"]
+        named = {each.name for each in chosen if matches(each, patterns)}
+        if wrong := {name: note for name, note in notes.items() if name in named}:
+            raise RecipeError("circulant: " + _listed(wrong) + "\nExclude what cannot be")
+        return notes
+
+    def _block(self, each: Prunable) -> int:
+        return int(keys_of(each, self.layers).get("block", self.block))
+
+    def _made(self, module: fx.GraphModule, each: Prunable) -> dict[str, object]:
+        """Give a layer the nearest block-circulant weights, and state that they are. Returns what
+        the summary says of it."""
+        block = self._block(each)
+        shared = Blocks(tuple(each.values.shape), block, each.positions)
+        numbers = means(shared, each.values)
+        values = expanded(shared, numbers.to(each.values.dtype))
+        error = (values - each.values).square().sum() / each.values.square().sum()
+        each.write(module, values)
+        for name in each.names:
+            tensor = constant(module, name)
+            seen = Blocks(tuple(tensor.shape), block, each.positions)
+            if not holds(seen, tensor):
+                raise RecipeError(
+                    f"circulant: {name}: required weights that all layers read in one shape, got "
+                    f"{list(tensor.shape)} beside {list(each.values.shape)}. Exclude these layers: "
+                    f"{', '.join(each.layers)}"
+                )
+            share(module, name, seen)
+        return {
+            "weights": each.size,
+            "stored": shared.classes,
+            "block": block,
+            "error": float(f"{float(error):.4g}"),
+        }
+
+
+def _problems(module: fx.GraphModule, each: Prunable, block: int) -> Iterator[str]:
+    """What stands against block-circulant weights."""
+    if not each.readers:
+        yield "no layer multiplies by these weights as they lie"
+        return
+    if each.transposed:
+        yield "it is a transposed convolution"
+    if each.groups > 1:
+        yield f"it is a convolution with {each.groups} groups"
+    inputs, outputs = each.values.shape[1], each.values.shape[0]
+    if min(inputs, outputs) < block:
+        yield (
+            f"a block of {block} needs as many inputs and outputs, and there are {inputs} and "
+            f"{outputs}"
+        )
+    if not any(float(value) for value in each.values.abs().amax().reshape(1)):
+        yield "all of its weights are zero"
+    if any(name in facts(module) for name in each.names):
+        yield "it was pruned, and zeros of its own cannot stay: put circulant in place of prune"
+    if any(name in sharing(module) for name in each.names):
+        yield "its weights are shared already"
+    norms = (aten.batch_norm.default,)
+    if any(user.target in norms for node in each.readers for user in node.users):
+        yield "a batch norm follows, which would scale its outputs: put fold_batchnorm before"
+
+
+def _listed(notes: Mapping[str, str]) -> str:
+    return "\n".join(f"{name}: {note}" for name, note in notes.items())
+
+
+def _total(layers: Mapping[str, Mapping[str, object]]) -> str:
+    weights, stored = (
+        sum(int(str(each[key])) for each in layers.values()) for key in ("weights", "stored")
+    )
+    return (
+        f"{weights:,} weights of {len(layers)} layers are {stored:,} numbers "
+        f"({weights / max(stored, 1):.2f}x fewer)"
+    )
