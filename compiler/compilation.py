@@ -49,7 +49,9 @@ from fxloom.storage_table import storage_rows
 from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
+from fxloom.weight_entries import Written
 from fxloom.weight_file import write_weights
+from fxloom.weight_storage import row_of_entry, rows_of_entries
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
@@ -176,19 +178,15 @@ def compile(
             versions=tool_versions(),
             found=found,
         )
-        report = replace(
-            report,
-            made_from=made_from,
-            graph=graph_of(program),
-            storage=storage_rows(program),
-        )
+        written = _coded(steps, result.graph)
+        storage = rows_of_entries(map(row_of_entry, written)) or storage_rows(program)
+        report = replace(report, made_from=made_from, graph=graph_of(program), storage=storage)
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
-        coding = [step for step in steps.passes if isinstance(step, passes.CodeWeights)]
-        save_program(program, folder / PROGRAM, coded=bool(coding))
-        if coding:
-            write_weights(folder / WEIGHTS, list(coding[-1].coded(result.graph)))
+        save_program(program, folder / PROGRAM, coded=bool(written))
+        if written:
+            write_weights(folder / WEIGHTS, written)
         _write(folder / RECIPE, steps.to_toml())
         if found is not None:
             _write(folder / FOUND, found)
@@ -243,6 +241,12 @@ def tool_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _coded(recipe: Recipe, graph: GraphModule) -> list[Written]:
+    """The weights as a pass of the recipe has them coded; none where no pass codes them."""
+    coding = [step for step in recipe.passes if isinstance(step, passes.CodeWeights)]
+    return list(coding[-1].coded(graph)) if coding else []
 
 
 def _require_fitting(graph: GraphModule, data: Data | None) -> None:

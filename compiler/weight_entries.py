@@ -57,6 +57,7 @@ class Structure(_Record):
     books: Positive = 1
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     dim: Positive = 1
+    positions: Positive = 1
 
 
 class Entry(_Record):
@@ -286,7 +287,7 @@ def _structure(shared: Shared | None) -> Structure | None:
         case Products():
             return Structure(kind="products", size=shared.size, dim=shared.dim)
         case Circulant():
-            return Structure(kind="circulant", size=shared.block)
+            return Structure(kind="circulant", size=shared.block, positions=shared.positions)
     raise AssertionError(type(shared).__name__)
 
 
@@ -304,9 +305,12 @@ def _shared(
     if structure.kind == "hashed":
         return Hashed(shape, structure.size, structure.seed), kept
     if structure.kind == "circulant":
-        if len(shape) < 2:
-            raise WeightsError(f"required a matrix for circulant blocks, got shape {list(shape)}")
-        return Circulant(shape, structure.size), kept
+        if len(shape) < 2 or shape[1] % structure.positions:
+            raise WeightsError(
+                f"required a matrix for circulant blocks at {structure.positions} positions, got "
+                f"shape {list(shape)}"
+            )
+        return Circulant(shape, structure.size, structure.positions), kept
     indices = to_tensor(patterns[INDICES]).to(torch.int32)
     if structure.kind == "codebook" and entry.zeros:
         kept = indices > 0

@@ -13,15 +13,14 @@ import numpy as np
 from fxloom.coded_tensors import Coded, Pattern, accounted
 from fxloom.storage_table import TITLE, StorageRow, row_of, summed, table, times
 from fxloom.text_tables import ruled
-from fxloom.weight_entries import INDICES, NUMBERS, VALUES, Entry
+from fxloom.weight_entries import INDICES, NUMBERS, VALUES, Entry, Written
 from fxloom.weight_file import read_coded
 
 
-def row_of_entry(
-    entry: Entry, coded: Mapping[str, Coded], patterns: Mapping[str, Pattern]
-) -> StorageRow:
-    """All that is stored of a tensor. coded: what its entry speaks of; patterns: decoded."""
-    rows = {kind: _row(kind, each, patterns[kind]) for kind, each in coded.items()}
+def row_of_entry(written: Written) -> StorageRow:
+    """All that is stored of a tensor."""
+    entry, patterns = written.entry, written.patterns
+    rows = {kind: _row(kind, each, patterns[kind]) for kind, each in written.coded.items()}
     main = rows[VALUES] if VALUES in rows else rows[NUMBERS]
     numbers = prod(entry.shape)
     if VALUES not in rows and INDICES in rows:
@@ -85,7 +84,7 @@ def storage_of_file(path: str | os.PathLike[str]) -> FileStorage:
     Raises WeightsError as `load_weights` does.
     """
     written = read_coded(path)
-    rows = rows_of_entries(row_of_entry(w.entry, w.coded, w.patterns) for w in written)
+    rows = rows_of_entries(map(row_of_entry, written))
     return FileStorage(str(path), rows, os.stat(path).st_size, sum(w.nbytes for w in written))
 
 

@@ -44,8 +44,8 @@ __all__ = [
 # Imported on demand: listing the passes must not load what each of them needs.
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
-        "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "circulant": "fxloom.passes.circulant:Circulant",
+        "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",

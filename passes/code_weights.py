@@ -54,8 +54,8 @@ class CodeWeights:
             raise RecipeError(f"index_bits: required 0 to {LONGEST}, got {self.index_bits}")
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
-        rows = [row_of_entry(w.entry, w.coded, w.patterns) for w in self.coded(graph)]
-        return PassResult(graph, False, _summary(rows_of_entries(rows)))
+        rows = rows_of_entries(map(row_of_entry, self.coded(graph)))
+        return PassResult(graph, False, _summary(rows))
 
     def coded(self, graph: fx.GraphModule) -> Iterator[Written]:
         """All tensors of a graph as a file has them, each decoded and compared once.

@@ -12,6 +12,7 @@ from fxloom import Recipe
 from fxloom.data import Data
 from fxloom.errors import RecipeError, WeightsError
 from fxloom.passes import CodeWeights, Prune, Quantize
+from fxloom.storage_table import storage_rows
 from fxloom.weight_file import read_coded
 from fxloom.weight_storage import storage_of_file
 
@@ -107,7 +108,11 @@ def test_the_build_has_coded_weights_and_a_coded_program(tmp_path: Path) -> None
     summary = coded.report.passes[-1].summary
     nbytes = sum(written.nbytes for written in read_coded(coded.weights))
     assert summary["huffman_bits"] == 8 * nbytes
-    assert coded.report.storage == builds["plain"].report.storage
+    assert sum(row.huffman_bits for row in coded.report.storage) == 8 * nbytes
+    of_program = builds["plain"].report.storage
+    assert of_program == storage_rows(coded.program)
+    for row, other in zip(coded.report.storage[:2], of_program[:2], strict=True):
+        assert (row.weights, row.kept, row.values) == (other.weights, other.kept, other.values)
     content = coded.weights.read_bytes()
     coded.weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(fxloom.FxloomError, match=r"weights.safetensors: required SHA-256"):

@@ -87,6 +87,7 @@ STRUCTURES: dict[str, Shared] = {
     "hashed": Hashed((36, 24), 50, 2**64 - 1),
     "products": Products.of((36, 24), INDICES[:, :5], 16, 5),
     "circulant": Circulant((36, 24), 5),
+    "circulant image": Circulant((36, 24), 4, 6),
 }
 STAGES = [
     *("float", "pruned", *STRUCTURES, "pruned codebook"),
@@ -378,6 +379,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], 
     "circulant": (
         lambda h, t: entry(h, "last.bias").update(shared={"kind": "circulant", "size": 4}),
         "last.bias: required a matrix for circulant blocks",
+    ),
+    "positions": (
+        lambda h, t: entry(h, "last.weight").update(
+            shared={"kind": "circulant", "size": 4, "positions": 37}
+        ),
+        "last.weight: required a matrix for circulant blocks at 37 positions",
     ),
 }  # fmt: skip
 
