@@ -1,10 +1,10 @@
 """LUTs of one lane of the codebook kernel, counted as the estimate does and synthesised by yosys.
 
-`python -m benchmarks.codebook_lanes`; needs yosys (0.23 for the published figures) in PATH. Products
-first: an index that is read chooses one of the products of an input (8-bit inputs and weights),
-which is added to a sum of 24 bits. Sums first: the step chooses one of as many inputs as there are
-steps, which is added to a sum of 12 bits. Choices are registered; of synthesis with and without wide
-multiplexers the better. UltraScale+, before placement.
+`python -m benchmarks.codebook_lanes`; needs yosys (0.23 for the published figures) in PATH.
+Products first: an index that is read chooses one of the products of an input (8-bit inputs and
+weights), which is added to a sum of 24 bits. Sums first: the step chooses one of as many inputs as
+there are steps, which is added to a sum of 12 bits. Choices are registered; of synthesis with and
+without wide multiplexers the better. UltraScale+, before placement.
 """
 
 from benchmarks.sparse_operands import luts
