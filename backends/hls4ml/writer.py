@@ -30,7 +30,13 @@ with silenced():
 
 TEMPLATES = Path(hls4ml.__file__).parent / "templates"
 KERNELS = "fxloom_kernels.h"
-INCLUDED = ("fxloom_choosing.h", "fxloom_circulant.h", "fxloom_sparse.h", "fxloom_tables.h")
+INCLUDED = (
+    "fxloom_choosing.h",
+    "fxloom_circulant.h",
+    "fxloom_huffman.h",
+    "fxloom_sparse.h",
+    "fxloom_tables.h",
+)
 """Included by KERNELS."""
 QUEUE = "fxloom_queue.h"
 

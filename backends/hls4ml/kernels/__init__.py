@@ -11,6 +11,7 @@ from types import MappingProxyType
 from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
 from fxloom.backends.hls4ml.kernels.circulant import render_circulant
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
+from fxloom.backends.hls4ml.kernels.huffman import render_huffman
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
 from fxloom.backends.hls4ml.kernels.sparse import render_indexed, render_sparse
@@ -34,7 +35,12 @@ UNSUPPORTED: dict[str, str] = {}
 """Operations without a rule and why; the table and this dictionary together cover ops.OPS."""
 
 MATRICES: Mapping[str, Renderer] = MappingProxyType(
-    {"sparse": render_sparse, "indexed": render_indexed, "circulant": render_circulant}
+    {
+        "sparse": render_sparse,
+        "indexed": render_indexed,
+        "huffman": render_huffman,
+        "circulant": render_circulant,
+    }
 )
 """Of fxloom.kernels, by the same names."""
 
