@@ -109,8 +109,8 @@ def _products(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
         typedef("i_t", f"fxloom::uint_t<{width}>"),
         typedef("product_t", f"fxloom::int_t<{signed_width(min(ends), max(ends))}>"),
         typedef("product", of.product()),
-        f"static int value(int v) {{ return {config}_values[v]; }}",
+        f"static long long value(int v) {{ return {config}_values[v]; }}",
         typedef("engine", f"fxloom::codebook_products<{config}>"),
     ]
-    before = table(f"{config}_values", tuple(values.reshape(-1).tolist()))
+    before = table(f"{config}_values", values.reshape(-1).tolist(), "long long")
     return {"indices": indices}, of.kernel(_name(of), lines, [indices.name], before)
