@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.share_weights import ShareWeights
     from fxloom.passes.structured import Structured
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "ShareWeights",
     "Structured",
     "get",
     "names",
@@ -54,6 +56,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "share_weights": "fxloom.passes.share_weights:ShareWeights",
         "structured": "fxloom.passes.structured:Structured",
     }
 )
