@@ -78,6 +78,7 @@ TASKS = {
         dict(zip(DIGITS, (0.2, 0.3, 0.6, 0.9, 3.0, 2.2), strict=True)),
         {(4, 4): 0.5, (3, 3): 1.2, (2, 4): 1.6, ("ternary", 4): 2.0, ("binary", 4): 4.3},
     ),
+    "digits l300": Task(lambda: mlp(64, 300, 100, 10), load_digits, {}),
     "breast_cancer": Task(lambda: mlp(30, 16, 8, 2), load_breast_cancer, {(4, 4): 1.0}),
     "wine": Task(lambda: mlp(13, 16, 8, 3), load_wine, {(8, 8): 1.0}),
     "iris": Task(lambda: mlp(4, 16, 8, 3), load_iris, {(8, 8): 1.0}),

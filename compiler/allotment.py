@@ -15,7 +15,8 @@ class Allotment:
 
     note: why strategy or reuse factor are something else, empty where they are not; kernel: dense,
     or one of fxloom.kernels, and of that only: lanes, parts that work side by side; bits that it
-    keeps in memory; products, multiplications for one position. why: what speaks for the kernel.
+    keeps in memory; products, multiplications for one position; form, where it has several. why:
+    what speaks for the kernel.
     """
 
     strategy: Strategy
@@ -25,6 +26,7 @@ class Allotment:
     lanes: int = 0
     bits: int = 0
     products: int = 0
+    form: str = ""
     why: str = field(default="", compare=False)
 
     @property

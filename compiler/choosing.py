@@ -15,16 +15,12 @@ from fxloom.allotment import Allotment, allot
 from fxloom.coefficients import fit
 from fxloom.errors import TargetError
 from fxloom.kernels import KERNELS, Declined, Offer
+from fxloom.logic import LUT_ROM_BITS
 from fxloom.matrices import Matrix, matrix_of
 from fxloom.multipliers import hard_multiplications, latency_dsp
 from fxloom.program import Program
 from fxloom.settings import unmatched
 from fxloom.target import LayerSettings, Target
-
-LUTS_OF_DSP = 55
-"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
-BITS_OF_LUT = 64
-"""What a LUT holds as a memory (AMD UG474 and UG574)."""
 
 
 def choose(matrix: Matrix, wanted: LayerSettings, io: str) -> Allotment:
@@ -78,6 +74,7 @@ def _taken(name: str, offer: Offer, costs: str) -> Allotment:
         offer.lanes,
         offer.bits,
         offer.products,
+        offer.form,
         f"{name}: {costs}",
     )
 
@@ -96,7 +93,7 @@ def _is_cheaper(matrix: Matrix, offer: Offer, dense: Allotment) -> bool:
     multipliers, bits = dense_multipliers(matrix, dense), matrix.weights.size * matrix.width
     fewer = (offer.multipliers, offer.bits) != (multipliers, bits)
     more = max(offer.multipliers - multipliers, 0)
-    is_worth = more * LUTS_OF_DSP * BITS_OF_LUT <= bits - offer.bits
+    is_worth = more * features.LUTS_OF_DSP * LUT_ROM_BITS <= bits - offer.bits
     return fewer and is_worth
 
 
@@ -112,7 +109,7 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
         terms = features.resource_lut(n_in, n_out, dense.reuse, data, sums)
         luts = fit("resource_lut").value(terms)
     saved = dense_multipliers(matrix, dense) - offer.multipliers
-    worth = LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
+    worth = features.LUTS_OF_DSP * saved if matrix.width > features.NO_DSP_BITS else 0
     return ceil(offer.luts - luts - worth)
 
 

@@ -6,6 +6,9 @@ the same functions.
 
 from math import ceil
 
+LUTS_OF_DSP = 55
+"""What a DSP block is worth in LUTs (Sun et al. 2024, arXiv 2405.00645)."""
+
 ADDER_OVERHEAD = 7
 """LUTs of an adder of C synthesis beyond one a bit."""
 

@@ -30,7 +30,7 @@ class Matrix:
     class of hls4ml that computes it, KERNEL where none is exact; inputs: how many values one
     position reads, which for groups are more than weights has rows for an output; rows: of
     windows, 0 where there are none; data: bits of an input; groups: into which inputs and outputs
-    are divided; taps: places of a window, by which rows are ordered.
+    are divided, those of every kernel position, of which each has inputs_of_group.
     """
 
     weights: IntArray
@@ -41,7 +41,12 @@ class Matrix:
     rows: int = 0
     data: int = 8
     groups: int = 1
-    taps: int = 1
+    inputs_of_group: int = 1
+
+    @property
+    def taps(self) -> int:
+        """Places of a window, by which rows are ordered."""
+        return self.inputs // (self.groups * self.inputs_of_group)
 
     @property
     def sum_width(self) -> int:
@@ -52,6 +57,11 @@ class Matrix:
     def shape(self) -> tuple[int, int]:
         n_in, n_out = self.weights.shape
         return n_in, n_out
+
+    @property
+    def outputs(self) -> int:
+        """Of one position."""
+        return self.groups * self.shape[1]
 
     @property
     def macs(self) -> int:
@@ -74,16 +84,16 @@ def matrix_of(program: Program, instr: Instr, target: Target) -> Matrix | None:
         positions = prod(instr.result.shape[:-1])
         # With leading axes hls4ml's Dense would take all of them for one long vector.
         kind = "Dense" if exact and positions == 1 else KERNEL
-        return Matrix(weight, width, positions, kind, weight.shape[0], data=data)
+        n_in = weight.shape[0]
+        return Matrix(weight, width, positions, kind, n_in, data=data, inputs_of_group=n_in)
     groups, outputs = instr.op.groups, weight.shape[3]
     # One row an input of the unrolled product: kernel position and input channel.
     by_group = weight.reshape(*weight.shape[:3], groups, outputs // groups)
     matrix = by_group.transpose(0, 1, 3, 2, 4).reshape(-1, outputs // groups)
     kind = _kind(instr.op, x, weight.shape, instr.result, target.io) if exact else KERNEL
-    taps = prod(weight.shape[:2])
     positions, rows = prod(instr.result.shape[:2]), instr.result.shape[0]
-    inputs = taps * x.shape[2]
-    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups, taps)
+    inputs = prod(weight.shape[:2]) * x.shape[2]
+    return Matrix(matrix, width, positions, kind, inputs, rows, data, groups, weight.shape[2])
 
 
 def _kind(op: Conv, x: Value, weight: tuple[int, ...], result: Value, io: str) -> str:

@@ -61,14 +61,28 @@ def lay_out(weight: IntArray, groups: int, reuse: int, zeros: bool = False) -> S
     Indices count the values of one position: kernel position by kernel position, all channels of
     each, whatever group they are in. zeros: whether weights that are zero have a place as well.
     """
+    return in_lanes(*entries(weight, groups, zeros), reuse)
+
+
+def entries(
+    weight: IntArray, groups: int, zeros: bool = False
+) -> tuple[Int64Array, Int64Array, IntArray]:
+    """Outputs, indices and weights of what lay_out gives a place, in the order of outputs."""
     *taps, per_group, n_out = weight.shape
     places = np.moveaxis(weight, -1, 0).reshape(n_out, prod(taps), per_group)
     outputs, tap, channel = np.nonzero(np.ones_like(places) if zeros else places)
     first = outputs // (n_out // groups) * per_group
     indices = tap * (per_group * groups) + first + channel
+    return outputs, indices, places[outputs, tap, channel]
+
+
+def in_lanes(
+    outputs: Int64Array, indices: Int64Array, values: IntArray, reuse: int
+) -> SparseLayout:
+    """Entries in the order of their outputs, cut into lanes of at most `reuse` steps."""
     lanes, steps = lanes_for(outputs.size, reuse)
-    weights = np.zeros(lanes * steps, weight.dtype)
-    weights[: outputs.size] = places[outputs, tap, channel]
+    weights = np.zeros(lanes * steps, values.dtype)
+    weights[: outputs.size] = values
     owners = np.full(lanes * steps, outputs[-1] if outputs.size else 0)
     owners[: outputs.size] = outputs
     padded = np.zeros(lanes * steps, np.int64)

@@ -138,7 +138,7 @@ void circulant_result(const S *spans, const B *bias, R *res) {
             }
         }
     }
-    lane_result<CONFIG>(totals, bias, res);
+    with_bias<CONFIG>(totals, bias, res);
 }
 
 // ---- linear layers ---------------------------------------------------------------------------

@@ -124,10 +124,25 @@ void sparse_step(const X *x, const W *w, const I *indices, T *states, S *sums, S
     }
 }
 
-// The outputs of a position: sums, `shift` bits finer, and biases, converted once. sum_t holds the
+// What the spans of every output add up to.
+template <class CONFIG, class S> void sparse_totals(const S *spans, S *totals) {
+    #pragma HLS INLINE
+    FXLOOM_UNROLL
+    for (int o = 0; o < CONFIG::n_out; o++) {
+        #pragma HLS UNROLL
+        totals[o] = 0;
+    }
+    FXLOOM_UNROLL
+    for (int s = 0; s < CONFIG::n_spans; s++) {
+        #pragma HLS UNROLL
+        totals[CONFIG::output(s)] += spans[s];
+    }
+}
+
+// The outputs of a position: biases and totals, `shift` bits finer, converted once. sum_t holds the
 // result; partial sums may wrap, which cannot change it. accum_t has sum_t as its mantissa.
 template <class CONFIG, class S, class B, class R>
-void lane_result(const S *totals, const B *bias, R *res) {
+void with_bias(const S *totals, const B *bias, R *res) {
     #pragma HLS INLINE
     FXLOOM_UNROLL
     for (int o = 0; o < CONFIG::n_out; o++) {
@@ -146,17 +161,8 @@ void sparse_result(const S *spans, const B *bias, R *res) {
     #pragma HLS INLINE
     S totals[CONFIG::n_out];
     #pragma HLS ARRAY_PARTITION variable=totals complete
-    FXLOOM_UNROLL
-    for (int o = 0; o < CONFIG::n_out; o++) {
-        #pragma HLS UNROLL
-        totals[o] = 0;
-    }
-    FXLOOM_UNROLL
-    for (int s = 0; s < CONFIG::n_spans; s++) {
-        #pragma HLS UNROLL
-        totals[CONFIG::output(s)] += spans[s];
-    }
-    lane_result<CONFIG>(totals, bias, res);
+    sparse_totals<CONFIG>(spans, totals);
+    with_bias<CONFIG>(totals, bias, res);
 }
 
 // ---- linear layers ---------------------------------------------------------------------------

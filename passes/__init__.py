@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.structured import Structured
 
 __all__ = [
     "REGISTRY",
@@ -33,6 +34,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "Structured",
     "get",
     "names",
 ]
@@ -49,6 +51,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "structured": "fxloom.passes.structured:Structured",
     }
 )
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, release_tensor, tensor_node
@@ -634,7 +634,8 @@ class Quantization:
 
     def _constant(self, source: Node, layer: Node) -> Node:
         bits = self.options.width("weights", (origin(layer),))
-        values = constant(self.module, source.target).detach()
+        tensor = constant(self.module, source.target)
+        values = tensor.detach()
         if not values.is_floating_point():  # torch converts it to the type of the result
             values = values.to(layer.meta["val"].dtype)
             name = release_tensor(self.module, source)
@@ -661,6 +662,8 @@ class Quantization:
                 to, shifts = self._by_channel(values, encoding, every, method)
             else:
                 to = self._weight_format(values, encoding, bits, method)
+            if shared is not None and not isinstance(tensor, nn.Parameter):
+                to = _narrowest(values, to)  # it never trains, so that its numbers stay these
             if shared is not None and shared.is_signed:
                 source = self._symmetric(source, layer, to)
             self.typed[key] = self._typed(source, layer, to)
@@ -843,6 +846,17 @@ def as_declared(x: Tensor, spec: InputSpec) -> Tensor:
     """A batch with its axis where the model has it, in the model's precision."""
     precision = spec.dtype if spec.dtype.is_floating_point else x.dtype
     return x.movedim(0, spec.batch_axis).to(precision) if x.dim() > spec.batch_axis else x
+
+
+def _narrowest(values: Tensor, to: FixedPoint) -> FixedPoint:
+    """The narrowest format that holds all values exactly; `to` where none narrower than it does."""
+    low, high = (float(x) for x in torch.aminmax(values))
+    for width in range(2, to.width):
+        found = covering(low, high, width, low < 0)
+        mantissas = values / found.step
+        if torch.equal(mantissas, mantissas.round().clamp(found.lo, found.hi)):
+            return found
+    return to
 
 
 def channel_axis(layer: Node) -> int:

@@ -41,6 +41,7 @@ PRODUCT, POWER_PRODUCT = "nnet::product::mult", "fxloom::power_product"
 """hls4ml's own, and ours for weights that need no multiplier."""
 
 UNROLLED = (Allotment("latency", 1),)
+"""What a pipelined top function may hold, and codebooks in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,15 @@ class Plan:
         """Whether a layer iterates over positions or reuses multipliers; a pipelined top function
         would unroll that."""
         return self.stream or any(
-            (layer.allotment is not None and layer.allotment not in UNROLLED)
+            (layer.allotment is not None and not _unrolled(layer.allotment))
             or layer.attributes.get("out_height", 1) * layer.attributes.get("out_width", 1) > 1
             or (layer.kernel is not None and layer.kernel.repeats > 1)
             for layer in self.layers
         )
+
+
+def _unrolled(given: Allotment) -> bool:
+    return given in UNROLLED or (given.kernel, given.reuse) == ("codebook", 1)
 
 
 def identifier(index: int, origin: str) -> str:

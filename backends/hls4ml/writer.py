@@ -32,9 +32,10 @@ TEMPLATES = Path(hls4ml.__file__).parent / "templates"
 KERNELS = "fxloom_kernels.h"
 INCLUDED = (
     "fxloom_choosing.h",
-    "fxloom_circulant.h",
-    "fxloom_huffman.h",
     "fxloom_sparse.h",
+    "fxloom_circulant.h",
+    "fxloom_codebook.h",
+    "fxloom_huffman.h",
     "fxloom_tables.h",
 )
 """Included by KERNELS."""

@@ -25,9 +25,10 @@ class Offer:
     """What a kernel would make of a product.
 
     multipliers: side by side; reuse: steps from one position to the next; bits: that it keeps in
-    memory; products: multiplications for one position; luts: fewest that the estimate has for it;
-    lanes: how many parts work side by side; what: all that for people, who compare it with the
-    dense kernel; note: why the reuse factor is not the one asked for.
+    memory; products: multiplications for one position; luts: with which it is weighed against the
+    dense kernel, the fewest of the estimate or the likely ones; lanes: how many parts work side by
+    side; what: all that for people, who compare it with the dense kernel; note: why the reuse
+    factor is not the one asked for; form: which of the kernel's forms, where it has several.
     """
 
     multipliers: int
@@ -38,6 +39,7 @@ class Offer:
     lanes: int
     what: str
     note: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True, slots=True)

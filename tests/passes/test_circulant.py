@@ -114,7 +114,7 @@ def test_the_circulant_kernel_is_taken_for_what_the_pass_made() -> None:
     recipe = Recipe([Circulant(exclude=("head",), finetune={"epochs": 2}), Quantize(weights=6)])
     result = recipe.run(graph, data)
     assert set(result.steps[0].summary["finetune"]) == {"first", "kept", "kept_epoch"}  # type: ignore[call-overload]
-    report = fxloom.estimate(fxloom.lower(result.graph), Target(strategy="resource", reuse=8))
+    report = fxloom.estimate(fxloom.lower(result.graph), Target(strategy="resource", reuse=4))
     kernels = {layer.name: layer.kernel.partition(":")[0] for layer in report.layers}
     assert kernels["hidden"] == kernels["conv"] == "circulant"
 

@@ -37,6 +37,7 @@ REFUSED = [
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
+    ("structured", "constants"),
 ]
 """Passes that cannot do anything with a model, and say so."""
 

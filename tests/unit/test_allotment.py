@@ -25,7 +25,7 @@ def matrix(sparsity: float, shape: tuple[int, int] = (64, 64), kind: str = "Dens
     weights = rng.integers(1, 128, shape)
     order = rng.permutation(weights.size)
     weights.reshape(-1)[order[: round(sparsity * weights.size)]] = 0
-    return Matrix(weights, 8, 1, kind, shape[0])
+    return Matrix(weights, 8, 1, kind, shape[0], inputs_of_group=shape[0])
 
 
 def test_a_sparse_matrix_of_a_resource_layer_gets_the_sparse_kernel() -> None:
@@ -59,13 +59,13 @@ def test_choosing_inputs_may_cost_more_than_the_multipliers_that_are_saved() -> 
 def test_the_latency_strategy_has_dense_kernels_whose_zeros_cost_nothing(reuse: int) -> None:
     given = choose(matrix(0.9), LayerSettings("latency", reuse), "parallel")
     assert (given.kernel, given.strategy) == ("dense", "latency")
-    assert given.why == "dense: the Latency strategy drops products with zero anyway"
+    assert given.why.startswith("dense: the Latency strategy drops products with zero anyway")
 
 
 def test_without_reuse_weights_are_constants_and_zeros_cost_nothing() -> None:
     given = choose(matrix(0.9), LayerSettings("resource", 1), "parallel")
     assert (given.kernel, given.strategy, given.reuse) == ("dense", "resource", 1)
-    assert given.why == "dense: without reuse products with zero are dropped anyway"
+    assert given.why.startswith("dense: without reuse products with zero are dropped anyway")
     asked = choose(matrix(0.9), LayerSettings("resource", 1, "sparse"), "parallel")
     assert asked.kernel == "sparse"
 

@@ -69,7 +69,7 @@ class MatrixSite:
         site = self.site
         return [
             *constants(reuse=self.given.reuse, lanes=self.given.lanes, n_in=self.matrix.inputs),
-            *constants(n_out=site.result.shape[-1], shift=self.shift, bias_shift=self.bias_shift),
+            *constants(n_out=self.outputs, shift=self.shift, bias_shift=self.bias_shift),
             *self._positions(),
             argument_type("a", site.args[0]),
             typedef("w_t", integer_type(self.weight)),
@@ -78,13 +78,18 @@ class MatrixSite:
             typedef("accum_t", self.accumulator),
         ]
 
-    def product(self) -> str:
-        """The C++ class that multiplies an input by a weight: without a multiplier where all
-        weights are powers of two."""
+    @property
+    def outputs(self) -> int:
+        """Of one position."""
+        return self.site.result.shape[-1]
+
+    def product(self, width: int | None = None) -> str:
+        """The C++ class that multiplies an input, or what has so many bits, by a weight: without a
+        multiplier where all weights are powers of two."""
         if not are_powers(self.matrix.weights, self.matrix.width):
             return "fxloom::any_product"
-        width = self.site.args[0].type.width + self.weight.width + 2
-        return f"fxloom::shifted_product<{width}, {self.weight.width}>"
+        bits = (width or self.site.args[0].type.width) + self.weight.width + 2
+        return f"fxloom::shifted_product<{bits}, {self.weight.width}>"
 
     def _positions(self) -> list[str]:
         op, site = self.site.op, self.site

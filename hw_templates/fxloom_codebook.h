@@ -1,0 +1,305 @@
+// Products with matrices of few different values: one multiplication for many weights.
+//
+// CONFIG::engine says in which order. codebook_sums adds up the inputs that meet the same value, for
+// every output, and multiplies each of these sums once; codebook_products multiplies every input by
+// every value once, and each output adds up the products that its indices name. Either takes
+// CONFIG::reuse steps from one of the CONFIG::n_in values x of a position to those of the next;
+// results come CONFIG::lag positions later. `rom` is what is read word by word, one a step.
+#ifndef FXLOOM_CODEBOOK_H_
+#define FXLOOM_CODEBOOK_H_
+
+namespace fxloom {
+
+// ---- sums first --------------------------------------------------------------------------------
+
+struct only_input {
+    template <class X, class W> static X times(const X &x, const W &) {
+        #pragma HLS INLINE
+        return x;
+    }
+};
+
+// A lane of CONFIG::adding adds one input a step, all that belong to one value of one output after
+// each other; such a sum is a span, as in fxloom_sparse.h. The lanes of CONFIG::multiplying have one
+// multiplier each, and multiply these sums during the steps of the next position; without reuse
+// everything happens in one step, and nothing lags.
+template <class CONFIG> struct codebook_sums {
+    typedef typename CONFIG::adding adding;
+    typedef typename CONFIG::multiplying multiplying;
+    typename adding::sum_t running[adding::lanes];
+    typename adding::sum_t spans[adding::n_spans];
+    typename adding::sum_t sums[adding::n_out];
+    typename adding::i_t input_places[adding::lanes];
+    typename multiplying::i_t sum_places[multiplying::lanes];
+    typename CONFIG::sum_t added[multiplying::lanes];
+    typename CONFIG::sum_t products[multiplying::n_spans];
+
+    codebook_sums() {
+        #pragma HLS INLINE
+        #pragma HLS ARRAY_PARTITION variable=running complete
+        #pragma HLS ARRAY_PARTITION variable=spans complete
+        #pragma HLS ARRAY_PARTITION variable=sums complete
+        #pragma HLS ARRAY_PARTITION variable=input_places complete
+        #pragma HLS ARRAY_PARTITION variable=sum_places complete
+        #pragma HLS ARRAY_PARTITION variable=added complete
+        #pragma HLS ARRAY_PARTITION variable=products complete
+    }
+
+    template <class X> void add(const X *x, int step) {
+        #pragma HLS INLINE
+        sparse_step<adding>(x, adding::indices(), adding::indices(), input_places, running, spans,
+                            step);
+        if (step == CONFIG::reuse - 1) sparse_totals<adding>(spans, sums);
+    }
+
+    // first: x are values of a position; last: sums of one are there.
+    template <class X, class W>
+    void step(const X *x, const W *rom, int step, bool first, bool last) {
+        #pragma HLS INLINE
+        if (CONFIG::lag == 0 && first) add(x, step);
+        if (last && step < multiplying::reuse) {
+            sparse_step<multiplying>(sums, rom, multiplying::indices(), sum_places, added, products,
+                                     step);
+        }
+        if (CONFIG::lag > 0 && first) add(x, step);
+    }
+
+    template <class B, class R> void result(const B *bias, R *res) {
+        #pragma HLS INLINE
+        typename CONFIG::sum_t totals[CONFIG::n_out];
+        #pragma HLS ARRAY_PARTITION variable=totals complete
+        sparse_totals<multiplying>(products, totals);
+        with_bias<CONFIG>(totals, bias, res);
+    }
+};
+
+// ---- products first ----------------------------------------------------------------------------
+
+// In a step CONFIG::wide inputs are multiplied by the CONFIG::n_values values of every codebook.
+// Each lane chooses a product for each of these inputs and adds them to the sum of one output; of
+// CONFIG::turns outputs one after the other, during which the products stay. Symbols from n_values
+// on stand for zero.
+template <class CONFIG> struct codebook_products {
+    typename CONFIG::product_t products[CONFIG::wide * CONFIG::codebooks * CONFIG::n_values];
+    typename CONFIG::sum_t sums[CONFIG::n_out];
+
+    codebook_products() {
+        #pragma HLS INLINE
+        #pragma HLS ARRAY_PARTITION variable=products complete
+        #pragma HLS ARRAY_PARTITION variable=sums complete
+    }
+
+    template <class X> void multiply(const X *x, int block) {
+        #pragma HLS INLINE
+        const int all = CONFIG::codebooks * CONFIG::n_values;
+        FXLOOM_UNROLL
+        for (int t = 0; t < CONFIG::wide; t++) {
+            #pragma HLS UNROLL
+            const int k = block * CONFIG::wide + t;
+            typename CONFIG::a_t value = 0;
+            if (k < CONFIG::n_in) value = read<typename CONFIG::a_t>(x[k]);
+            FXLOOM_UNROLL
+            for (int v = 0; v < all; v++) {
+                #pragma HLS UNROLL
+                const typename CONFIG::w_t weight = CONFIG::value(v);
+                products[t * all + v] = CONFIG::product::times(value, weight);
+            }
+        }
+    }
+
+    template <class X, class I>
+    void step(const X *x, const I *rom, int step, bool first, bool) {
+        #pragma HLS INLINE
+        const int block = step / CONFIG::turns;
+        const int turn = step % CONFIG::turns;
+        if (!first) return;
+        if (turn == 0) multiply(x, block);
+        FXLOOM_UNROLL
+        for (int lane = 0; lane < CONFIG::lanes; lane++) {
+            #pragma HLS UNROLL
+            const int book = lane / CONFIG::lanes_of_book;
+            typename CONFIG::sum_t more = 0;
+            FXLOOM_UNROLL
+            for (int t = 0; t < CONFIG::wide; t++) {
+                #pragma HLS UNROLL
+                const typename CONFIG::i_t symbol =
+                    rom[(lane * CONFIG::wide + t) * CONFIG::reuse + step];
+                const int at = (t * CONFIG::codebooks + book) * CONFIG::n_values;
+                if (symbol < CONFIG::n_values) more += products[at + symbol.to_int()];
+            }
+            FXLOOM_UNROLL
+            for (int o = 0; o < CONFIG::turns; o++) {
+                #pragma HLS UNROLL
+                const int output = lane * CONFIG::turns + o;
+                if (o == turn && output < CONFIG::n_out) {
+                    if (block == 0) sums[output] = 0;
+                    sums[output] += more;
+                }
+            }
+        }
+    }
+
+    template <class B, class R> void result(const B *bias, R *res) {
+        #pragma HLS INLINE
+        with_bias<CONFIG>(sums, bias, res);
+    }
+};
+
+// ---- linear layers -----------------------------------------------------------------------------
+
+// x[rows, n_in] times the matrix, plus a bias.
+template <class CONFIG, class A, class W, class B, class R>
+void codebook_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W rom[CONFIG::stored],
+                     const B bias[CONFIG::n_out], R res[CONFIG::rows * CONFIG::n_out]) {
+    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    A x[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::engine engine;
+    for (int row = 0; row < CONFIG::rows + CONFIG::lag; row++) {
+        FXLOOM_PIPELINE
+        for (int step = 0; step < CONFIG::reuse; step++) {
+            #pragma HLS PIPELINE II=1 rewind
+            const bool first = row < CONFIG::rows, last = row >= CONFIG::lag;
+            if (first && step == 0) sparse_take<CONFIG>(a + row * CONFIG::n_in, x);
+            engine.step(x, rom, step, first, last);
+            if (last && step == CONFIG::reuse - 1) {
+                engine.result(bias, res + (row - CONFIG::lag) * CONFIG::n_out);
+            }
+        }
+    }
+}
+
+// The same for one row and one step: nothing is read from memory, and rows of different samples
+// follow each other without a pause.
+template <class CONFIG, class A, class W, class B, class R>
+void codebook_once_matmul(const A a[CONFIG::n_in], const W rom[CONFIG::stored],
+                          const B bias[CONFIG::n_out], R res[CONFIG::n_out]) {
+    #pragma HLS PIPELINE II=1
+    #pragma HLS ARRAY_PARTITION variable=rom complete
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    A x[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename CONFIG::engine engine;
+    sparse_take<CONFIG>(a, x);
+    engine.step(x, rom, 0, true, true);
+    engine.result(bias, res);
+}
+
+// ---- convolutions ------------------------------------------------------------------------------
+
+// The cross-correlation of an image with the matrix, plus a bias.
+template <class CONFIG, class A, class W, class B, class R>
+void codebook_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
+                   const W rom[CONFIG::stored], const B bias[CONFIG::n_out],
+                   R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
+    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    A x[CONFIG::n_in], next[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    #pragma HLS ARRAY_PARTITION variable=next complete
+    typename CONFIG::engine engine;
+    for (int row = 0; row < CONFIG::out_height; row++) {
+        for (int column = 0; column <= CONFIG::out_width + CONFIG::lag; column++) {
+            FXLOOM_PIPELINE
+            for (int step = 0; step < CONFIG::reuse; step++) {
+                #pragma HLS PIPELINE II=1 rewind
+                const bool first = column > 0 && column <= CONFIG::out_width;
+                const bool last = column > CONFIG::lag;
+                if (first && step == 0) sparse_take<CONFIG>(next, x);
+                if (column < CONFIG::out_width) {
+                    sparse_prefetch<CONFIG>(a, next, row, column, step);
+                }
+                engine.step(x, rom, step, first, last);
+                if (last && step == CONFIG::reuse - 1) {
+                    const int at = row * CONFIG::out_width + column - 1 - CONFIG::lag;
+                    engine.result(bias, res + at * CONFIG::n_out);
+                }
+            }
+        }
+    }
+}
+
+// ---- streams -----------------------------------------------------------------------------------
+
+#ifdef FXLOOM_STREAMS
+// Pack by pack; each has the n_in values of a row.
+template <class CONFIG, class P, class W, class B, class Q>
+void codebook_matmul_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
+                            const B bias[CONFIG::n_out], hls::stream<Q> &out) {
+    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    typename P::value_type x[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename Q::value_type result[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::engine engine;
+    for (int row = 0; row < CONFIG::rows + CONFIG::lag; row++) {
+        for (int step = 0; step < CONFIG::reuse; step++) {
+            #pragma HLS PIPELINE II=1 rewind
+            const bool first = row < CONFIG::rows, last = row >= CONFIG::lag;
+            if (first && step == 0) receive(in, x);
+            engine.step(x, rom, step, first, last);
+            if (last && step == CONFIG::reuse - 1) {
+                engine.result(bias, result);
+                send(result, out);
+            }
+        }
+    }
+}
+
+template <class CONFIG, class P, class W, class B, class Q>
+void codebook_once_matmul_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
+                                 const B bias[CONFIG::n_out], hls::stream<Q> &out) {
+    #pragma HLS PIPELINE II=1
+    typename P::value_type x[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    typename Q::value_type result[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=result complete
+    receive(in, x);
+    codebook_once_matmul<CONFIG>(x, rom, bias, result);
+    send(result, out);
+}
+
+// Holds only the rows that windows reach over.
+template <class CONFIG, class P, class W, class B, class Q>
+void codebook_conv_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
+                          const B bias[CONFIG::n_out], hls::stream<Q> &out) {
+    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+    typedef typename P::value_type X;
+    X lines[CONFIG::lines * CONFIG::width * CONFIG::channels];
+    #pragma HLS ARRAY_PARTITION variable=lines cyclic factor=CONFIG::channels
+    X x[CONFIG::n_in], next[CONFIG::n_in];
+    #pragma HLS ARRAY_PARTITION variable=x complete
+    #pragma HLS ARRAY_PARTITION variable=next complete
+    typename Q::value_type result[CONFIG::n_out];
+    #pragma HLS ARRAY_PARTITION variable=result complete
+    typename CONFIG::engine engine;
+    int have = 0;
+    for (int row = 0; row < CONFIG::out_height; row++) {
+        have = receive_rows<CONFIG>(in, lines, have, row);
+        for (int column = 0; column <= CONFIG::out_width + CONFIG::lag; column++) {
+            for (int step = 0; step < CONFIG::reuse; step++) {
+                #pragma HLS PIPELINE II=1
+                const bool first = column > 0 && column <= CONFIG::out_width;
+                const bool last = column > CONFIG::lag;
+                if (first && step == 0) sparse_take<CONFIG>(next, x);
+                if (column < CONFIG::out_width) {
+                    sparse_prefetch<CONFIG>(lines, next, row, column, step);
+                }
+                engine.step(x, rom, step, first, last);
+                if (last && step == CONFIG::reuse - 1) {
+                    engine.result(bias, result);
+                    send(result, out);
+                }
+            }
+        }
+    }
+    drop_rows<CONFIG>(in, have);
+}
+#endif
+
+} // namespace fxloom
+
+#endif

@@ -1,0 +1,155 @@
+"""Codebooks: the kernel gives the simulator's integers, with one multiplication for each value of
+an output, or of an input."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from fxloom import ops
+from fxloom.backends.hls4ml import csim
+from fxloom.backends.hls4ml.plan import make_plan
+from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.kernels import codebook
+from fxloom.matrices import Matrix
+from fxloom.program import Program, ProgramBuilder
+from fxloom.target import LayerTable, Target
+from tests.conformance.packing import pack
+from tests.conformance.test_sparse import HEADS, REUSE, differences, unoptimized
+
+__all__ = ["unoptimized"]
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+
+Io = Literal["parallel", "stream"]
+
+PATTERNS = ("few", "one value", "zeros", "powers", "none", "negative", "by output", "all different")
+
+
+@pytest.fixture(autouse=True)
+def either_order(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Sums or products first, whatever is cheaper, by a number that tells matrices apart."""
+    if "cheapest" in request.keywords:
+        return
+    forms = codebook.forms
+
+    def one_order(matrix: Matrix, reuse: int) -> Iterator[codebook.Form]:
+        found = list(forms(matrix, reuse))
+        orders = sorted({form.order for form in found})
+        order = orders[int(np.abs(matrix.weights.astype(np.int64)).sum()) % len(orders)]
+        return iter([form for form in found if form.order == order])
+
+    monkeypatch.setattr(codebook, "forms", one_order)
+
+
+def few_values(
+    shape: tuple[int, ...], pattern: str, kind: FixedPoint, rng: np.random.Generator
+) -> np.ndarray[Any, Any]:
+    """Mantissas of a format, of which many are the same."""
+    size = int(rng.integers(2, 9))
+    centroids = rng.choice(np.arange(kind.lo, kind.hi + 1), size, replace=False)
+    if pattern == "one value":
+        centroids = centroids[:1]
+    elif pattern == "powers":
+        shifts = rng.integers(0, kind.width - 1, size)
+        centroids = np.where(centroids < 0, -2 << shifts, 1 << shifts)
+    elif pattern == "none":
+        centroids[...] = 0
+    elif pattern == "negative":
+        centroids = np.unique(np.minimum(centroids, 0)) if kind.signed else centroids
+    found = rng.choice(centroids, shape)
+    if pattern == "zeros":
+        found[rng.random(shape) < rng.uniform(0.3, 0.9)] = 0
+    elif pattern == "by output":  # every second half of the outputs has other values
+        half = (shape[-1] + 1) // 2
+        found[..., half:] = rng.choice(np.arange(kind.lo, kind.hi + 1), 2)[found[..., half:] % 2]
+    elif pattern == "all different":
+        found = rng.integers(kind.lo, kind.hi, shape, endpoint=True)
+    return found
+
+
+def shared_program(head: str, pattern: str, number: int) -> Program:
+    """A layer of few values, with or without a bias and what follows it."""
+    rng = np.random.default_rng(number)
+    shape, weights, op = HEADS[head]
+    b = ProgramBuilder()
+    bits = int(rng.integers(1, 10))
+    x = b.input("x", shape, FixedPoint(bits, int(rng.integers(-2, bits + 3)), number % 3 > 0))
+    width = int(rng.integers(5, 12))
+    kind = FixedPoint(width, int(rng.integers(-2, width + 3)), number % 5 > 0)
+    y = b.emit(op, [x, b.constant("w", few_values(weights, pattern, kind, rng), kind)], head)
+    if number % 2:
+        to = FixedPoint(7, int(rng.integers(-3, 9)))
+        bias = b.constant("b", rng.integers(to.lo, to.hi, weights[-1], endpoint=True), to)
+        y = b.emit(ops.Add(), [y, bias], head)
+    if number % 7 == 3:  # a narrow accumulator: upper bits are dropped
+        y = b.emit(ops.Requantize(FixedPoint(6, 6 - y.type.fraction)), [y], head)
+    if number % 4:
+        fit = FixedPoint(8, y.type.integer - 2, bool(number % 3))
+        rounding, overflow = list(Rounding)[number % 7], list(Overflow)[number % 4]
+        y = b.emit(ops.Requantize(fit, rounding, overflow), [y], head)
+    b.output(y, "y")
+    return b.build()
+
+
+def corpus(part: int) -> tuple[Program, dict[str, LayerTable]]:
+    """Half of all pairs of a layer and a pattern: every layer, every pattern; reuse factors in
+    turn."""
+    pairs = [(head, pattern) for pattern in PATTERNS for head in HEADS]
+    programs, layers = [], {}
+    for number, pair in enumerate(pairs):
+        if (number + number // len(HEADS)) % 2 == part:
+            reuse = REUSE[(number * 5 + number // 8) % len(REUSE)]
+            layers[f"p{len(programs)}.*"] = LayerTable(reuse=reuse)
+            programs.append(shared_program(*pair, number))
+    return pack(programs), layers
+
+
+# -- integers ---------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize(("io", "part"), [("parallel", 0), ("stream", 1)])
+def test_codebooks_give_the_simulators_integers(io: Io, part: int, tmp_path: Path) -> None:
+    program, layers = corpus(part)
+    backend: Literal["Vitis", "Vivado"] = "Vitis" if io == "parallel" else "Vivado"
+    target = Target(io=io, backend=backend, kernel="codebook", layers=layers)
+    assert differences(program, target, tmp_path) == {}
+
+
+@needs_compiler
+def test_codebooks_of_ac_types(tmp_path: Path) -> None:
+    program, layers = corpus(0)
+    target = Target(backend="Catapult", kernel="codebook", layers=layers)
+    assert differences(program, target, tmp_path) == {}
+
+
+@needs_compiler
+def test_memories_as_wide_as_their_words_hold_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What synthesis reads: arrays of ap_int instead of built-in integers."""
+    monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-DFXLOOM_LITERALS"))
+    pairs = [("linear", "few"), ("time-distributed", "zeros"), ("conv2d", "few"), ("groups", "few")]
+    program = pack([shared_program(*pair, number) for number, pair in enumerate(pairs)])
+    target = Target(io="stream", kernel="codebook", reuse=4)
+    assert differences(program, target, tmp_path) == {}
+
+
+def test_every_way_to_a_product_is_in_the_corpus() -> None:
+    text = []
+    for part in (0, 1):
+        program, layers = corpus(part)
+        plan = make_plan(program, Target(kernel="codebook", layers=layers))
+        text += [layer.kernel.declarations for layer in plan.layers if layer.kernel]
+        assert {layer.allotment.kernel for layer in plan.layers if layer.allotment} == {"codebook"}
+    for line in ("codebook_sums<", "codebook_products<", "lag = 1;", "shifted_product<"):
+        assert sum(line in each for each in text) > 9, line
+    for name in ("wide", "turns", "codebooks", "lanes_of_book"):
+        found = [int(n) for each in text for n in re.findall(rf"int {name} = (\d+);", each)]
+        assert sum(n > 1 for n in found) > 2, name
+        assert sum(n == 1 for n in found) > 2, name
