@@ -262,11 +262,16 @@ def means(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:
 
     Zero for a class without weights.
     """
-    count = torch.zeros(shared.classes, dtype=torch.float64)
+    return sums(shared, values, kept) / counts(shared, values, kept).clamp(min=1)
+
+
+def counts(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:
+    """How many weights are in each class, int64 [classes]."""
+    count = torch.zeros(shared.classes, dtype=torch.int64)
     for _, classes, _, present in _parts(shared, values, kept):
-        count += torch.bincount(classes if present is None else classes[present],
-                                minlength=shared.classes)  # fmt: skip
-    return sums(shared, values, kept) / count.clamp(min=1)
+        chosen = classes if present is None else classes[present]
+        count += torch.bincount(chosen, minlength=shared.classes)
+    return count
 
 
 def sums(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:

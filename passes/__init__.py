@@ -13,6 +13,7 @@ from fxloom.settings import unknown
 
 if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
+    from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from fxloom.passes.prune import Prune
     from fxloom.passes.prune_channels import PruneChannels
     from fxloom.passes.quantize import Quantize
+    from fxloom.passes.share_weights import ShareWeights
     from fxloom.passes.structured import Structured
 
 __all__ = [
     "REGISTRY",
     "Circulant",
+    "CodeWeights",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -34,6 +37,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "ShareWeights",
     "Structured",
     "get",
     "names",
@@ -43,6 +47,7 @@ __all__ = [
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "circulant": "fxloom.passes.circulant:Circulant",
+        "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
@@ -51,6 +56,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "prune": "fxloom.passes.prune:Prune",
         "prune_channels": "fxloom.passes.prune_channels:PruneChannels",
         "quantize": "fxloom.passes.quantize:Quantize",
+        "share_weights": "fxloom.passes.share_weights:ShareWeights",
         "structured": "fxloom.passes.structured:Structured",
     }
 )

@@ -65,13 +65,13 @@ def require_finite(chosen: Iterable[Prunable], who: str) -> None:
         )
 
 
-def require_numbers(chosen: Iterable[Prunable]) -> None:
+def require_numbers(chosen: Iterable[Prunable], who: str = "prune") -> None:
     """Raise RecipeError for weights that are no numbers, or are all zero already."""
     chosen = list(chosen)
-    require_finite(chosen, "prune")
+    require_finite(chosen, who)
     if empty := [each.name for each in chosen if each.size and not each.kept]:
         raise RecipeError(
-            f"prune: {', '.join(empty)}: all weights are zero already. Exclude these layers, or "
+            f"{who}: {', '.join(empty)}: all weights are zero already. Exclude these layers, or "
             "look at the training"
         )
 

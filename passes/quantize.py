@@ -282,11 +282,7 @@ class Quantization:
         self.equalized: dict[str, float] = {}
         self.tables: dict[str, dict[str, float]] = {}
         self.warnings: list[str] = []
-        self.apart = [
-            f"{name}: its weights are shared: rounded to nearest in one format, not fitted, not "
-            "equalized"
-            for name in sharing(module)
-        ]
+        self.shared = sorted(sharing(module))
         self.typed: dict[tuple[Any, ...], Node] = {}
         self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
@@ -304,8 +300,15 @@ class Quantization:
             "table_errors": self.tables,
             "masks": self.masks,
             "warnings": list(dict.fromkeys(self.warnings)),
-            **({"remarks": self.apart} if self.apart else {}),
+            **({"remarks": [self._remark]} if self.shared else {}),
         }
+
+    @property
+    def _remark(self) -> str:
+        return (
+            f"{', '.join(self.shared)}: weights are shared: rounded to nearest in one format each, "
+            "not fitted to outputs, not equalized"
+        )
 
     def _check_patterns(self) -> None:
         """Raise RecipeError for what a pattern says in vain: almost always a typing error."""

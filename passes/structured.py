@@ -176,7 +176,7 @@ class Structured:
             return
         if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
             yield "its weights were pruned or shared: a chain has none of them"
-        if not bool(each.values.any()):
+        if not each.kept:
             yield "all of its weights are zero"
         n_out, n_in = each.values.shape
         depth = self._depth(each)

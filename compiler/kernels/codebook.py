@@ -13,7 +13,7 @@ from fxloom import features
 from fxloom.allotment import Allotment
 from fxloom.codebook_layout import Codebooks, Occurrence, occurrence, turns_for
 from fxloom.fixed_point import IntArray
-from fxloom.kernels.base import Offer, Rhythm
+from fxloom.kernels.base import Declined, Offer, Rhythm
 from fxloom.logic import LUT_ROM_BITS
 from fxloom.matrices import Matrix
 from fxloom.multipliers import HARD_DIGITS, are_powers, csd_digits, hard_multiplications
@@ -78,9 +78,16 @@ class Codebook:
 
     name: ClassVar[str] = "codebook"
 
-    def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer:
-        """Any matrix will do; few values make it cheap."""
-        form = min(forms(matrix, wanted.reuse), key=lambda each: each.worth(matrix.width))
+    def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer | Declined:
+        """Any matrix will do where somebody asks for it; else at least every second multiplication
+        must be saved."""
+        found = list(forms(matrix, wanted.reuse))
+        if wanted.kernel == "auto":
+            most = int(np.count_nonzero(matrix.weights)) // 2
+            found = [form for form in found if form.products <= most]
+        if not found:
+            return Declined("weights of which many are the same", "too many different ones")
+        form = min(found, key=lambda each: each.worth(matrix.width))
         rounds = 2 if form.order == "sums" and _lags(form.reuse) and not _overlaps(matrix) else 1
         note = ""
         if rounds * form.reuse != wanted.reuse:
@@ -120,8 +127,9 @@ class Codebook:
 
     def _halves(self, matrix: Matrix, wanted: LayerSettings) -> bool:
         """Whether there would be at most half of the multipliers of constant weights."""
+        offer = self.offer(matrix, wanted)
         hard = hard_multiplications(matrix.weights)
-        return 2 * self.offer(matrix, wanted).multipliers <= hard
+        return not isinstance(offer, Declined) and 2 * offer.multipliers <= hard
 
     def cost(self, product: Product) -> Cost:
         """Counted: adders, choices, registers; nobody has synthesised it."""
@@ -194,7 +202,9 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     lanes, steps = lanes_for(nonzero, min(reuse, matrix.inputs))
     multiplying, rounds = lanes_for(count, steps)
     multipliers = multiplying
-    if steps == 1:  # constants
+    if are_powers(matrix.weights, width):
+        multipliers = 0
+    elif steps == 1:  # constants
         multipliers = int(found.by_output[:, csd_digits(found.values) >= HARD_DIGITS].sum())
     bits = data + (-(-nonzero // count) - 1).bit_length()
     spans = count + lanes * (1 - count / nonzero)

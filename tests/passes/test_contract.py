@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
     "prune_channels": {"sparsity": 0.5},
+    "share_weights": {"clusters": 4},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
@@ -37,6 +38,7 @@ REFUSED = [
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
+    ("share_weights", "constants"),
     ("structured", "constants"),
 ]
 """Passes that cannot do anything with a model, and say so."""

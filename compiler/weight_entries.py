@@ -1,0 +1,335 @@
+"""One weight tensor of a file: its numbers and what is known of them, coded and restored.
+
+Weights that are shared are stored as the structure says: an index for each that is not pruned, and
+a number for each class; of hashed and block-circulant weights the numbers alone. All others are
+stored value by value. Of a quantized graph the integers that it rounds to are stored.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fxloom.coded_tensors import (
+    Coded,
+    Pattern,
+    Shape,
+    Stored,
+    decode,
+    encode,
+    of_integers,
+    require,
+    to_integers,
+)
+from fxloom.errors import WeightsError
+from fxloom.sharing import Circulant, Codebook, Hashed, Products, Shared, expanded, holds
+from fxloom.tensor_bits import DTYPES, of_tensor, to_tensor
+
+VALUES, NUMBERS, INDICES, KEPT = "values", "numbers", "indices", "kept"
+"""What may be stored of a tensor: a value for each weight, or a number for each class; the indices
+of a codebook, where 0 is a pruned weight if any may be; which weights are not pruned, where nothing
+else says so."""
+
+MOST_CLASSES = 2**20
+"""Of shared weights, besides 16 for each."""
+
+_BLOCK = 1 << 18
+
+Exponent = Annotated[int, Field(ge=-1100, le=1100)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Structure(_Record):
+    """Which weights are one number, less what is stored beside it. kind: of `sharing`."""
+
+    kind: Literal["codebook", "hashed", "products", "circulant"]
+    size: Positive = 1
+    books: Positive = 1
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    dim: Positive = 1
+    positions: Positive = 1
+
+
+class Entry(_Record):
+    """What a file says of a tensor.
+
+    names: of all tensors that are this one; tied weights have several. dtype, shape, sha256: of the
+    tensor, see `Pattern`. steps: where integers are stored, they count steps of 2**-steps, one
+    number for all or one for each first index. zeros: whether weights are pruned. shared: which
+    weights are one number. coded: what is stored, by kind.
+    """
+
+    names: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    dtype: str
+    shape: Shape
+    sha256: str
+    steps: list[Exponent] = []
+    zeros: bool = False
+    shared: Structure | None = None
+    coded: dict[str, Stored]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A tensor of a graph, and what is known of it.
+
+    integers: what the graph rounds it to, in steps of 2**-steps, one number for all or one for each
+    first index; None where it does not. kept: which weights are not pruned, of bool; None where
+    none are.
+    """
+
+    names: tuple[str, ...]
+    tensor: Tensor
+    integers: Integers | None = None
+    steps: tuple[int, ...] = ()
+    kept: Tensor | None = None
+    shared: Shared | None = None
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An entry and what it speaks of, coded and not."""
+
+    entry: Entry
+    coded: Mapping[str, Coded]
+    patterns: Mapping[str, Pattern]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is stored."""
+        return sum(coded.nbytes for coded in self.coded.values())
+
+
+def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written:
+    """How a tensor is stored, decoded and compared once.
+
+    how: what is done with each part. Raises WeightsError, naming it, for a type that no file has.
+    """
+    pattern = of_tensor(weights.tensor, weights.name)
+    stored = pattern if weights.integers is None else of_integers(weights.integers)
+    entry = Entry(
+        names=list(weights.names),
+        dtype=pattern.dtype,
+        shape=list(pattern.shape),
+        sha256=pattern.sha256(),
+        steps=list(weights.steps),
+        zeros=weights.kept is not None,
+        shared=_structure(weights.shared),
+        coded={},
+    )
+    if weights.shared is not None:
+        _require_classes(weights.shared)
+    for patterns in _ways(weights, stored):
+        found = {kind: how(each) for kind, each in patterns.items()}
+        whole = entry.model_copy(update={"coded": {k: each.stored for k, each in found.items()}})
+        written = Written(whole, found, patterns)
+        try:
+            require_entry(whole, written.nbytes)
+            restore(whole, {kind: decode(c.stored, c.data) for kind, c in found.items()})
+        except WeightsError:  # too small to be believed, or a zero whose sign would be lost
+            continue
+        return written
+    raise AssertionError(weights.name)
+
+
+def _ways(weights: Weights, stored: Pattern) -> list[dict[str, Pattern]]:
+    """What may be stored, the best first; the last can always be restored."""
+    values = to_tensor(stored)
+    known = _indices(weights)
+    ways = []
+    if weights.shared is not None:
+        numbers = _numbers(weights.shared, values, weights.kept)
+        ways.append({NUMBERS: of_tensor(numbers, weights.name), **known})
+    if weights.kept is not None and not isinstance(weights.shared, Codebook):
+        extra = {**known, KEPT: of_tensor(weights.kept.cpu(), weights.name)}
+        ways = [{**way, KEPT: extra[KEPT]} for way in ways]
+        # Where just the zeros are pruned, the values say which.
+        known = known if torch.equal(weights.kept.cpu(), values != 0) else extra
+    return [*ways, {VALUES: stored, **known}]
+
+
+def _indices(weights: Weights) -> dict[str, Pattern]:
+    """Of weights that are shared, what of their structure must be stored."""
+    shared = weights.shared
+    if not isinstance(shared, Codebook | Products):
+        return {}
+    indices = shared.indices
+    if isinstance(shared, Codebook) and weights.kept is not None:
+        wide = indices.to(torch.int32) + 1
+        indices = torch.where(weights.kept.cpu(), wide, 0)
+    most = int(indices.to(torch.int32).max()) if indices.numel() else 0
+    kind = next(k for k in (torch.uint8, torch.uint16, torch.uint32) if most < 256**k.itemsize)
+    return {INDICES: of_tensor(indices.to(kind), weights.name)}
+
+
+def _numbers(shared: Shared, values: Tensor, kept: Tensor | None) -> Tensor:
+    """The number of each class, 0 where no weight has it."""
+    numbers = torch.zeros(shared.classes, dtype=values.dtype)
+    flat = values.reshape(-1)
+    present = None if kept is None else kept.cpu().reshape(-1)
+    for start in range(0, flat.numel(), _BLOCK):
+        stop = min(start + _BLOCK, flat.numel())
+        classes, signs = shared.part(start, stop)
+        part = flat[start:stop] if signs is None else flat[start:stop] * signs
+        if present is not None:
+            part, classes = part[present[start:stop]], classes[present[start:stop]]
+        numbers[classes] = part.to(values.dtype)
+    return numbers
+
+
+def _restored_as(entry: Entry) -> Stored:
+    return Stored(dtype=entry.dtype, shape=entry.shape, coding="raw")
+
+
+def require_entry(entry: Entry, given: int) -> None:
+    """Raise WeightsError for an entry that no encoder makes: kinds that do not belong together,
+    shapes that are not the tensor's, or far more than `given` bytes can say."""
+    require(_restored_as(entry), given)
+    shared, kinds = entry.shared, set(entry.coded)
+    allowed = {VALUES} if shared is None else {VALUES, NUMBERS}
+    if len(kinds & allowed) != 1:
+        raise WeightsError(f"required one of {sorted(allowed)}, got {sorted(kinds)}")
+    has_indices = shared is not None and shared.kind in ("codebook", "products")
+    has_kept = entry.zeros and (shared is None or shared.kind != "codebook")
+    further = ({INDICES} if has_indices else set()) | ({KEPT} if has_kept else set())
+    needed = further - ({KEPT} if VALUES in kinds else set())
+    if not needed <= kinds - allowed <= further:
+        raise WeightsError(f"required {sorted(needed)} besides, got {sorted(kinds - allowed)}")
+    if len(entry.steps) not in (0, 1, *entry.shape[:1]):
+        raise WeightsError(
+            f"required one binary point, or {entry.shape[:1]}, got {len(entry.steps)}"
+        )
+    if entry.steps and not DTYPES[entry.dtype].is_floating_point:
+        raise WeightsError(f"required a type of floats for integers in steps, got {entry.dtype}")
+    shapes = {VALUES: entry.shape, KEPT: entry.shape}
+    if shared is not None and has_indices:
+        shapes[INDICES] = entry.shape if shared.kind == "codebook" else _pieces(shared, entry.shape)
+    for kind, stored in entry.coded.items():
+        if kind in shapes and stored.shape != shapes[kind]:
+            raise WeightsError(f"{kind}: required shape {shapes[kind]}, got {stored.shape}")
+        types = {KEPT: ("BOOL",), INDICES: ("U8", "U16", "U32")}
+        numbers = ("I8", "I16", "I32", "I64") if entry.steps else (entry.dtype,)
+        if stored.dtype not in types.get(kind, numbers):
+            wanted = " or ".join(types.get(kind, numbers))
+            raise WeightsError(f"{kind}: required {wanted}, got {stored.dtype}")
+
+
+def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
+    """The tensor and what is known of it, from what was stored of it.
+
+    Raises WeightsError where the parts do not fit each other or the tensor has another checksum.
+    """
+    kept = None if KEPT not in patterns else to_tensor(patterns[KEPT])
+    shared, kept = _shared(entry, patterns, kept)
+    if shared is not None:
+        _require_classes(shared)
+    if VALUES in patterns:
+        values = to_tensor(patterns[VALUES])
+    else:
+        assert shared is not None
+        numbers = to_tensor(patterns[NUMBERS])
+        if list(numbers.shape) != [shared.classes]:
+            raise WeightsError(
+                f"{NUMBERS}: required {shared.classes} of {shared.identity[0]}, got shape "
+                f"{list(numbers.shape)}"
+            )
+        values = expanded(shared, numbers, kept)
+    if entry.zeros and kept is None:
+        kept = values != 0
+    integers = to_integers(of_tensor(values, entry.name)) if entry.steps else None
+    tensor = values if integers is None else scaled(integers, entry.steps, DTYPES[entry.dtype])
+    found = of_tensor(tensor, entry.name).sha256()
+    if found != entry.sha256:
+        raise WeightsError(
+            f"damaged: required values with SHA-256 {entry.sha256[:16]}..., got {found[:16]}..."
+        )
+    if kept is not None and bool(((values != 0) & ~kept).any()):
+        raise WeightsError("required zeros where weights are pruned, got others")
+    if shared is not None and not holds(shared, values, kept):
+        raise WeightsError(f"required one number a class of {shared.identity[0]}, got several")
+    return Weights(tuple(entry.names), tensor, integers, tuple(entry.steps), kept, shared)
+
+
+def scaled(integers: Integers, steps: list[int] | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Integers in steps of 2**-steps as a tensor of floats."""
+    powers = np.reshape(steps, (-1, *(1,) * (integers.ndim - 1))) if len(steps) > 1 else steps[0]
+    with np.errstate(over="ignore"):
+        real = np.ldexp(integers.astype(np.float64), -np.asarray(powers))
+    return torch.from_numpy(np.asarray(real)).to(dtype)
+
+
+def _structure(shared: Shared | None) -> Structure | None:
+    match shared:
+        case None:
+            return None
+        case Codebook():
+            return Structure(kind="codebook", size=shared.size, books=shared.books)
+        case Hashed():
+            return Structure(kind="hashed", size=shared.buckets, seed=shared.seed)
+        case Products():
+            return Structure(kind="products", size=shared.size, dim=shared.dim)
+        case Circulant():
+            return Structure(kind="circulant", size=shared.block, positions=shared.positions)
+    raise AssertionError(type(shared).__name__)
+
+
+def _pieces(structure: Structure, shape: list[int]) -> list[int]:
+    return [shape[0] if shape else 1, -(-prod(shape[1:]) // structure.dim)]
+
+
+def _shared(
+    entry: Entry, patterns: Mapping[str, Pattern], kept: Tensor | None
+) -> tuple[Shared | None, Tensor | None]:
+    """The classes of weights, and which are kept where a codebook's indices say so."""
+    structure, shape = entry.shared, tuple(entry.shape)
+    if structure is None:
+        return None, kept
+    if structure.kind == "hashed":
+        return Hashed(shape, structure.size, structure.seed), kept
+    if structure.kind == "circulant":
+        if len(shape) < 2 or shape[1] % structure.positions:
+            raise WeightsError(
+                f"required a matrix for circulant blocks at {structure.positions} positions, got "
+                f"shape {list(shape)}"
+            )
+        return Circulant(shape, structure.size, structure.positions), kept
+    indices = to_tensor(patterns[INDICES]).to(torch.int32)
+    if structure.kind == "codebook" and entry.zeros:
+        kept = indices > 0
+        indices = (indices - 1).clamp_(min=0)
+    if indices.numel() and int(indices.max()) >= structure.size:
+        raise WeightsError(
+            f"{INDICES}: required less than {structure.size}, got {int(indices.max())}"
+        )
+    if structure.kind == "codebook":
+        return Codebook.of(indices, structure.size, structure.books), kept
+    return Products.of(shape, indices, structure.size, structure.dim), kept
+
+
+def _require_classes(shared: Shared) -> None:
+    """Raise WeightsError where there are so many classes that just a number for each would fill a
+    memory."""
+    most = MOST_CLASSES + 16 * prod(shared.shape)
+    if shared.classes > most:
+        raise WeightsError(
+            f"required at most {most:,} classes of shared weights, got {shared.classes:,}: "
+            f"{shared.identity[0]}"
+        )
