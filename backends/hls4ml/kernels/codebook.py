@@ -62,13 +62,7 @@ def _sums(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
         typedef("multiplying", f"{config}_multiplying"),
         typedef("engine", f"fxloom::codebook_sums<{config}>"),
     ]
-    return {"values": values}, of.kernel(_name(of), lines, [values.name], *before)
-
-
-def _name(of: MatrixSite) -> str:
-    """Of the functions: those of linear layers in one step, of one position, have no loops."""
-    once = of.matrix.rows == 0 and of.matrix.positions == of.given.reuse == 1
-    return "codebook_once" if once else "codebook"
+    return {"values": values}, of.kernel(of.loops(), lines, [values.name], *before)
 
 
 def _owners(layout: SparseLayout) -> np.ndarray:
@@ -114,4 +108,4 @@ def _products(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
         typedef("engine", f"fxloom::codebook_products<{config}>"),
     ]
     before = table(f"{config}_values", values.reshape(-1).tolist(), "long long")
-    return {"indices": indices}, of.kernel(_name(of), lines, [indices.name], before)
+    return {"indices": indices}, of.kernel(of.loops(), lines, [indices.name], before)
