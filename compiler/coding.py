@@ -100,24 +100,24 @@ def decode_weights(coded: CodedWeights) -> Array:
         )
     if head.plain:
         patterns = unpack_patterns(coded.weights, head.width, count)
+        weights = from_patterns(patterns, head.width, head.signed, dtype)
     else:
         values = [reader.bits(head.width) for _ in range(head.values)]
         reader.align()
-        codebook = np.array(values, np.uint64)
+        codebook = from_patterns(np.array(values, np.uint64), head.width, head.signed, dtype)
         indices = decode(coded.weights, head.stored)
         if indices.size and indices.max() >= codebook.size:
             raise CodingError(
                 f"damaged coded weights: indices below {codebook.size} are required, got "
                 f"{indices.max()}. Get the file again"
             )
-        patterns = codebook[indices]
+        weights = codebook[indices]
         if head.index_bits:
-            patterns = _spread(patterns, decode(coded.runs, head.stored), count)
-    weights = from_patterns(patterns, head.width, head.signed, dtype)
+            weights = _spread(weights, decode(coded.runs, head.stored), count)
     return weights.reshape(coded.shape)
 
 
-def _spread(patterns: Array, runs: Array, count: int) -> Array:
+def _spread(stored: Array, runs: Array, count: int) -> Array:
     """Stored weights where they belong, zero between them."""
     where = np.cumsum(runs, dtype=np.int64)
     where += np.arange(runs.size)
@@ -126,6 +126,6 @@ def _spread(patterns: Array, runs: Array, count: int) -> Array:
             f"damaged coded weights: run lengths must end within {count:,} weights, got "
             f"{where[-1] + 1:,}. Get the file again"
         )
-    found = np.zeros(count, patterns.dtype)
-    found[where] = patterns
+    found = np.zeros(count, stored.dtype)
+    found[where] = stored
     return found

@@ -5,7 +5,7 @@ a number for each class; of hashed and block-circulant weights the numbers alone
 stored value by value. Of a quantized graph the integers that it rounds to are stored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any, Literal
@@ -171,13 +171,18 @@ def _indices(weights: Weights) -> dict[str, Pattern]:
     shared = weights.shared
     if not isinstance(shared, Codebook | Products):
         return {}
-    indices = shared.indices
+    indices = _computable(shared.indices, shared.size + 1)
     if isinstance(shared, Codebook) and weights.kept is not None:
-        wide = indices.to(torch.int32) + 1
-        indices = torch.where(weights.kept.cpu(), wide, 0)
-    most = int(indices.to(torch.int32).max()) if indices.numel() else 0
+        indices = (indices + 1) * weights.kept.cpu()
+    most = int(indices.max()) if indices.numel() else 0
     kind = next(k for k in (torch.uint8, torch.uint16, torch.uint32) if most < 256**k.itemsize)
     return {INDICES: of_tensor(indices.to(kind), weights.name)}
+
+
+def _computable(indices: Tensor, below: int) -> Tensor:
+    """Indices in a type that torch calculates with; bytes where all numbers below fit."""
+    is_small = indices.dtype == torch.uint8 and below <= 256
+    return indices if is_small else indices.to(torch.int32)
 
 
 def _numbers(shared: Shared, values: Tensor, kept: Tensor | None) -> Tensor:
@@ -268,12 +273,17 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
     return Weights(tuple(entry.names), tensor, integers, tuple(entry.steps), kept, shared)
 
 
-def scaled(integers: Integers, steps: list[int] | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def scaled(integers: Integers, steps: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Integers in steps of 2**-steps as a tensor of floats."""
-    powers = np.reshape(steps, (-1, *(1,) * (integers.ndim - 1))) if len(steps) > 1 else steps[0]
-    with np.errstate(over="ignore"):
-        real = np.ldexp(integers.astype(np.float64), -np.asarray(powers))
-    return torch.from_numpy(np.asarray(real)).to(dtype)
+    real = torch.empty(integers.shape, dtype=dtype)
+    rows = [(integers, real)] if len(steps) == 1 else zip(integers, real, strict=True)
+    for (whole, row), step in zip(rows, steps, strict=True):
+        flat, filled = whole.reshape(-1), row.view(-1)
+        for start in range(0, flat.size, _BLOCK):
+            with np.errstate(over="ignore"):
+                part = np.ldexp(flat[start : start + _BLOCK].astype(np.float64), -step)
+            filled[start : start + _BLOCK] = torch.from_numpy(part)
+    return real
 
 
 def _structure(shared: Shared | None) -> Structure | None:
@@ -311,10 +321,10 @@ def _shared(
                 f"shape {list(shape)}"
             )
         return Circulant(shape, structure.size, structure.positions), kept
-    indices = to_tensor(patterns[INDICES]).to(torch.int32)
+    indices = _computable(to_tensor(patterns[INDICES]), structure.size)
     if structure.kind == "codebook" and entry.zeros:
         kept = indices > 0
-        indices = (indices - 1).clamp_(min=0)
+        indices = indices - kept.to(indices.dtype)
     if indices.numel() and int(indices.max()) >= structure.size:
         raise WeightsError(
             f"{INDICES}: required less than {structure.size}, got {int(indices.max())}"

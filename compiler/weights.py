@@ -111,6 +111,9 @@ def weights_of(graph: nn.Module) -> Iterator[Weights]:
         kept = shared = None
         if isinstance(graph, fx.GraphModule):
             kept, shared = kept_weights(graph, first), shared_weights(graph, first)
+        if kept is not None and integers is None:
+            # A weight times a mask may be -0.0, which would be another value to store.
+            tensor = tensor.detach().masked_fill(~kept.to(tensor.device), 0)
         yield Weights(tuple(names), tensor, integers, steps, kept, shared)
 
 

@@ -341,8 +341,9 @@ template <class T> long long to_integer(const T &x) {
 #endif
 #include "fxloom_sparse.h"
 #include "fxloom_huffman.h"
-#include "fxloom_circulant.h"
 #include "fxloom_codebook.h"
+#include "fxloom_circulant.h"
+#include "fxloom_engines.h"
 #include "fxloom_tables.h"
 
 #endif

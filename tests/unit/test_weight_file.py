@@ -152,6 +152,16 @@ def test_weights_that_are_zero_and_not_pruned_stay_so(tmp_path: Path) -> None:
     assert known(loaded) == known(graph)
 
 
+def test_pruned_weights_have_no_sign(tmp_path: Path) -> None:
+    graph = copy_graph(stage("pruned"))
+    graph.first.weight = nn.Parameter(graph.first.weight * 1.0)
+    negative = facts(graph)["first.weight"].kept.logical_not()
+    with torch.no_grad():
+        graph.first.weight[negative] = -0.0
+    fxloom.save_weights(graph, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == saved("pruned", tmp_path).read_bytes()
+
+
 def test_hashed_and_circulant_weights_store_their_numbers_alone(tmp_path: Path) -> None:
     for name, count in (("hashed", 50), ("circulant", 8 * 5 * 5)):
         written = read_coded(saved(name, tmp_path))
