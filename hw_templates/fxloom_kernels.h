@@ -340,6 +340,7 @@ template <class T> long long to_integer(const T &x) {
 #include "fxloom_streams.h"
 #endif
 #include "fxloom_sparse.h"
+#include "fxloom_huffman.h"
 #include "fxloom_codebook.h"
 #include "fxloom_circulant.h"
 #include "fxloom_engines.h"

@@ -36,6 +36,7 @@ INCLUDED = (
     "fxloom_circulant.h",
     "fxloom_codebook.h",
     "fxloom_engines.h",
+    "fxloom_huffman.h",
     "fxloom_tables.h",
 )
 """Included by KERNELS."""

@@ -57,11 +57,13 @@ def _rendered(
     spans = f"spans{of.site.index}"
     lines = [
         *constants(n_spans=len(layout.ends), n_indices=indices.size),
+        *constants(n_words=words.mantissas.size, word_parts=layout.lanes),
         *constants(index_parts=indices.size if wired else layout.lanes),
         f"static const bool wired = {str(wired).lower()};",
         f"static const bool implied = {str(implied).lower()};",
         typedef("i_t", f"fxloom::uint_t<{width}>"),
         typedef("product", of.product()),
+        typedef("source", f"fxloom::stored_words<{of.site.config}>"),
         *weight,
         f"static int end(int s) {{ return {spans}_end[s]; }}",
         f"static int output(int s) {{ return {spans}_output[s]; }}",
