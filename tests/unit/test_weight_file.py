@@ -250,6 +250,15 @@ def test_widths_of_run_lengths_are_asked_for(tmp_path: Path) -> None:
     rows = {row.name: row for row in storage_of_file(tmp_path / "w").rows}
     assert {rows["first.weight"].index_bits, rows["last.weight"].index_bits} <= {0, 2}
     assert 2 in (rows["first.weight"].index_bits, rows["last.weight"].index_bits)
+    with pytest.raises(WeightsError, match="index_bits: required 0 to 16, got 17"):
+        fxloom.save_weights(stage("pruned"), tmp_path / "w", index_bits=17)
+
+
+def test_what_is_known_and_not_true_is_not_written(tmp_path: Path) -> None:
+    graph = copy_graph(stage("codebook"))
+    graph.first.weight = nn.Parameter(graph.first.weight + torch.randn(36, 24))
+    with pytest.raises(WeightsError, match="first.weight: required one number a class of a code"):
+        fxloom.save_weights(graph, tmp_path / "w")
 
 
 # What is no file of weights -----------------------------------------------------------------------
