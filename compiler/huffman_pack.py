@@ -42,17 +42,17 @@ def _pieces(symbols: npt.NDArray[Any], code: Code) -> Iterator[Pieces]:
     if whole:
         low = np.tile(single, 256)
         high = np.repeat(single, 256)
-        double = _two(low, high)  # of two symbols, the first of which is the lower byte
+        double = two(low, high)  # of two symbols, the first of which is the lower byte
         for start in range(0, whole, _CHUNK):
             yield double.take(symbols[start : start + _CHUNK].view("<u2"))
     for start in range(whole, symbols.size, _CHUNK):
         chunk = symbols[start : start + _CHUNK]
         pieces = np.zeros(-(-chunk.size // 4) * 4, np.uint64)
         pieces[: chunk.size] = single.take(chunk)
-        yield _two(pieces[0::2], pieces[1::2])
+        yield two(pieces[0::2], pieces[1::2])
 
 
-def _two(first: Pieces, second: Pieces) -> Pieces:
+def two(first: Pieces, second: Pieces) -> Pieces:
     """Pieces of at most 16 bits in pairs."""
     length = first >> SHIFT
     return first + ((second & _MASK) << length) + (second >> SHIFT << SHIFT)

@@ -6,14 +6,18 @@ the rate against 32-bit floats; without and with Huffman codes, all that is stor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from fxloom.fixed_point import IntArray
     from fxloom.program import Program
     from fxloom.storage import Storage
 
 FLOAT_BITS = 32
+BLOCK_BITS = 8
+"""Of the size of circulant blocks."""
 
 What = Literal["weights", "biases", "tables"]
 
@@ -163,7 +167,37 @@ def _counted(program: Program) -> Iterator[StorageRow]:
 
     kinds = dict(_kinds(program))
     for name, constant in program.constants.items():
-        yield row_of(name, kinds.get(name, "biases"), account(constant.data))
+        what = kinds.get(name, "biases")
+        row = row_of(name, what, account(constant.data))
+        yield _in_blocks(row, constant.data) if what == "weights" else row
+
+
+def _in_blocks(row: StorageRow, weights: IntArray) -> StorageRow:
+    """The row of weights whose matrices [inputs, outputs] are block-circulant, with one value a
+    diagonal and the size of a block; the row itself if they are not, or that takes more."""
+    from fxloom.circulant_layout import diagonals, find_block
+    from fxloom.coding import account
+
+    if weights.ndim < 2:
+        return row
+    taps, matrix = prod(weights.shape[:-2]), weights.reshape(-1, weights.shape[-1])
+    if (block := find_block(matrix, taps)) == 1:
+        return row
+    found = row_of(
+        f"{row.name}, circulant {block}",
+        row.what,
+        account(diagonals(matrix, taps, block).reshape(-1)),
+    )
+    if found.huffman_bits + BLOCK_BITS >= row.huffman_bits:
+        return row
+    return replace(
+        found,
+        weights=row.weights,
+        kept=row.kept,
+        codebook=found.codebook + BLOCK_BITS,
+        bits=found.bits + BLOCK_BITS,
+        huffman_bits=found.huffman_bits + BLOCK_BITS,
+    )
 
 
 def _kinds(program: Program) -> Iterable[tuple[str, What]]:

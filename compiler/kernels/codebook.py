@@ -212,7 +212,7 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     adders = spans - count + (lanes if steps > 1 else 0)
     product_adders = product_spans - n_out + (multiplying if rounds > 1 else 0)
     luts = adders * _adder(bits) + product_adders * _adder(accumulator)
-    luts += 2 * (lanes * _wires(steps, data) + multiplying * _wires(rounds, bits))
+    luts += 2 * (lanes * wired_luts(steps, data) + multiplying * wired_luts(rounds, bits))
     luts += _luts_of_products(matrix, multipliers, bits)
     registers = matrix.inputs * data + (spans + count) * bits + product_spans * accumulator
     if steps > 1:
@@ -241,8 +241,8 @@ def _products(matrix: Matrix, found: Codebooks, reuse: int, accumulator: int) ->
     hard = wide * int((csd_digits(found.values) >= HARD_DIGITS).sum())
     bits = data + width
     index = index_width(found.symbols)
-    luts = lanes * wide * (_adder(accumulator) + 2 * found.symbols * bits / 4)
-    luts += 2 * (wide * _wires(blocks, data) + lanes * _wires(turns, accumulator))
+    luts = lanes * wide * (_adder(accumulator) + 2 * chosen_luts(found.symbols, bits))
+    luts += 2 * (wide * wired_luts(blocks, data) + lanes * wired_luts(turns, accumulator))
     luts += _luts_of_products(matrix, hard, data)
     word = lanes * wide * index
     registers = matrix.inputs * data + n_out * accumulator + products * bits + word
@@ -265,9 +265,14 @@ def _adder(bits: int) -> int:
     return bits + features.ADDER_OVERHEAD
 
 
-def _wires(count: int, bits: int) -> float:
-    """A choice of one of so many wires, by the step: benchmarks/sparse_operands."""
+def wired_luts(count: int, bits: int) -> float:
+    """Of a choice of one of so many wires, by the step (benchmarks/sparse_operands)."""
     return count * bits / 4 + bits if count > 1 else 0
+
+
+def chosen_luts(symbols: int, bits: int) -> float:
+    """Of a choice of one of so many products, by an index (benchmarks/codebook_lanes)."""
+    return symbols * bits / 4
 
 
 def _luts_of_products(matrix: Matrix, multipliers: int, bits: int) -> float:

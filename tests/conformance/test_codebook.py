@@ -131,6 +131,18 @@ def test_codebooks_of_ac_types(tmp_path: Path) -> None:
     assert differences(program, target, tmp_path) == {}
 
 
+def wide_program(order: str) -> Program:
+    """Weights of 40 bits; groups, so that sums come first, or none."""
+    rng = np.random.default_rng(3)
+    b = ProgramBuilder()
+    x, op = b.input("x", (3, 3, 4), FixedPoint(9, 4)), ops.Conv(groups=2 if order == "sums" else 1)
+    values = rng.integers(-(1 << 39), 1 << 39, 3)
+    w = rng.choice(values, (2, 2, 4 // op.groups, 6))
+    y = b.emit(op, [x, b.constant("w", w, FixedPoint(40, 20))], order)
+    b.output(b.emit(ops.Requantize(FixedPoint(30, 12), Rounding.RND), [y], order), "y")
+    return b.build()
+
+
 @needs_compiler
 @pytest.mark.usefixtures("either_order")
 def test_memories_as_wide_as_their_words_hold_the_same(
@@ -139,7 +151,8 @@ def test_memories_as_wide_as_their_words_hold_the_same(
     """What synthesis reads: arrays of ap_int instead of built-in integers."""
     monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-DFXLOOM_LITERALS"))
     pairs = [("linear", "few"), ("time-distributed", "zeros"), ("conv2d", "few"), ("groups", "few")]
-    program = pack([shared_program(*pair, number) for number, pair in enumerate(pairs)])
+    programs = [shared_program(*pair, number) for number, pair in enumerate(pairs)]
+    program = pack([*programs, wide_program("sums"), wide_program("products")])
     target = Target(io="stream", kernel="codebook", reuse=4)
     assert differences(program, target, tmp_path) == {}
 

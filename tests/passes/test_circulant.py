@@ -13,7 +13,7 @@ from fxloom.errors import RecipeError
 from fxloom.facts import sharing
 from fxloom.frontend import capture
 from fxloom.graph import constant
-from fxloom.passes import Circulant, Finetune, FoldBatchnorm, Prune, Quantize
+from fxloom.passes import Circulant, Finetune, Prune, Quantize
 from fxloom.passes.prunable import find_prunable
 from fxloom.recipe import Pass, Recipe
 from fxloom.target import Target
@@ -123,17 +123,15 @@ def test_the_circulant_kernel_is_taken_for_what_the_pass_made() -> None:
     assert kernels["hidden"] == kernels["conv"] == "circulant"
 
 
-def test_a_batch_norm_must_be_folded_before() -> None:
+def test_batch_norms_are_folded_before_they_would_scale_outputs_apart() -> None:
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)
     )
+    nn.init.uniform_(model[1].weight, 0.5, 2)  # type: ignore[arg-type]
     graph, data = made(model)
-    result = Circulant()(graph)
-    assert result.summary["notes"] == {
-        "0": "a batch norm follows, which would scale its outputs: put fold_batchnorm before"
-    }
-    folded = Recipe([FoldBatchnorm(), Circulant(), Quantize()]).run(graph, data).graph
-    matrix, taps = integers(folded)["0"]
+    result = Recipe([Circulant(), Quantize()]).run(graph, data)
+    assert result.steps[0].summary["folded"]
+    matrix, taps = integers(result.graph)["0"]
     assert find_block(matrix, taps) == 4
 
 

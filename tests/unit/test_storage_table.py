@@ -85,3 +85,19 @@ def test_published_rows_of_deep_compression_are_as_published(
     paper = published(weights, kept, weight_bits, index_bits, weight_code=5, index_code=4)
     cells = row_of("ip1", "weights", paper).cells()
     assert float(cells[-1].partition("%")[0]) == pytest.approx(rate, rel=0.1)
+
+
+def test_of_circulant_weights_a_diagonal_is_one_number() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(-128, 128, (3, 5, 4, 8))  # taps, blocks of inputs and outputs
+    channel, output = np.arange(40)[:, None], np.arange(32)
+    weights = values[:, channel // 8, output // 8, (output - channel) % 8]
+    b = ProgramBuilder()
+    w = b.constant("w", weights.reshape(1, 3, 40, 32), FixedPoint(8, 1))
+    x = b.input("x", (1, 5, 40), FixedPoint(8, 1))
+    b.output(b.emit(ops.Conv(), [x, w], "conv"), "y")
+    (row,) = storage_rows(b.build())
+    diagonals = account(values.reshape(-1))
+    assert (row.name, row.weights, row.stored) == ("w, circulant 8", 3 * 40 * 32, values.size)
+    assert row.huffman_bits == (diagonals.huffman_bits or 0) + 8
+    assert row.bits == diagonals.bits + 8
