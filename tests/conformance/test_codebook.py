@@ -282,7 +282,7 @@ def test_the_generated_code_does_a_sixteenth_of_the_products_and_is_exact(
     assert differences(program, target, tmp_path) == {}
     folder = tmp_path / "project"
     lines = (folder / "firmware" / "myproject.cpp").read_text().splitlines()
-    call = next(line for line in lines if "codebook_matmul<config2>(" in line)
+    call = next(line for line in lines if "_matmul<config2>(" in line)
     call = re.sub(r"\bn1_x\b", "x", call.replace("config2>", "config>").replace("layer2_out", "y"))
     source = COUNTING.replace("@CONFIG@", COUNTER + COUNTED[order]).replace("@CALL@", call)
     source = source.replace("@N_IN@", "256").replace("@N_OUT@", "256")
