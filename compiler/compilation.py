@@ -244,7 +244,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], list[Written]]:
-    """What weights take and how they are stored if a pass of the recipe codes them; else nothing."""
+    """What weights take and how they are stored; nothing where no pass of the recipe codes them."""
     coding = [step for step in recipe.passes if isinstance(step, passes.CodeWeights)]
     rows, found = [], []
     for written in coding[-1].coded(graph) if coding else ():
