@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import overload
 
@@ -42,7 +43,9 @@ def save_weights(
     if index_bits is not None and not 0 <= index_bits <= LONGEST:
         raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits}")
     how = partial(encode, index_bits=index_bits)
-    write_weights(path, [coded(weights, how) for weights in weights_of(graph)])
+    # One after the other, for what is not coded yet may be a second model.
+    found = (coded(weights, how) for weights in weights_of(graph))
+    write_weights(path, [replace(written, patterns={}) for written in found])
 
 
 @overload
