@@ -6,37 +6,26 @@ its own, so that its peak is its own.
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.alone import each_alone, peak_kb, timed
+
 SPARSITY = 0.6
 GATES = {
     "threshold": {"seconds": 0.28, "grown_mb": 16.0},
     "vgg16": {"seconds": 60.0, "peak_gb": 4.0},
 }
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure_all(names: Sequence[str] | None, quick: bool) -> Iterator[dict[str, Any]]:
     """One record a case."""
-    for name in names or list(GATES):
-        run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.prune_scale", name, str(1 if quick else 5)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        yield json.loads(run.stdout.splitlines()[-1])
+    yield from each_alone("prune_scale", names or list(GATES), "1" if quick else "5")
 
 
 def measure_threshold(rounds: int) -> dict[str, Any]:
@@ -53,11 +42,11 @@ def measure_threshold(rounds: int) -> dict[str, Any]:
     total = sum(w.numel() for w in weights)
     count = round(SPARSITY * total)
     threshold([torch.randn(1000)], 10)  # NumPy's generator is loaded at its first use
-    before = _peak()
-    ours = [_timed(lambda: threshold(weights, count)) for _ in range(rounds)]
-    grown = (_peak() - before) / 2**10
+    before = peak_kb()
+    ours = [timed(lambda: threshold(weights, count)) for _ in range(rounds)]
+    grown = (peak_kb() - before) / 2**10
     others = [
-        _timed(
+        timed(
             lambda: np.partition(
                 np.abs(np.concatenate([w.reshape(-1).numpy() for w in weights])), count - 1
             )[count - 1]
@@ -73,7 +62,7 @@ def measure_threshold(rounds: int) -> dict[str, Any]:
         "partition_s": partition,
         "partition_over_ours": partition / seconds,
         "grown_mb": grown,
-        "partition_grown_mb": (_peak() - before) / 2**10,
+        "partition_grown_mb": (peak_kb() - before) / 2**10,
     }
 
 
@@ -101,19 +90,8 @@ def measure_vgg16(rounds: int) -> dict[str, Any]:
         "weights": weights,
         "seconds": seconds,
         "capture_s": captured,
-        "peak_gb": _peak() / 2**20,
+        "peak_gb": peak_kb() / 2**20,
     }
-
-
-def _timed(call: Any) -> tuple[Any, float]:
-    begin = process_time()
-    return call(), process_time() - begin
-
-
-def _peak() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:

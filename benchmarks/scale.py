@@ -5,41 +5,29 @@ torch imports on its first export is not counted (a tiny model is captured befor
 """
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from benchmarks.alone import each_alone, peak_kb
 
 IMAGES = 64
 GATES = {
     "resnet50": {"capture_s": 3.0, "quantize_and_lower_s": 60.0, "peak_gb": 4.0},
     "vgg16": {"peak_gb": 4.0},
 }
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure_all(names: Sequence[str] | None, quick: bool) -> Iterator[dict[str, Any]]:
     """One record a model. quick: ResNet-50 only."""
-    for name in names or (["resnet50"] if quick else ["resnet50", "vgg16"]):
-        run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.scale", name],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        yield json.loads(run.stdout.splitlines()[-1])
+    yield from each_alone("scale", names or (["resnet50"] if quick else ["resnet50", "vgg16"]))
 
 
 def measure(name: str) -> dict[str, Any]:
     """All steps on one model, in this process."""
-    import resource
 
     import torch
 
@@ -67,7 +55,7 @@ def measure(name: str) -> dict[str, Any]:
     begin = time.process_time()
     fxloom.simulate(program, x[:1].numpy())
     figures["first_image_s"] = time.process_time() - begin
-    figures["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    figures["peak_gb"] = peak_kb() / 2**20
     return figures
 
 

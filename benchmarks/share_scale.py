@@ -1,4 +1,5 @@
-"""Weight sharing at the size of VGG-16: k-means on its largest layer, and prune, share, quantize.
+"""Weight sharing at the size of VGG-16: k-means on its largest layer, and Deep Compression: prune,
+share, quantize, code.
 
 k-means beside the least error that there is, by the same dynamic programme on far finer bins and
 far more points. One thread, CPU time, median. Each case runs in a process of its own, so that its
@@ -6,16 +7,15 @@ peak is its own.
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any
 
 from rich.table import Table
+
+from benchmarks.alone import each_alone, peak_kb, timed
 
 WEIGHTS = 4096 * 25088
 CLUSTERS = 256
@@ -28,21 +28,11 @@ GATES = {
     "kmeans": {"seconds": 0.72, "error_over_optimum": 1.01},
     "vgg16": {"seconds": 90.0, "peak_gb": 4.0},
 }
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure_all(names: Sequence[str] | None, quick: bool) -> Iterator[dict[str, Any]]:
     """One record a case."""
-    for name in names or list(GATES):
-        run = subprocess.run(
-            [sys.executable, "-m", "benchmarks.share_scale", name, str(1 if quick else 5)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        yield json.loads(run.stdout.splitlines()[-1])
+    yield from each_alone("share_scale", names or list(GATES), "1" if quick else "5")
 
 
 def measure_kmeans(rounds: int) -> dict[str, Any]:
@@ -59,7 +49,7 @@ def measure_kmeans(rounds: int) -> dict[str, Any]:
         return sum(float((x.double() - centroids[n.long()]).square().sum()) for x, n in parts)
 
     kmeans.cluster(values[:100_000], CLUSTERS)
-    found = [_timed(lambda: kmeans.cluster(values, CLUSTERS)) for _ in range(rounds)]
+    found = [timed(lambda: kmeans.cluster(values, CLUSTERS)) for _ in range(rounds)]
     ours = error(*found[0][0])
     kmeans.BINS, kmeans.WORK = kmeans.BINS * FINER, kmeans.WORK * FINER
     optimum = error(*kmeans.cluster(values, CLUSTERS))
@@ -77,7 +67,7 @@ def measure_vgg16(rounds: int) -> dict[str, Any]:
 
     import fxloom
     from benchmarks.models import CASES, LARGE
-    from fxloom.passes import Prune, Quantize, ShareWeights
+    from fxloom.passes import CodeWeights, Prune, Quantize, ShareWeights
 
     torch.set_num_threads(1)
     fxloom.capture(CASES[0].model(), CASES[0].inputs(2))
@@ -88,6 +78,7 @@ def measure_vgg16(rounds: int) -> dict[str, Any]:
         Prune(sparsity=SPARSITY, scope="layer"),
         ShareWeights(bits=8, centroid_bits=8, layers={name: {"bits": 5} for name in linear}),
         Quantize(weights=8),
+        CodeWeights(),
     ]
     begin = process_time()
     graph = fxloom.capture(model, x[:2])
@@ -96,7 +87,8 @@ def measure_vgg16(rounds: int) -> dict[str, Any]:
     data = fxloom.Data.of(x)
     for step in steps:
         start = process_time()
-        graph = fxloom.Recipe([step]).run(graph, data).graph
+        run = fxloom.Recipe([step]).run(graph, data)
+        graph = run.graph
         taken[step.name] = process_time() - start
     seconds = process_time() - begin
     return {
@@ -104,19 +96,9 @@ def measure_vgg16(rounds: int) -> dict[str, Any]:
         "weights": sum(p.numel() for p in model.parameters() if p.dim() > 1),
         "seconds": seconds,
         "steps_s": taken,
-        "peak_gb": _peak() / 2**20,
+        "peak_gb": peak_kb() / 2**20,
+        "stored": run.steps[0].summary["remarks"],
     }
-
-
-def _timed(call: Any) -> tuple[Any, float]:
-    begin = process_time()
-    return call(), process_time() - begin
-
-
-def _peak() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:

@@ -39,12 +39,13 @@ def _width(count: int) -> int:
     return max((count - 1).bit_length(), 1)
 
 
-def luts(text: str) -> int:
-    """LUTs of a module."""
+def luts(text: str, options: str = "") -> int:
+    """LUTs of a module. options: for synth_xilinx."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "lane.v"
         source.write_text(text)
-        script = f"read_verilog {source}; synth_xilinx -family xcup -noiopad -top lane; stat"
+        synthesis = f"synth_xilinx -family xcup -noiopad {options} -top lane"
+        script = f"read_verilog {source}; {synthesis}; stat"
         run = subprocess.run(["yosys", "-p", script], capture_output=True, text=True, check=True)
     last = run.stdout.rpartition("Printing statistics")[2]
     return sum(int(count) for count in re.findall(r"\bLUT\d\s+(\d+)", last))

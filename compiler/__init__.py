@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ToolError,
         UnsupportedLayer,
         VerifyError,
+        WeightsError,
     )
     from fxloom.estimation import estimate
     from fxloom.exact import exact_forward
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fxloom.target import Target
     from fxloom.trace_report import Trace
     from fxloom.tracing import trace
+    from fxloom.weights import load_weights, save_weights
 
     __version__: str
 
@@ -64,6 +66,7 @@ __all__ = [
     "Trace",
     "UnsupportedLayer",
     "VerifyError",
+    "WeightsError",
     "__version__",
     "backends",
     "capture",
@@ -73,10 +76,12 @@ __all__ = [
     "exact_forward",
     "load_model",
     "load_program",
+    "load_weights",
     "lower",
     "open_build",
     "passes",
     "save_program",
+    "save_weights",
     "simulate",
     "trace",
 ]
@@ -102,6 +107,7 @@ _HOME = MappingProxyType(
         "Trace": "trace_report",
         "UnsupportedLayer": "errors",
         "VerifyError": "errors",
+        "WeightsError": "errors",
         "capture": "frontend",
         "check": "checking",
         "compile": "compilation",
@@ -109,9 +115,11 @@ _HOME = MappingProxyType(
         "exact_forward": "exact",
         "load_model": "model_file",
         "load_program": "program_file",
+        "load_weights": "weights",
         "lower": "lowering",
         "open_build": "compilation",
         "save_program": "program_file",
+        "save_weights": "weights",
         "simulate": "backends.simulator",
         "trace": "tracing",
     }

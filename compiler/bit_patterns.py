@@ -43,11 +43,14 @@ def from_patterns(patterns: Array, width: int, signed: bool, dtype: np.dtype[Any
     """The numbers that `to_patterns` was given."""
     if dtype.kind == "f":
         return patterns.astype(unsigned_type(width)).view(dtype)
-    wide = patterns.astype(np.uint64)
-    if signed and width < 64:
-        sign = np.uint64(1 << (width - 1))
-        wide = (wide ^ sign) - sign  # modulo 2**64
-    return wide.view(np.int64).astype(dtype)
+    numbers = np.empty(patterns.size, dtype)
+    sign = np.uint64(1 << (width - 1))
+    for start in range(0, patterns.size, _CHUNK):
+        wide = patterns[start : start + _CHUNK].astype(np.uint64)
+        if signed and width < 64:
+            wide = (wide ^ sign) - sign  # modulo 2**64
+        numbers[start : start + _CHUNK] = wide.view(np.int64)
+    return numbers
 
 
 def pack_patterns(patterns: Array, width: int) -> bytes:

@@ -140,8 +140,9 @@ def _is_circulant(part: IntArray, block: int) -> bool:
     return np.array_equal(flat, flat[:, first[members.reshape(-1)]])
 
 
-def lay_out_circulant(matrix: IntArray, taps: int, block: int, reuse: int) -> CirculantLayout:
-    """The layout of a block-circulant matrix[n_in, n_out] for lanes of at most `reuse` steps."""
+def diagonals(matrix: IntArray, taps: int, block: int) -> IntArray:
+    """The value of every class of a block-circulant matrix[n_in, n_out], by block of outputs, tap,
+    block of inputs and class; 0 where a block that is cut off has no weight of a class."""
     n_in, n_out = matrix.shape
     weights = matrix.reshape(taps, n_in // taps, n_out)
     rows, columns = input_blocks(n_in, taps, block), -(-n_out // block)
@@ -151,6 +152,13 @@ def lay_out_circulant(matrix: IntArray, taps: int, block: int, reuse: int) -> Ci
             members = weights[:, channel::block, output::block].transpose(2, 0, 1)
             n_columns, _, n_rows = members.shape
             found[:n_columns, :, :n_rows, (output - channel) % block] = members
+    return found
+
+
+def lay_out_circulant(matrix: IntArray, taps: int, block: int, reuse: int) -> CirculantLayout:
+    """The layout of a block-circulant matrix[n_in, n_out] for lanes of at most `reuse` steps."""
+    found = diagonals(matrix, taps, block)
+    columns, rows = found.shape[0], found.shape[1] * found.shape[2]
     lanes, steps = lanes_for(found.size, reuse)
     values = np.zeros(lanes * steps, matrix.dtype)
     values[: found.size] = found.reshape(-1)

@@ -260,6 +260,8 @@ def compile_(
         return
     typer.echo(build.report.to_text(_width()))
     typer.echo(f"build:   {out}\nproject: {build.project.directory}")
+    if build.weights is not None:
+        typer.echo(f"weights: {build.weights}, {build.weights.stat().st_size:,} bytes")
     if build.target.backend == "oneAPI":  # g++ cannot run such a project
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
     else:
@@ -382,6 +384,65 @@ def _report_measured(
         _write(html, opened.report.to_html(found))
     if json or html is None:
         typer.echo(found.to_json() if json else found.to_text(), nl=False)
+
+
+WEIGHTS_EXAMPLES = """
+Examples:
+
+  fxloom weights build/
+
+  fxloom weights build/ --out plain.safetensors
+
+A file of fxloom.save_weights, or a build whose recipe has code_weights. In Python:
+
+  model.load_state_dict(fxloom.load_weights("weights.safetensors"))
+
+--out writes every tensor as it is decoded, under its own name, for whatever reads safetensors.
+"""
+
+
+@app.command("weights", epilog=WEIGHTS_EXAMPLES)
+def weights_(
+    file: Annotated[
+        Path, typer.Argument(help="A file of coded weights, or a build directory that has one.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write the tensors, decoded, to this safetensors file."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what coded weights take, tensor by tensor, or decode them into a plain file.
+
+    Every tensor is decoded and compared with its checksum; nothing in the file is executed.
+    """
+    from fxloom.weight_storage import storage_of_file
+
+    path = _weights_of_build(file) if file.is_dir() else file
+    found = storage_of_file(path)
+    if json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        typer.echo(found.to_text(_width()), nl=False)
+    if out is not None:
+        from fxloom.weights import save_plain
+
+        save_plain(path, out)
+        if not json:
+            typer.echo(f"decoded: {out}")
+
+
+def _weights_of_build(build: Path) -> Path:
+    from fxloom.compilation import WEIGHTS
+    from fxloom.manifest import read_manifest
+
+    manifest = read_manifest(build, verify_files=True)
+    if WEIGHTS not in (entry["path"] for entry in manifest["files"]):
+        raise FxloomError(
+            f"{build}: required a build with {WEIGHTS}, got one without: put a pass code_weights "
+            "at the end of its recipe and compile again"
+        )
+    return build / WEIGHTS
 
 
 VERIFY_EXAMPLES = """

@@ -7,6 +7,7 @@ first has one multiplication for every value of every output, the second one for
 every input.
 """
 
+import weakref
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -112,7 +113,24 @@ class Occurrence:
 
 
 def occurrence(weights: IntArray) -> Occurrence:
-    """Of weights [kernel positions, groups, inputs of a group, outputs of a group]."""
+    """Of weights [kernel positions, groups, inputs of a group, outputs of a group].
+
+    Kept as long as the array is that it is all of: constants of programs do not change.
+    """
+    base = weights.base
+    held = base if isinstance(base, np.ndarray) and base.size == weights.size else weights
+    key = id(held), weights.shape, weights.strides
+    found = _KEPT.get(key)
+    if found is None:
+        found = _KEPT[key] = _occurrence(weights)
+        weakref.finalize(held, _KEPT.pop, key, None)
+    return found
+
+
+_KEPT: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Occurrence] = {}
+
+
+def _occurrence(weights: IntArray) -> Occurrence:
     _, groups, inputs, outputs = weights.shape
     few = codebook(weights)
     seen: IntArray = np.unique(weights) if few is None else few
@@ -124,9 +142,19 @@ def occurrence(weights: IntArray) -> Occurrence:
     for start in range(0, len(rows), CHUNK // outputs + 1):
         part = slice(start, start + CHUNK // outputs + 1)
         nonzero += int(np.count_nonzero(rows[part]))
-        number = np.where(rows[part] == 0, len(values), np.searchsorted(values, rows[part]))
-        found[first[part, None] + np.arange(outputs), number] = True
+        found[first[part, None] + np.arange(outputs), _numbers(rows[part], values)] = True
     return Occurrence(values, found[:, :-1], nonzero, len(values) < len(seen))
+
+
+def _numbers(weights: IntArray, values: IntArray) -> Int64Array:
+    """Where weights are among ascending values, behind them where they are zero."""
+    if weights.dtype.itemsize > 2:
+        return np.where(weights == 0, len(values), np.searchsorted(values, weights))
+    unsigned = f"u{weights.dtype.itemsize}"
+    table = np.full(1 << (8 * weights.dtype.itemsize), len(values))
+    table[values.astype(weights.dtype).view(unsigned)] = np.arange(len(values))
+    found: Int64Array = table[weights.view(unsigned)]
+    return found
 
 
 def turns_for(inputs: int, outputs: int, reuse: int) -> tuple[int, int]:

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fxloom.bit_fields import BitReader
-from fxloom.bit_patterns import Distinct, from_patterns, pack_patterns, unpack_patterns
-from fxloom.coding_plan import Plan, gaps_of, plan_of, read_head
+from fxloom.bit_patterns import from_patterns, pack_patterns, unpack_patterns
+from fxloom.coding_plan import plan_of, read_head
 from fxloom.errors import CodingError
-from fxloom.fixed_point import Int64Array
 from fxloom.huffman_stream import decode, encode
 from fxloom.storage import Storage
 
@@ -80,33 +79,10 @@ def encode_weights(
     else:
         for value in plan.codebook.values.tolist():
             start.bits(value, head.width)
-        if plan.where is None:
-            coded = encode(_indices(plan.codebook, patterns))
-        else:
-            coded, runs = _encode_runs(plan, plan.where)
+        indices, between = plan.symbols()
+        coded = encode(indices)
+        runs = encode(between) if head.index_bits else b""
     return CodedWeights(weights.shape, weights.dtype.name, start.to_bytes(), coded, runs)
-
-
-def _encode_runs(plan: Plan, where: Int64Array) -> tuple[bytes, bytes]:
-    """Streams of indices and run lengths, padding zeros among them."""
-    kept = _indices(plan.codebook, plan.patterns[where])
-    gaps = gaps_of(where)
-    padding = gaps >> plan.head.index_bits
-    full = (1 << plan.head.index_bits) - 1
-    at = np.arange(gaps.size) + np.cumsum(padding)  # of each kept weight among all stored ones
-    runs = np.full(plan.head.stored, full, np.uint16)
-    runs[at] = gaps & full
-    zero = np.flatnonzero(plan.codebook.values == 0)
-    indices = np.full(plan.head.stored, zero[0] if zero.size else 0, kept.dtype)
-    indices[at] = kept
-    return encode(indices), encode(runs.astype(np.uint8) if full < 256 else runs)
-
-
-def _indices(codebook: Distinct, patterns: Array) -> Array:
-    """Numbers in a codebook that is not sorted."""
-    order = np.argsort(codebook.values)
-    places = order.astype(np.uint8 if order.size <= 256 else np.uint16)
-    return places[Distinct(codebook.values[order], codebook.counts).indices(patterns)]
 
 
 def decode_weights(coded: CodedWeights) -> Array:
@@ -124,24 +100,24 @@ def decode_weights(coded: CodedWeights) -> Array:
         )
     if head.plain:
         patterns = unpack_patterns(coded.weights, head.width, count)
+        weights = from_patterns(patterns, head.width, head.signed, dtype)
     else:
         values = [reader.bits(head.width) for _ in range(head.values)]
         reader.align()
-        codebook = np.array(values, np.uint64)
+        codebook = from_patterns(np.array(values, np.uint64), head.width, head.signed, dtype)
         indices = decode(coded.weights, head.stored)
         if indices.size and indices.max() >= codebook.size:
             raise CodingError(
                 f"damaged coded weights: indices below {codebook.size} are required, got "
                 f"{indices.max()}. Get the file again"
             )
-        patterns = codebook[indices]
+        weights = codebook[indices]
         if head.index_bits:
-            patterns = _spread(patterns, decode(coded.runs, head.stored), count)
-    weights = from_patterns(patterns, head.width, head.signed, dtype)
+            weights = _spread(weights, decode(coded.runs, head.stored), count)
     return weights.reshape(coded.shape)
 
 
-def _spread(patterns: Array, runs: Array, count: int) -> Array:
+def _spread(stored: Array, runs: Array, count: int) -> Array:
     """Stored weights where they belong, zero between them."""
     where = np.cumsum(runs, dtype=np.int64)
     where += np.arange(runs.size)
@@ -150,6 +126,6 @@ def _spread(patterns: Array, runs: Array, count: int) -> Array:
             f"damaged coded weights: run lengths must end within {count:,} weights, got "
             f"{where[-1] + 1:,}. Get the file again"
         )
-    found = np.zeros(count, patterns.dtype)
-    found[where] = patterns
+    found = np.zeros(count, stored.dtype)
+    found[where] = stored
     return found

@@ -1,5 +1,6 @@
 """How weights are coded: of all ways the one that takes least (`fxloom.coding` says which)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,31 +76,76 @@ class Plan:
     runs: Int64Array
     storage: Storage
 
+    def symbols(self) -> tuple[Array, Array]:
+        """Of every stored weight, padding zeros among them, its index in the codebook and how many
+        zeros come before it."""
+        if self.where is None:
+            return _indices(self.codebook, self.patterns), np.zeros(0, np.uint8)
+        kept = _indices(self.codebook, self.patterns[self.where])
+        gaps = gaps_of(self.where)
+        full = (1 << self.head.index_bits) - 1
+        padding = gaps >> self.head.index_bits
+        at = np.arange(gaps.size) + np.cumsum(padding)  # of each kept weight among all stored ones
+        runs = np.full(self.head.stored, full, np.uint8 if full < 256 else np.uint16)
+        runs[at] = gaps & full
+        zero = np.flatnonzero(self.codebook.values == 0)
+        indices = np.full(self.head.stored, zero[0] if zero.size else 0, kept.dtype)
+        indices[at] = kept
+        return indices, runs
+
+
+def _indices(codebook: Distinct, patterns: Array) -> Array:
+    """Numbers in a codebook that is not sorted."""
+    order = np.argsort(codebook.values)
+    places = order.astype(np.uint8 if order.size <= 256 else np.uint16)
+    return places[Distinct(codebook.values[order], codebook.counts).indices(patterns)]
+
 
 def plan_of(weights: Array, index_bits: int | None, width: int | None) -> Plan:
     """Of all ways that are asked for the one that takes least."""
-    patterns, width, signed = _patterns_of(weights, width)
     if index_bits is not None and not 0 <= index_bits <= LONGEST:
         raise CodingError(
             f"index_bits must be 0 to {LONGEST}, got {index_bits}. 0 stores no run lengths"
         )
-    kept = int(np.count_nonzero(patterns))
+    patterns, width, signed = _patterns_of(weights, width)
     plans = []
     if not index_bits:
-        head = Head(width, signed, True, 0, 0, patterns.size)
-        plans.append(_plain(head, patterns, kept))
-        codebook = distinct(patterns)
-        if codebook is not None:
-            head = Head(width, signed, False, 0, codebook.values.size, patterns.size)
-            plans.append(_dense(head, patterns, kept, codebook))
-    if index_bits or (index_bits is None and kept < _MOSTLY_KEPT * patterns.size):
-        plans += _with_runs(width, signed, patterns, index_bits)
+        plans.append(_plain(Head(width, signed, True, 0, 0, patterns.size), patterns))
+    choices = range(LONGEST + 1) if index_bits is None else [index_bits]
+    plans += _coded(patterns, width, signed, choices)
     if not plans:
         raise CodingError(
             f"run lengths require at most {SYMBOLS - 1:,} distinct weights that are not zero, got "
             "more. Share or quantize the weights, or leave out index_bits"
         )
+    return _least(plans)
+
+
+def coded_plan(weights: Array, choices: Sequence[int], width: int) -> Plan | None:
+    """The way that takes least with Huffman codes and run lengths of one of these numbers of bits;
+    None where there are too many distinct values."""
+    patterns, width, signed = _patterns_of(weights, width)
+    plans = _coded(patterns, width, signed, choices)
+    return _least(plans) if plans else None
+
+
+def _least(plans: list[Plan]) -> Plan:
     return min(plans, key=lambda plan: plan.storage.huffman_bits or 0)
+
+
+def _coded(patterns: Array, width: int, signed: bool, choices: Sequence[int]) -> list[Plan]:
+    """With Huffman codes. choices: bits of a run length, 0 for none; where there are several, not
+    those that cannot help."""
+    plans = []
+    if 0 in choices:
+        codebook = distinct(patterns)
+        if codebook is not None:
+            plans.append(_dense(width, signed, patterns, codebook))
+    bits = [each for each in choices if each]
+    kept = int(np.count_nonzero(patterns))
+    if bits and (len(choices) == 1 or kept < _MOSTLY_KEPT * patterns.size):
+        plans += _with_runs(width, signed, patterns, bits)
+    return plans
 
 
 def _patterns_of(weights: Array, width: int | None) -> tuple[Array, int, bool]:
@@ -119,11 +165,11 @@ def _patterns_of(weights: Array, width: int | None) -> tuple[Array, int, bool]:
     return to_patterns(weights, width), width, signed
 
 
-def _plain(head: Head, patterns: Array, kept: int) -> Plan:
+def _plain(head: Head, patterns: Array) -> Plan:
     counts, codes = head.write().size, patterns.size * head.width
     storage = Storage(
         weights=patterns.size,
-        kept=kept,
+        kept=int(np.count_nonzero(patterns)),
         padding=0,
         values=0,
         weight_bits=head.width,
@@ -138,8 +184,10 @@ def _plain(head: Head, patterns: Array, kept: int) -> Plan:
     return Plan(head, patterns, None, Distinct(patterns[:0], none), none, storage)
 
 
-def _dense(head: Head, patterns: Array, kept: int, codebook: Distinct) -> Plan:
-    codebook = _by_frequency(codebook)
+def _dense(width: int, signed: bool, patterns: Array, found: Distinct) -> Plan:
+    codebook = _by_frequency(found)
+    head = Head(width, signed, False, 0, codebook.values.size, patterns.size)
+    kept = int(np.count_nonzero(patterns))
     none = np.zeros(0, np.int64)
     storage = _storage(head, patterns.size, kept, codebook.counts, none)
     return Plan(head, patterns, None, codebook, none, storage)
@@ -151,17 +199,17 @@ def _by_frequency(found: Distinct) -> Distinct:
     return Distinct(found.values[order], found.counts[order])
 
 
-def _with_runs(width: int, signed: bool, patterns: Array, index_bits: int | None) -> list[Plan]:
-    """With run lengths of as many bits, or of every number of bits that may help."""
+def _with_runs(width: int, signed: bool, patterns: Array, choices: Sequence[int]) -> list[Plan]:
+    """With run lengths of so many bits each; of several choices, only those that may help."""
     where = np.flatnonzero(patterns)
     values = distinct(patterns[where])
     if values is None or values.values.size >= SYMBOLS:  # one is for padding
         return []
     gaps, counts = np.unique(gaps_of(where), return_counts=True)
-    most = int(gaps[-1]).bit_length() if gaps.size else 0
-    choices = range(1, max(min(most, LONGEST), 1) + 1) if index_bits is None else [index_bits]
-    plans = []
+    plans: list[Plan] = []
     for bits in choices:
+        if plans and not plans[-1].storage.padding:
+            break
         full = (1 << bits) - 1
         padding = int((gaps >> bits) @ counts)
         runs = np.bincount(gaps & full, counts, full + 1).astype(np.int64)

@@ -45,15 +45,20 @@ from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.report_graph import graph_of
 from fxloom.stages import Stages, compresses
+from fxloom.storage_table import StorageRow, storage_rows
 from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
+from fxloom.weight_entries import Written
+from fxloom.weight_file import write_weights
+from fxloom.weight_storage import row_of_entry, rows_of_entries
 
 PROGRAM = "program.fxloom"
 RECIPE = "recipe.toml"
 FOUND = "found.toml"
 TARGET = "target.toml"
 REPORT = "report.json"
+WEIGHTS = "weights.safetensors"
 PAGE = "report.html"
 SAMPLES = "samples.safetensors"
 PROJECT = "hls"
@@ -79,6 +84,12 @@ class Compilation:
     report: Report
     samples: tuple[npt.NDArray[np.float32], ...]
     project: backends.Build
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of coded weights, for `load_weights`; None without `code_weights`."""
+        file = self.path / WEIGHTS
+        return file if file.is_file() else None
 
     def simulate(self, x: Any, *, raw: bool = False) -> Values | tuple[Values, ...]:
         """What the hardware computes for real inputs [N, ...], bit for bit; no tool needed."""
@@ -167,11 +178,15 @@ def compile(
             versions=tool_versions(),
             found=found,
         )
-        report = replace(report, made_from=made_from, graph=graph_of(program))
+        rows, written = _coded(steps, result.graph)
+        storage = rows or storage_rows(program)
+        report = replace(report, made_from=made_from, graph=graph_of(program), storage=storage)
         tell("write the project")
         kept = _saved_samples(samples)
         backend.emit(program, goal, folder / PROJECT, samples=kept if kept else None)
-        save_program(program, folder / PROGRAM)
+        save_program(program, folder / PROGRAM, coded=bool(written))
+        if written:
+            write_weights(folder / WEIGHTS, written)
         _write(folder / RECIPE, steps.to_toml())
         if found is not None:
             _write(folder / FOUND, found)
@@ -226,6 +241,16 @@ def tool_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], list[Written]]:
+    """What weights take and how they are stored; nothing where no pass of the recipe codes them."""
+    coding = [step for step in recipe.passes if isinstance(step, passes.CodeWeights)]
+    rows, found = [], []
+    for written in coding[-1].coded(graph) if coding else ():
+        rows.append(row_of_entry(written))
+        found.append(replace(written, patterns={}))  # no second model in memory
+    return rows_of_entries(rows), found
 
 
 def _require_fitting(graph: GraphModule, data: Data | None) -> None:

@@ -48,6 +48,10 @@ class CodingError(FxloomError):
     """Weights cannot be coded, or what should be coded weights is damaged."""
 
 
+class WeightsError(FxloomError):
+    """A file of weights is damaged, is none, or is not one of this model's weights."""
+
+
 class ToolError(FxloomError):
     """An external tool is missing or failed.
 

@@ -95,6 +95,12 @@ def share(graph: fx.GraphModule, name: str, shared: Shared) -> None:
     _state(graph, _SHARED, dict.fromkeys(_aliases(tensors, name), shared))
 
 
+def forget(graph: fx.GraphModule) -> None:
+    """Say nothing of any tensor; for a graph that gets others."""
+    _set(graph, _ZEROS, {})
+    _set(graph, _SHARED, {})
+
+
 def carry(
     graph: fx.GraphModule, old: str, new: str, move: Callable[[Tensor], Tensor] | None = None
 ) -> None:

@@ -1,5 +1,7 @@
 """Program files: a safetensors archive of the constants with the rest as JSON in its header.
 
+Constants are plain integer tensors (version 1 of the format), or coded ones (version 2).
+
 Data only, so loading runs nothing from the file. Types and intervals of results are not stored but
 inferred again, and the whole is verified and compared with the stored digest: what loads is what
 was saved, or VerifyError says what is wrong.
@@ -17,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fxloom.errors import VerifyError
+from fxloom.coded_tensors import Stored, decode, encode, of_integers, to_integers
+from fxloom.errors import VerifyError, WeightsError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
 from fxloom.program import MAX_ELEMENTS, Program, ProgramBuilder, Value
 
 FORMAT = "fxloom-program"
-VERSION = 1
+VERSION, CODED_VERSION = 1, 2
 
 
 class _Record(BaseModel):
@@ -42,6 +45,7 @@ class _Input(_Record):
 class _Constant(_Record):
     name: str
     type: FixedPoint
+    stored: Stored | None = None
 
 
 class _Instr(_Record):
@@ -68,11 +72,24 @@ class _Header(_Record):
     outputs: list[_Output]
 
 
-def save_program(program: Program, path: str | os.PathLike[str]) -> None:
-    """Write a program to a file; the same program gives the same bytes."""
+def save_program(program: Program, path: str | os.PathLike[str], *, coded: bool = False) -> None:
+    """Write a program to a file; the same program gives the same bytes.
+
+    coded: whether constants are stored as few distinct values, run lengths and Huffman codes where
+    that takes less, as `save_weights` does; else they can be read by whatever reads safetensors.
+    """
+    tensors: dict[str, Any] = {name: c.data for name, c in program.constants.items()}
+    stored: dict[str, Stored] = {}
+    if coded:
+        found = {name: encode(of_integers(c.data)) for name, c in program.constants.items()}
+        tensors = {
+            name: each.data.bits if each.stored.coding == "coded" else to_integers(each.data)
+            for name, each in found.items()
+        }
+        stored = {name: each.stored for name, each in found.items()}
     header = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": CODED_VERSION if coded else VERSION,
         "digest": program.digest(),
         "inputs": [
             {
@@ -87,6 +104,7 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
         ],
         "constants": [
             {"name": name, "type": asdict(constant.value.type)}
+            | ({"stored": stored[name].model_dump(mode="json")} if coded else {})
             for name, constant in program.constants.items()
         ],
         "instrs": [
@@ -101,7 +119,6 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
         ],
         "outputs": [asdict(output) for output in program.outputs],
     }
-    tensors = {name: constant.data for name, constant in program.constants.items()}
     save_file(tensors, path, metadata={"fxloom": json.dumps(header)})
 
 
@@ -114,8 +131,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
             header = _parse_header(metadata.get("fxloom"), path)
             names = set(archive.keys())
             tensors = {
-                constant.name: _tensor(archive, constant.name, names)
-                for constant in header.constants
+                constant.name: _tensor(archive, constant, names) for constant in header.constants
             }
     except FileNotFoundError:
         raise VerifyError(f"{path}: no such program file") from None
@@ -135,14 +151,24 @@ def _parse_header(text: str | None, path: Path) -> _Header:
         raise VerifyError(f"{path}: this safetensors file is not an fxloom program")
     try:
         raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("format") == FORMAT and raw.get("version") != VERSION:
+        known = (VERSION, CODED_VERSION)
+        if (
+            isinstance(raw, dict)
+            and raw.get("format") == FORMAT
+            and raw.get("version") not in known
+        ):
             raise VerifyError(
                 f"{path}: program format version {raw.get('version')!r}; this fxloom reads "
-                f"version {VERSION}. Compile the model again."
+                f"versions {' and '.join(map(str, known))}. Compile the model again."
             )
         header = _Header.model_validate_json(text)
     except (ValueError, RecursionError) as error:
         raise VerifyError(f"{path}: malformed program header: {_first_line(error)}") from None
+    if any((c.stored is None) == (header.version == CODED_VERSION) for c in header.constants):
+        raise VerifyError(
+            f"{path}: program format version {header.version}, which says how "
+            f"{'every constant is' if header.version == CODED_VERSION else 'no constant is'} coded"
+        )
     if header.format != FORMAT:
         raise VerifyError(f"{path}: format must be {FORMAT!r}, got {header.format!r}")
     return header
@@ -155,19 +181,23 @@ def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def _tensor(archive: Any, name: str, names: set[str]) -> np.ndarray[Any, Any]:
+def _tensor(archive: Any, constant: _Constant, names: set[str]) -> np.ndarray[Any, Any]:
+    name, stored = constant.name, constant.stored
     if name not in names:
         raise VerifyError(f"constant {name} is missing from the file")
     piece = archive.get_slice(name)
-    if prod(piece.get_shape()) > MAX_ELEMENTS or piece.get_dtype() not in (
-        "I8",
-        "I16",
-        "I32",
-        "I64",
-    ):
+    shape, dtype = piece.get_shape(), piece.get_dtype()
+    if stored is not None and stored.coding == "coded" and dtype == "U8":
+        shape, dtype = stored.shape, stored.dtype
+    if prod(shape) > MAX_ELEMENTS or dtype not in ("I8", "I16", "I32", "I64"):
         raise VerifyError(f"constant {name} must be integers, at most 2**31 of them")
     data: np.ndarray[Any, Any] = archive.get_tensor(name)
-    return data
+    if stored is None:
+        return data
+    try:
+        return to_integers(decode(stored, of_integers(data)))
+    except WeightsError as fault:
+        raise VerifyError(f"constant {name}: {fault}") from None
 
 
 def _rebuild(header: _Header, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:

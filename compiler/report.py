@@ -15,6 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from fxloom.errors import FxloomError
 from fxloom.made_from import MadeFrom
 from fxloom.report_graph import Graph
+from fxloom.storage_table import TITLE, StorageRow, times
+from fxloom.storage_table import table as storage_cells
+from fxloom.storage_table import total as storage_total
 from fxloom.text_tables import ruled, sparkline, wrapped
 from fxloom.value_histograms import BINS, ValueHistogram
 from fxloom.verdict import Verdict, verdict
@@ -235,7 +238,8 @@ class Report:
     """Figures of a program on a target; passes and accuracy where it was compiled with data.
 
     float_bits: what the weights and biases of the float model take, at 32 bits each. made_from and
-    graph where it was compiled; histograms where there was data.
+    graph where it was compiled; histograms where there was data. storage: what the constants take
+    when they are coded, where it was compiled.
     """
 
     part: str
@@ -250,6 +254,7 @@ class Report:
     made_from: MadeFrom | None = None
     graph: Graph | None = None
     histograms: tuple[ValueHistogram, ...] = ()
+    storage: tuple[StorageRow, ...] = ()
 
     def to_json(self) -> str:
         """All of it, stable; `from_json` reads it back as an equal report."""
@@ -316,6 +321,8 @@ class Report:
             title = f"resources {name}" + (", and cycles" if level == "csynth" else "")
             title += f" ({wires} layers that are only wires left out)" if wires else ""
             yield title, [_resource_header(level), *rows, *self._sums(level)], 2
+        if self.storage:
+            yield TITLE, self.storage_cells(), 1
         for step in self.passes:
             changed = [layer for layer in step.layers if layer.before != layer.after]
             if changed:
@@ -335,6 +342,15 @@ class Report:
             _resource_cells(self.total, level),
             [f"of {self.part}", *shares, *([""] * (len(_resource_header(level)) - 6))],
         ]
+
+    def storage_cells(self) -> list[list[str]]:
+        """The table of what is stored, its sum at the end."""
+        return storage_cells(self.storage, self.float_bits)
+
+    @property
+    def coded_bits(self) -> int:
+        """Of all constants with Huffman codes, and all that is needed to decode them."""
+        return storage_total(self.storage).huffman_bits
 
     def overflows(self) -> list[str]:
         """What the part has not enough of: a sentence for each, with the layers that take most."""
@@ -382,6 +398,11 @@ class Report:
                 f"weights and biases: {self.float_bits:,} bits as 32-bit floats, "
                 f"{self.total.stored_bits:,} now with tables ({' times '.join(self.saving)})"
             )
+        if self.storage and self.float_bits:
+            yield (
+                f"coded in files: {self.coded_bits:,} bits with codebooks and Huffman codes "
+                f"({' times '.join(times(self.float_bits, self.coded_bits))})"
+            )
         if self.made_from is not None:
             yield from self.made_from.lines()
 
@@ -406,8 +427,7 @@ class Report:
     @property
     def saving(self) -> tuple[str, str]:
         """How many times, and "fewer" or "more", for tables may take more than weights save."""
-        times = self.compression or 1.0
-        return (f"{times:.2f}", "fewer") if times >= 1 else (f"{1 / times:.2f}", "more")
+        return times(self.float_bits or 1, self.total.stored_bits or self.float_bits or 1)
 
     def _remarks(self) -> Iterator[str]:
         for step in self.passes:

@@ -87,15 +87,19 @@ def in_lanes(
     owners[: outputs.size] = outputs
     padded = np.zeros(lanes * steps, np.int64)
     padded[: outputs.size] = indices
-    ends = np.ones(lanes * steps, bool)
-    ends[:-1] = owners[1:] != owners[:-1]
-    ends[steps - 1 :: steps] = True
-    last = max(outputs.size, 1) - 1
-    ends[last:] = np.arange(lanes * steps - last) == 0
-    where = np.flatnonzero(ends)
+    where = span_ends(owners, max(outputs.size, 1), steps)
     return SparseLayout(
         weights.reshape(lanes, steps),
         padded.reshape(lanes, steps),
         tuple(where.tolist()),
         tuple(owners[where].tolist()),
     )
+
+
+def span_ends(owners: Int64Array, count: int, steps: int) -> Int64Array:
+    """Where spans end: the last product of an output, or of a lane. owners: the output that each
+    product adds to; count: products that are no padding."""
+    ends = np.ones(count, bool)
+    ends[:-1] = owners[1:count] != owners[: count - 1]
+    ends[steps - 1 :: steps] = True
+    return np.flatnonzero(ends)

@@ -36,7 +36,7 @@ _ORDERING = {
 }
 
 Strategy = Literal["latency", "resource"]
-KernelChoice = Literal["auto", "dense", "sparse", "indexed", "codebook", "circulant"]
+KernelChoice = Literal["auto", "dense", "sparse", "indexed", "codebook", "huffman", "circulant"]
 Reuse = Annotated[int, Field(ge=1)]
 
 
@@ -82,11 +82,11 @@ class Target:
     part: a device (xczu9eg) or a full part string (xczu9eg-ffvb1156-2-e); clock_ns: period;
     reuse: multiplications each multiplier does per inference; kernel: whether products with
     constant weights store and multiply all of them (dense), the non-zeros only (sparse), store
-    numbers of a codebook's entries (indexed), multiply once for many equal weights (codebook),
-    store one value for a diagonal of block-circulant weights (circulant), or what is estimated to
-    be cheapest (auto); layers: fnmatch pattern of a layer's name to what differs for it, later
-    patterns over earlier ones. What a backend cannot do is refused by that backend. Raises
-    TargetError listing all that is wrong.
+    numbers of a codebook's entries (indexed) or Huffman codes (huffman), multiply once for many
+    equal weights (codebook), store one value for a diagonal of block-circulant weights (circulant),
+    or what is estimated to be cheapest (auto); layers: fnmatch pattern of a layer's name to what
+    differs for it, later patterns over earlier ones. What a backend cannot do is refused by that
+    backend. Raises TargetError listing all that is wrong.
     """
 
     part: str = "xc7z020"

@@ -15,8 +15,10 @@ from typing import Any
 
 from fxloom import rtl, synthesis
 from fxloom.adder_graph import AdderGraph, adder_graph
+from fxloom.choosing import choose
 from fxloom.coefficients import fit
 from fxloom.errors import FxloomError, ToolError, VerifyError
+from fxloom.matrices import matrix_of
 from fxloom.program import Program
 from fxloom.report import Figure
 from fxloom.settings import did_you_mean
@@ -146,7 +148,7 @@ def verify_estimate(
     """
     tell, goal = progress or (lambda text: None), target or Target()
     synthesis.require_tools()
-    chosen = _chosen(unrolled_products(program), layers)
+    chosen, kernels = _chosen(unrolled_products(program), layers), _kernels(program, goal)
     found = []
     for product in chosen:
         settings = goal.resolve(product.layer)
@@ -156,11 +158,27 @@ def verify_estimate(
                 f"the target has strategy {settings.strategy} and reuse {settings.reuse} here, so "
                 "the project does not unroll this product"
             )
+        elif kernels[product.layer] != "dense":
+            note = (
+                f"the target has the {kernels[product.layer]} kernel here, so the project does not "
+                "unroll this product"
+            )
         found.append(_check(product, note, most_adders, samples, timeout_s, tell))
     if all(each.skipped for each in found):
         reasons = "; ".join(f"{each.layer}: {each.skipped}" for each in found)
         raise FxloomError(f"nothing left to check: {reasons}")
     return EstimateCheck(goal.device.name, goal.device.lut, tuple(found))
+
+
+def _kernels(program: Program, target: Target) -> dict[str, str]:
+    """What computes the products with constant matrices, by their layers."""
+    found = {}
+    for instr in program.instrs:
+        matrix = matrix_of(program, instr, target)
+        if matrix is not None:
+            given = choose(matrix, target.resolve(instr.origin), target.io)
+            found[instr.origin] = given.kernel
+    return found
 
 
 def _chosen(products: list[UnrolledProduct], layers: Sequence[str]) -> list[UnrolledProduct]:

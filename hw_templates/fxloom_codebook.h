@@ -1,10 +1,8 @@
 // Products with matrices of few different values: one multiplication for many weights.
 //
-// CONFIG::engine says in which order. codebook_sums adds up the inputs that meet the same value, for
+// CONFIG::engine (fxloom_engines.h) says in which order. codebook_sums adds up the inputs that meet the same value, for
 // every output, and multiplies each of these sums once; codebook_products multiplies every input by
-// every value once, and each output adds up the products that its indices name. Either takes
-// CONFIG::reuse steps from one of the CONFIG::n_in values x of a position to those of the next;
-// results come CONFIG::lag positions later. `rom` is what is read word by word, one a step.
+// every value once, and each output adds up the products that its indices name.
 #ifndef FXLOOM_CODEBOOK_H_
 #define FXLOOM_CODEBOOK_H_
 
@@ -29,8 +27,8 @@ template <class CONFIG> struct codebook_sums {
     typename adding::sum_t running[adding::lanes];
     typename adding::sum_t spans[adding::n_spans];
     typename adding::sum_t sums[adding::n_out];
-    typename adding::i_t input_places[adding::lanes];
-    typename multiplying::i_t sum_places[multiplying::lanes];
+    typename adding::source::state_t input_states[adding::lanes];
+    typename multiplying::source::state_t sum_states[multiplying::lanes];
     typename CONFIG::sum_t added[multiplying::lanes];
     typename CONFIG::sum_t products[multiplying::n_spans];
 
@@ -39,15 +37,15 @@ template <class CONFIG> struct codebook_sums {
         #pragma HLS ARRAY_PARTITION variable=running complete
         #pragma HLS ARRAY_PARTITION variable=spans complete
         #pragma HLS ARRAY_PARTITION variable=sums complete
-        #pragma HLS ARRAY_PARTITION variable=input_places complete
-        #pragma HLS ARRAY_PARTITION variable=sum_places complete
+        #pragma HLS ARRAY_PARTITION variable=input_states complete
+        #pragma HLS ARRAY_PARTITION variable=sum_states complete
         #pragma HLS ARRAY_PARTITION variable=added complete
         #pragma HLS ARRAY_PARTITION variable=products complete
     }
 
     template <class X> void add(const X *x, int step) {
         #pragma HLS INLINE
-        sparse_step<adding>(x, adding::indices(), adding::indices(), input_places, running, spans,
+        sparse_step<adding>(x, adding::indices(), adding::indices(), input_states, running, spans,
                             step);
         if (step == CONFIG::reuse - 1) sparse_totals<adding>(spans, sums);
     }
@@ -58,7 +56,7 @@ template <class CONFIG> struct codebook_sums {
         #pragma HLS INLINE
         if (CONFIG::lag == 0 && first) add(x, step);
         if (last && step < multiplying::reuse) {
-            sparse_step<multiplying>(sums, rom, multiplying::indices(), sum_places, added, products,
+            sparse_step<multiplying>(sums, rom, multiplying::indices(), sum_states, added, products,
                                      step);
         }
         if (CONFIG::lag > 0 && first) add(x, step);
@@ -144,161 +142,6 @@ template <class CONFIG> struct codebook_products {
         with_bias<CONFIG>(sums, bias, res);
     }
 };
-
-// ---- linear layers -----------------------------------------------------------------------------
-
-// x[rows, n_in] times the matrix, plus a bias.
-template <class CONFIG, class A, class W, class B, class R>
-void codebook_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W rom[CONFIG::stored],
-                     const B bias[CONFIG::n_out], R res[CONFIG::rows * CONFIG::n_out]) {
-    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
-    #pragma HLS ARRAY_PARTITION variable=bias complete
-    A x[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    typename CONFIG::engine engine;
-    for (int row = 0; row < CONFIG::rows + CONFIG::lag; row++) {
-        FXLOOM_PIPELINE
-        for (int step = 0; step < CONFIG::reuse; step++) {
-            #pragma HLS PIPELINE II=1 rewind
-            const bool first = row < CONFIG::rows, last = row >= CONFIG::lag;
-            if (first && step == 0) sparse_take<CONFIG>(a + row * CONFIG::n_in, x);
-            engine.step(x, rom, step, first, last);
-            if (last && step == CONFIG::reuse - 1) {
-                engine.result(bias, res + (row - CONFIG::lag) * CONFIG::n_out);
-            }
-        }
-    }
-}
-
-// The same for one row and one step: nothing is read from memory, and rows of different samples
-// follow each other without a pause.
-template <class CONFIG, class A, class W, class B, class R>
-void codebook_once_matmul(const A a[CONFIG::n_in], const W rom[CONFIG::stored],
-                          const B bias[CONFIG::n_out], R res[CONFIG::n_out]) {
-    #pragma HLS PIPELINE II=1
-    #pragma HLS ARRAY_PARTITION variable=rom complete
-    #pragma HLS ARRAY_PARTITION variable=bias complete
-    A x[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    typename CONFIG::engine engine;
-    sparse_take<CONFIG>(a, x);
-    engine.step(x, rom, 0, true, true);
-    engine.result(bias, res);
-}
-
-// ---- convolutions ------------------------------------------------------------------------------
-
-// The cross-correlation of an image with the matrix, plus a bias.
-template <class CONFIG, class A, class W, class B, class R>
-void codebook_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
-                   const W rom[CONFIG::stored], const B bias[CONFIG::n_out],
-                   R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
-    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
-    #pragma HLS ARRAY_PARTITION variable=bias complete
-    A x[CONFIG::n_in], next[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    #pragma HLS ARRAY_PARTITION variable=next complete
-    typename CONFIG::engine engine;
-    for (int row = 0; row < CONFIG::out_height; row++) {
-        for (int column = 0; column <= CONFIG::out_width + CONFIG::lag; column++) {
-            FXLOOM_PIPELINE
-            for (int step = 0; step < CONFIG::reuse; step++) {
-                #pragma HLS PIPELINE II=1 rewind
-                const bool first = column > 0 && column <= CONFIG::out_width;
-                const bool last = column > CONFIG::lag;
-                if (first && step == 0) sparse_take<CONFIG>(next, x);
-                if (column < CONFIG::out_width) {
-                    sparse_prefetch<CONFIG>(a, next, row, column, step);
-                }
-                engine.step(x, rom, step, first, last);
-                if (last && step == CONFIG::reuse - 1) {
-                    const int at = row * CONFIG::out_width + column - 1 - CONFIG::lag;
-                    engine.result(bias, res + at * CONFIG::n_out);
-                }
-            }
-        }
-    }
-}
-
-// ---- streams -----------------------------------------------------------------------------------
-
-#ifdef FXLOOM_STREAMS
-// Pack by pack; each has the n_in values of a row.
-template <class CONFIG, class P, class W, class B, class Q>
-void codebook_matmul_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
-                            const B bias[CONFIG::n_out], hls::stream<Q> &out) {
-    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
-    #pragma HLS ARRAY_PARTITION variable=bias complete
-    typename P::value_type x[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    typename Q::value_type result[CONFIG::n_out];
-    #pragma HLS ARRAY_PARTITION variable=result complete
-    typename CONFIG::engine engine;
-    for (int row = 0; row < CONFIG::rows + CONFIG::lag; row++) {
-        for (int step = 0; step < CONFIG::reuse; step++) {
-            #pragma HLS PIPELINE II=1 rewind
-            const bool first = row < CONFIG::rows, last = row >= CONFIG::lag;
-            if (first && step == 0) receive(in, x);
-            engine.step(x, rom, step, first, last);
-            if (last && step == CONFIG::reuse - 1) {
-                engine.result(bias, result);
-                send(result, out);
-            }
-        }
-    }
-}
-
-template <class CONFIG, class P, class W, class B, class Q>
-void codebook_once_matmul_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
-                                 const B bias[CONFIG::n_out], hls::stream<Q> &out) {
-    #pragma HLS PIPELINE II=1
-    typename P::value_type x[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    typename Q::value_type result[CONFIG::n_out];
-    #pragma HLS ARRAY_PARTITION variable=result complete
-    receive(in, x);
-    codebook_once_matmul<CONFIG>(x, rom, bias, result);
-    send(result, out);
-}
-
-// Holds only the rows that windows reach over.
-template <class CONFIG, class P, class W, class B, class Q>
-void codebook_conv_stream(hls::stream<P> &in, const W rom[CONFIG::stored],
-                          const B bias[CONFIG::n_out], hls::stream<Q> &out) {
-    #pragma HLS ARRAY_RESHAPE variable=rom block factor=CONFIG::word
-    #pragma HLS ARRAY_PARTITION variable=bias complete
-    typedef typename P::value_type X;
-    X lines[CONFIG::lines * CONFIG::width * CONFIG::channels];
-    #pragma HLS ARRAY_PARTITION variable=lines cyclic factor=CONFIG::channels
-    X x[CONFIG::n_in], next[CONFIG::n_in];
-    #pragma HLS ARRAY_PARTITION variable=x complete
-    #pragma HLS ARRAY_PARTITION variable=next complete
-    typename Q::value_type result[CONFIG::n_out];
-    #pragma HLS ARRAY_PARTITION variable=result complete
-    typename CONFIG::engine engine;
-    int have = 0;
-    for (int row = 0; row < CONFIG::out_height; row++) {
-        have = receive_rows<CONFIG>(in, lines, have, row);
-        for (int column = 0; column <= CONFIG::out_width + CONFIG::lag; column++) {
-            for (int step = 0; step < CONFIG::reuse; step++) {
-                #pragma HLS PIPELINE II=1
-                const bool first = column > 0 && column <= CONFIG::out_width;
-                const bool last = column > CONFIG::lag;
-                if (first && step == 0) sparse_take<CONFIG>(next, x);
-                if (column < CONFIG::out_width) {
-                    sparse_prefetch<CONFIG>(lines, next, row, column, step);
-                }
-                engine.step(x, rom, step, first, last);
-                if (last && step == CONFIG::reuse - 1) {
-                    engine.result(bias, result);
-                    send(result, out);
-                }
-            }
-        }
-    }
-    drop_rows<CONFIG>(in, have);
-}
-#endif
 
 } // namespace fxloom
 

@@ -340,8 +340,10 @@ template <class T> long long to_integer(const T &x) {
 #include "fxloom_streams.h"
 #endif
 #include "fxloom_sparse.h"
-#include "fxloom_circulant.h"
+#include "fxloom_huffman.h"
 #include "fxloom_codebook.h"
+#include "fxloom_circulant.h"
+#include "fxloom_engines.h"
 #include "fxloom_tables.h"
 
 #endif

@@ -1,9 +1,10 @@
-// Products with matrices of which every weight is a word in memory: the weight itself or its number
-// in a codebook (CONFIG::weight), and either only those that are not zero, with the numbers of the
-// inputs that they meet, or all of them.
+// Products with matrices of which weights come one after the other from memory (CONFIG::source): every
+// weight is a word, the weight itself or its number in a codebook (CONFIG::weight), and either only
+// those that are not zero, with the numbers of the inputs that they meet, or all of them; or as in
+// fxloom_huffman.h.
 //
-// A lane is one multiplier with a memory of words. In each of CONFIG::reuse steps it multiplies a
-// weight by one of the CONFIG::n_in values x of a position and adds to its sum. Weights are in the
+// A lane is one multiplier with a memory. In each of CONFIG::reuse steps it multiplies a weight by one
+// of the CONFIG::n_in values x of a position and adds to its sum. Weights are in the
 // order of their outputs; span number s, what a lane adds up for output CONFIG::output(s), ends with
 // product CONFIG::end(s) = lane * reuse + step. Positions follow each other without a pause, but for
 // one at the beginning of every row of an image.
@@ -63,7 +64,7 @@ template <class CONFIG, class I> int sparse_index(const I *indices, int lane, in
 // What a lane multiplies in a step. Few steps: indices are constants, and one of `reuse` wires is
 // chosen; many: an index is read, or counted, and one of all inputs is chosen.
 template <class CONFIG, class X, class I>
-typename CONFIG::a_t sparse_operand(const X *x, const I *indices, typename CONFIG::i_t *places,
+typename CONFIG::a_t sparse_operand(const X *x, const I *indices, typename CONFIG::i_t &next,
                                     int lane, int step) {
     #pragma HLS INLINE
     typename CONFIG::a_t value = 0;
@@ -75,9 +76,9 @@ typename CONFIG::a_t sparse_operand(const X *x, const I *indices, typename CONFI
             if (k == step) value = read<typename CONFIG::a_t>(x[index]);
         }
     } else if (CONFIG::implied) {
-        int place = places[lane].to_int();
+        int place = next.to_int();
         if (step == 0) place = sparse_index<CONFIG>(indices, lane, 0);
-        places[lane] = place == CONFIG::n_in - 1 ? 0 : place + 1;
+        next = place == CONFIG::n_in - 1 ? 0 : place + 1;
         value = read<typename CONFIG::a_t>(x[place]);
     } else {
         value = read<typename CONFIG::a_t>(x[sparse_index<CONFIG>(indices, lane, step)]);
@@ -85,16 +86,29 @@ typename CONFIG::a_t sparse_operand(const X *x, const I *indices, typename CONFI
     return value;
 }
 
+// Where a lane finds its weights: a word in every step.
+template <class CONFIG> struct stored_words {
+    typedef typename CONFIG::i_t state_t; // the input after the last one
+
+    template <class X, class W, class I>
+    static void next(const X *x, const W *w, const I *indices, state_t &state, int lane, int step,
+                     typename CONFIG::a_t &value, typename CONFIG::w_t &weight) {
+        #pragma HLS INLINE
+        value = sparse_operand<CONFIG>(x, indices, state, lane, step);
+        weight = CONFIG::weight(w[lane * CONFIG::reuse + step]);
+    }
+};
+
 // One product of every lane; where a span ends, its sum is kept and the lane begins again.
-template <class CONFIG, class X, class W, class I, class S>
-void sparse_step(const X *x, const W *w, const I *indices, typename CONFIG::i_t *places, S *sums,
-                 S *spans, int step) {
+template <class CONFIG, class X, class W, class I, class T, class S>
+void sparse_step(const X *x, const W *w, const I *indices, T *states, S *sums, S *spans, int step) {
     #pragma HLS INLINE
     FXLOOM_UNROLL
     for (int lane = 0; lane < CONFIG::lanes; lane++) {
         #pragma HLS UNROLL
-        const typename CONFIG::a_t value = sparse_operand<CONFIG>(x, indices, places, lane, step);
-        const typename CONFIG::w_t weight = CONFIG::weight(w[lane * CONFIG::reuse + step]);
+        typename CONFIG::a_t value = 0;
+        typename CONFIG::w_t weight = 0;
+        CONFIG::source::next(x, w, indices, states[lane], lane, step, value, weight);
         S sum = sums[lane];
         if (step == 0) sum = 0;
         sum += CONFIG::product::times(value, weight);
@@ -155,16 +169,16 @@ void sparse_result(const S *spans, const B *bias, R *res) {
 
 // x[rows, n_in] times the matrix, plus a bias.
 template <class CONFIG, class A, class W, class I, class B, class R>
-void sparse_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::lanes * CONFIG::reuse],
+void sparse_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::n_words],
                    const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                    R res[CONFIG::rows * CONFIG::n_out]) {
-    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::word_parts
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
     #pragma HLS ARRAY_PARTITION variable=bias complete
     A x[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=x complete
-    typename CONFIG::i_t places[CONFIG::lanes];
-    #pragma HLS ARRAY_PARTITION variable=places complete
+    typename CONFIG::source::state_t states[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=states complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -174,7 +188,7 @@ void sparse_matmul(const A a[CONFIG::rows * CONFIG::n_in], const W w[CONFIG::lan
         for (int step = 0; step < CONFIG::reuse; step++) {
             #pragma HLS PIPELINE II=1 rewind
             if (step == 0) sparse_take<CONFIG>(a + row * CONFIG::n_in, x);
-            sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
+            sparse_step<CONFIG>(x, w, indices, states, sums, spans, step);
             if (step == CONFIG::reuse - 1) {
                 sparse_result<CONFIG>(spans, bias, res + row * CONFIG::n_out);
             }
@@ -215,18 +229,18 @@ void sparse_prefetch(const A *a, X *next, int out_row, int out_column, int step)
 // The cross-correlation of an image with the matrix, plus a bias.
 template <class CONFIG, class A, class W, class I, class B, class R>
 void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
-                 const W w[CONFIG::lanes * CONFIG::reuse],
+                 const W w[CONFIG::n_words],
                  const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                  R res[CONFIG::out_height * CONFIG::out_width * CONFIG::n_out]) {
-    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::word_parts
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
     #pragma HLS ARRAY_PARTITION variable=bias complete
     A x[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=x complete
     A next[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=next complete
-    typename CONFIG::i_t places[CONFIG::lanes];
-    #pragma HLS ARRAY_PARTITION variable=places complete
+    typename CONFIG::source::state_t states[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=states complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -240,7 +254,7 @@ void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
                 if (column < CONFIG::out_width) {
                     sparse_prefetch<CONFIG>(a, next, row, column, step);
                 }
-                if (column > 0) sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
+                if (column > 0) sparse_step<CONFIG>(x, w, indices, states, sums, spans, step);
                 if (column > 0 && step == CONFIG::reuse - 1) {
                     const int position = row * CONFIG::out_width + column - 1;
                     sparse_result<CONFIG>(spans, bias, res + position * CONFIG::n_out);
@@ -255,18 +269,18 @@ void sparse_conv(const A a[CONFIG::height * CONFIG::width * CONFIG::channels],
 #ifdef FXLOOM_STREAMS
 // Pack by pack; each has the n_in values of a row.
 template <class CONFIG, class P, class W, class I, class B, class Q>
-void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
+void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::n_words],
                           const I indices[CONFIG::n_indices],
                           const B bias[CONFIG::n_out], hls::stream<Q> &out) {
-    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::word_parts
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
     #pragma HLS ARRAY_PARTITION variable=bias complete
     typename P::value_type x[CONFIG::n_in];
     #pragma HLS ARRAY_PARTITION variable=x complete
     typename Q::value_type result[CONFIG::n_out];
     #pragma HLS ARRAY_PARTITION variable=result complete
-    typename CONFIG::i_t places[CONFIG::lanes];
-    #pragma HLS ARRAY_PARTITION variable=places complete
+    typename CONFIG::source::state_t states[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=states complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -275,7 +289,7 @@ void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::
         for (int step = 0; step < CONFIG::reuse; step++) {
             #pragma HLS PIPELINE II=1 rewind
             if (step == 0) receive(in, x);
-            sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
+            sparse_step<CONFIG>(x, w, indices, states, sums, spans, step);
             if (step == CONFIG::reuse - 1) {
                 sparse_result<CONFIG>(spans, bias, result);
                 send(result, out);
@@ -286,10 +300,10 @@ void sparse_matmul_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::
 
 // Holds only the rows that windows reach over.
 template <class CONFIG, class P, class W, class I, class B, class Q>
-void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::reuse],
+void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::n_words],
                         const I indices[CONFIG::n_indices], const B bias[CONFIG::n_out],
                         hls::stream<Q> &out) {
-    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::lanes
+    #pragma HLS ARRAY_RESHAPE variable=w block factor=CONFIG::word_parts
     #pragma HLS ARRAY_PARTITION variable=indices block factor=CONFIG::index_parts
     #pragma HLS ARRAY_PARTITION variable=bias complete
     typename P::value_type lines[CONFIG::lines * CONFIG::width * CONFIG::channels];
@@ -300,8 +314,8 @@ void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::re
     #pragma HLS ARRAY_PARTITION variable=next complete
     typename Q::value_type result[CONFIG::n_out];
     #pragma HLS ARRAY_PARTITION variable=result complete
-    typename CONFIG::i_t places[CONFIG::lanes];
-    #pragma HLS ARRAY_PARTITION variable=places complete
+    typename CONFIG::source::state_t states[CONFIG::lanes];
+    #pragma HLS ARRAY_PARTITION variable=states complete
     typename CONFIG::sum_t sums[CONFIG::lanes];
     #pragma HLS ARRAY_PARTITION variable=sums complete
     typename CONFIG::sum_t spans[CONFIG::n_spans];
@@ -316,7 +330,7 @@ void sparse_conv_stream(hls::stream<P> &in, const W w[CONFIG::lanes * CONFIG::re
                 if (column < CONFIG::out_width) {
                     sparse_prefetch<CONFIG>(lines, next, row, column, step);
                 }
-                if (column > 0) sparse_step<CONFIG>(x, w, indices, places, sums, spans, step);
+                if (column > 0) sparse_step<CONFIG>(x, w, indices, states, sums, spans, step);
                 if (column > 0 && step == CONFIG::reuse - 1) {
                     sparse_result<CONFIG>(spans, bias, result);
                     send(result, out);

@@ -13,6 +13,7 @@ from fxloom.settings import unknown
 
 if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
+    from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REGISTRY",
     "Circulant",
+    "CodeWeights",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -45,6 +47,7 @@ __all__ = [
 REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "circulant": "fxloom.passes.circulant:Circulant",
+        "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",

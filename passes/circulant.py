@@ -13,26 +13,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import fx
 
 from fxloom.editing import copy_graph
 from fxloom.errors import RecipeError
-from fxloom.facts import check, facts, share, sharing
+from fxloom.facts import facts, share, sharing
 from fxloom.graph import constant
-from fxloom.passes.finetune import Finetune
-from fxloom.passes.goals import choose, keys_of, matches, require_finite
+from fxloom.passes.fold_batchnorm import FoldBatchnorm
+from fxloom.passes.goals import keys_of
 from fxloom.passes.prunable import Prunable
-from fxloom.quantized_ops import is_quantized
+from fxloom.passes.replacing import key_problems, replaceable, require_float, trained
 from fxloom.recipe import PassResult
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import convert, known_keys
 from fxloom.sharing import Circulant as Blocks
 from fxloom.sharing import expanded, holds, means
 
 if TYPE_CHECKING:
     from fxloom.data import Data
-
-aten = torch.ops.aten
 
 
 @known_keys(RecipeError)
@@ -45,7 +42,7 @@ class Circulant:
     name (fnmatch patterns); the last layer, which decides, is best left out. What cannot be
     block-circulant stays as it is, and the summary says why; if a pattern other than "*" names it,
     that is an error. layers: another block for the layers that match a pattern (the last match
-    wins). finetune: keys of the finetune pass, which then runs.
+    wins). finetune: keys of the finetune pass, which then runs. Batch norms are folded before.
     """
 
     name: ClassVar[str] = "circulant"
@@ -64,17 +61,7 @@ class Circulant:
             raise RecipeError("\n".join(problems))
         for name, value in converted.items():
             object.__setattr__(self, name, value)
-        blocks = {"block": self.block}
-        for pattern, keys in self.layers.items():
-            for key, value in keys.items():
-                if key == "block":
-                    blocks[f'layers."{pattern}".block'] = value
-                else:
-                    problems.append(f'layers."{pattern}".{key}: unknown key; allowed: block')
-        problems += [
-            f"{key}: required at least 2, got {value}" for key, value in blocks.items() if value < 2
-        ]
-        problems += [f"finetune.{line}" for line in build(Finetune, self.finetune)[1]]
+        problems = list(key_problems("block", self.block, 2, self.layers, self.finetune))
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -84,49 +71,27 @@ class Circulant:
         return bool(self.finetune)
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
-        if data is None and self.needs_data:
-            raise RecipeError("circulant: required data to finetune on, got none")
-        if is_quantized(graph):
-            raise RecipeError(
-                "circulant: the graph is quantized already. Put circulant before quantize, which "
-                "keeps weights that are one number so"
-            )
-        module = copy_graph(graph)
-        chosen = choose(module, self.include, self.exclude, self.layers, False, self.name)
-        require_finite(chosen, self.name)
-        notes = self._notes(module, chosen)
-        layers: dict[str, dict[str, object]] = {}
-        for each in chosen:
-            if each.name not in notes:
-                layers[each.name] = self._made(module, each)
-        if not layers:
-            raise RecipeError("circulant: no layer is left:\n" + _listed(notes))
+        require_float(graph, self.name, data, self.needs_data)
+        folded = FoldBatchnorm()(graph)
+        module = copy_graph(folded.graph)
+        chosen, notes = replaceable(
+            module,
+            self.name,
+            self.include,
+            self.exclude,
+            self.layers,
+            lambda each: _problems(module, each, self._block(each)),
+        )
+        layers = {each.name: self._made(module, each) for each in chosen}
         summary: dict[str, object] = {
             "layers": layers,
+            "folded": folded.summary["folded"],
             "notes": notes,
             "remarks": [_total(layers), *(f"{name}: {note}" for name, note in notes.items())],
         }
         if self.finetune:
-            trained = Finetune(**self.finetune)(module, data)
-            lost = check(module, trained.graph)
-            assert not lost, lost
-            module = trained.graph
-            kept = ("first", "kept", "kept_epoch")
-            summary["finetune"] = {key: trained.summary[key] for key in kept}
+            module, summary["finetune"] = trained(module, data, self.finetune)
         return PassResult(module, True, summary)
-
-    def _notes(self, module: fx.GraphModule, chosen: list[Prunable]) -> dict[str, str]:
-        """Why layers stay as they are. Raises RecipeError for those that are named."""
-        notes = {
-            each.name: note
-            for each in chosen
-            if (note := next(_problems(module, each, self._block(each)), ""))
-        }
-        patterns = [pattern for pattern in (*self.include, *self.layers) if pattern != "*"]
-        named = {each.name for each in chosen if matches(each, patterns)}
-        if wrong := {name: note for name, note in notes.items() if name in named}:
-            raise RecipeError("circulant: " + _listed(wrong) + "\nExclude what cannot be")
-        return notes
 
     def _block(self, each: Prunable) -> int:
         return int(keys_of(each, self.layers).get("block", self.block))
@@ -173,19 +138,12 @@ def _problems(module: fx.GraphModule, each: Prunable, block: int) -> Iterator[st
             f"a block of {block} needs as many inputs and outputs, and there are {inputs} and "
             f"{outputs}"
         )
-    if not any(float(value) for value in each.values.abs().amax().reshape(1)):
+    if not each.kept:
         yield "all of its weights are zero"
     if any(name in facts(module) for name in each.names):
         yield "it was pruned, and zeros of its own cannot stay: put circulant in place of prune"
     if any(name in sharing(module) for name in each.names):
         yield "its weights are shared already"
-    norms = (aten.batch_norm.default,)
-    if any(user.target in norms for node in each.readers for user in node.users):
-        yield "a batch norm follows, which would scale its outputs: put fold_batchnorm before"
-
-
-def _listed(notes: Mapping[str, str]) -> str:
-    return "\n".join(f"{name}: {note}" for name, note in notes.items())
 
 
 def _total(layers: Mapping[str, Mapping[str, object]]) -> str:

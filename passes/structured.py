@@ -20,16 +20,15 @@ from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, tensor_node
 from fxloom.errors import RecipeError
-from fxloom.facts import check, facts, share, sharing
+from fxloom.facts import facts, share, sharing
 from fxloom.graph import arguments
-from fxloom.passes.finetune import Finetune
-from fxloom.passes.goals import choose, keys_of, matches, require_finite
+from fxloom.passes.goals import keys_of
 from fxloom.passes.legalize.core import insert
 from fxloom.passes.prunable import Prunable
+from fxloom.passes.replacing import key_problems, replaceable, require_float, trained
 from fxloom.passes.transforms import Chain, Kind, chain_of, fit, numbers_of
-from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import convert, known_keys
 from fxloom.sharing import Codebook
 
 if TYPE_CHECKING:
@@ -72,20 +71,10 @@ class Structured:
             raise RecipeError("\n".join(problems))
         for name, value in converted.items():
             object.__setattr__(self, name, value)
-        depths = {"depth": self.depth}
-        for pattern, keys in self.layers.items():
-            for key, value in keys.items():
-                if key == "depth":
-                    depths[f'layers."{pattern}".depth'] = value
-                else:
-                    problems.append(f'layers."{pattern}".{key}: unknown key; allowed: depth')
-        problems += [
-            f"{key}: required at least 1, got {value}" for key, value in depths.items() if value < 1
-        ]
+        problems = list(key_problems("depth", self.depth, 1, self.layers, self.finetune))
         for key, value in (("steps", self.steps), ("seed", self.seed)):
             if not 0 <= value < 2**32:
                 problems.append(f"{key}: required a number from 0 to 2**32 - 1, got {value}")
-        problems += [f"finetune.{line}" for line in build(Finetune, self.finetune)[1]]
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -95,20 +84,18 @@ class Structured:
         return bool(self.finetune)
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
-        if data is None and self.needs_data:
-            raise RecipeError("structured: required data to finetune on, got none")
-        if is_quantized(graph):
-            raise RecipeError(
-                "structured: the graph is quantized already. Put structured before quantize"
-            )
+        require_float(graph, self.name, data, self.needs_data)
         module = copy_graph(graph)
-        chosen = choose(module, self.include, self.exclude, self.layers, False, self.name)
-        require_finite(chosen, self.name)
-        notes = self._notes(module, chosen)
+        chosen, notes = replaceable(
+            module,
+            self.name,
+            self.include,
+            self.exclude,
+            self.layers,
+            lambda each: self._problems(module, each),
+        )
         layers: dict[str, dict[str, object]] = {}
         for number, each in enumerate(chosen):
-            if each.name in notes:
-                continue
             if (tell := progress_of_pass()) is not None:
                 tell(each.name)
             n_out, n_in = each.values.shape
@@ -122,43 +109,25 @@ class Structured:
                 "depth": depth,
                 "error": float(f"{error:.4g}"),
             }
-        if not layers:
-            raise RecipeError("structured: no layer is left:\n" + _listed(notes))
         module = finish(module)
-        weights, trained = (
+        weights, numbers = (
             sum(int(str(each[key])) for each in layers.values()) for key in ("weights", "trained")
         )
         summary: dict[str, object] = {
             "layers": layers,
             "notes": notes,
             "remarks": [
-                f"{weights:,} weights of {len(layers)} layers are {trained:,} numbers beside fixed "
-                f"transforms ({weights / trained:.2f}x fewer)",
+                f"{weights:,} weights of {len(layers)} layers are {numbers:,} numbers beside fixed "
+                f"transforms ({weights / numbers:.2f}x fewer)",
                 *(f"{name}: {note}" for name, note in notes.items()),
             ],
         }
         if self.finetune:
-            tuned = Finetune(**self.finetune)(module, data)
-            lost = check(module, tuned.graph)
-            assert not lost, lost
-            module = tuned.graph
-            kept = ("first", "kept", "kept_epoch")
-            summary["finetune"] = {key: tuned.summary[key] for key in kept}
+            module, summary["finetune"] = trained(module, data, self.finetune)
         return PassResult(module, True, summary)
 
     def _depth(self, each: Prunable) -> int:
         return int(keys_of(each, self.layers).get("depth", self.depth))
-
-    def _notes(self, module: fx.GraphModule, chosen: Sequence[Prunable]) -> dict[str, str]:
-        """Why layers stay as they are. Raises RecipeError for those that are named."""
-        notes = {
-            each.name: note for each in chosen if (note := next(self._problems(module, each), ""))
-        }
-        patterns = [pattern for pattern in (*self.include, *self.layers) if pattern != "*"]
-        named = {each.name for each in chosen if matches(each, patterns)}
-        if wrong := {name: note for name, note in notes.items() if name in named}:
-            raise RecipeError("structured: " + _listed(wrong) + "\nExclude what cannot be")
-        return notes
 
     def _problems(self, module: fx.GraphModule, each: Prunable) -> Iterator[str]:
         """What stands against a chain in a layer's place."""
@@ -176,7 +145,7 @@ class Structured:
             return
         if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
             yield "its weights were pruned or shared: a chain has none of them"
-        if not bool(each.values.any()):
+        if not each.kept:
             yield "all of its weights are zero"
         n_out, n_in = each.values.shape
         depth = self._depth(each)
@@ -226,7 +195,3 @@ def _called(
         value = value if bias is None else insert(module, layer, aten.add.Tensor, value, bias)
     assert isinstance(value, Node)
     return value
-
-
-def _listed(notes: Mapping[str, str]) -> str:
-    return "\n".join(f"{name}: {note}" for name, note in notes.items())

@@ -1,6 +1,6 @@
 """Damaged files and killed processes: what the slow runs and their short versions share.
 
-python -m tests.hardness files 1000    mutated recipes, targets, programs and .pt2 files
+python -m tests.hardness files 1000    mutated recipes, targets, programs, weights and .pt2 files
 python -m tests.hardness kill 50       kill -9 of `fxloom compile` over an existing build
 """
 
@@ -86,6 +86,8 @@ def originals(folder: Path) -> dict[str, tuple[bytes, Reader]]:
     torch.export.save(torch.export.export(net, (x,), dynamic_shapes=batch), folder / "x.pt2")
     graph = Recipe.parse(RECIPE).run(fxloom.capture(net, x), data=fxloom.Data.of(x)).graph
     fxloom.save_program(fxloom.lower(graph), folder / "x.fxloom")
+    fxloom.save_program(fxloom.lower(graph), folder / "coded.fxloom", coded=True)
+    fxloom.save_weights(graph, folder / "x.safetensors")
 
     def program(path: Path) -> object:
         loaded = load_program(path)
@@ -98,6 +100,8 @@ def originals(folder: Path) -> dict[str, tuple[bytes, Reader]]:
         "recipe.toml": (RECIPE.encode(), Recipe.load),
         "target.toml": (TARGET.encode(), Target.load),
         "x.fxloom": ((folder / "x.fxloom").read_bytes(), program),
+        "coded.fxloom": ((folder / "coded.fxloom").read_bytes(), program),
+        "x.safetensors": ((folder / "x.safetensors").read_bytes(), fxloom.load_weights),
         "x.pt2": (
             (folder / "x.pt2").read_bytes(),
             lambda path: fxloom.capture(load_model(str(path)), x),

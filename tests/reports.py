@@ -18,6 +18,7 @@ from fxloom.report import (
     nanoseconds,
 )
 from fxloom.report_graph import Edge, Graph, Node
+from fxloom.storage_table import StorageRow
 from fxloom.value_histograms import ValueHistogram
 
 HOSTILE = (
@@ -95,6 +96,26 @@ def histogram(name: str) -> ValueHistogram:
     return ValueHistogram(name, "fixed<8,1>", *ends, 0.01, 0.02, -1.5, 0.125, counts, 128)
 
 
+def storage(name: str, weights: int) -> StorageRow:
+    """What a tensor of so many weights takes."""
+    return StorageRow(
+        name=name,
+        what="weights",
+        weights=weights,
+        kept=weights // 10,
+        values=8,
+        stored=weights // 5,
+        weight_bits=3,
+        index_bits=4,
+        weight_codes=weights // 2,
+        index_codes=weights // 3,
+        codebook=24,
+        tables=40,
+        bits=7 * weights // 5 + 24,
+        huffman_bits=5 * weights // 6 + 64,
+    )
+
+
 def full(names: Sequence[str] = HOSTILE, share: float = 70.0) -> Report:
     """A report in which nothing is missing."""
     layers = tuple(layer(name, 8 << place % 5) for place, name in enumerate(names))
@@ -141,6 +162,7 @@ def full(names: Sequence[str] = HOSTILE, share: float = 70.0) -> Report:
         ),
         graph=graph(names),
         histograms=tuple(histogram(name) for name in names),
+        storage=tuple(storage(name, 100 << place % 5) for place, name in enumerate(names)),
     )
 
 

@@ -35,6 +35,8 @@ INCLUDED = (
     "fxloom_sparse.h",
     "fxloom_circulant.h",
     "fxloom_codebook.h",
+    "fxloom_huffman.h",
+    "fxloom_engines.h",
     "fxloom_tables.h",
 )
 """Included by KERNELS."""

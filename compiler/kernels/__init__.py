@@ -6,11 +6,12 @@ from types import MappingProxyType
 from fxloom.kernels.base import Declined, MatrixKernel, Offer, Rhythm
 from fxloom.kernels.circulant import Circulant
 from fxloom.kernels.codebook import Codebook
+from fxloom.kernels.huffman import Huffman
 from fxloom.kernels.indexed import Indexed
 from fxloom.kernels.sparse import Sparse
 
 __all__ = ["KERNELS", "Declined", "MatrixKernel", "Offer", "Rhythm"]
 
 KERNELS: Mapping[str, MatrixKernel] = MappingProxyType(
-    {each.name: each for each in (Sparse(), Indexed(), Codebook(), Circulant())}
+    {each.name: each for each in (Sparse(), Indexed(), Codebook(), Huffman(), Circulant())}
 )

@@ -13,7 +13,7 @@ from fxloom import features
 from fxloom.allotment import Allotment
 from fxloom.codebook_layout import Codebooks, Occurrence, occurrence, turns_for
 from fxloom.fixed_point import IntArray
-from fxloom.kernels.base import Offer, Rhythm
+from fxloom.kernels.base import Declined, Offer, Rhythm
 from fxloom.logic import LUT_ROM_BITS
 from fxloom.matrices import Matrix
 from fxloom.multipliers import HARD_DIGITS, are_powers, csd_digits, hard_multiplications
@@ -33,7 +33,7 @@ MOST_SYMBOLS = 1 << 12
 SAMPLED = 4
 """Outputs and inputs in which values are counted first, at most SAMPLED_WEIGHTS of each."""
 
-SAMPLED_WEIGHTS = 512
+SAMPLED_WEIGHTS = 1 << 12
 
 RULE_CODEBOOK = (
     "rule: codebook kernel: adders, choices and registers counted, a multiplier for each product "
@@ -78,9 +78,16 @@ class Codebook:
 
     name: ClassVar[str] = "codebook"
 
-    def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer:
-        """Any matrix will do; few values make it cheap."""
-        form = min(forms(matrix, wanted.reuse), key=lambda each: each.worth(matrix.width))
+    def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer | Declined:
+        """Any matrix will do where somebody asks for it; else at least every second multiplication
+        must be saved."""
+        found = list(forms(matrix, wanted.reuse))
+        if wanted.kernel == "auto":
+            most = int(np.count_nonzero(matrix.weights)) // 2
+            found = [form for form in found if form.products <= most]
+        if not found:
+            return Declined("weights of which many are the same", "too many different ones")
+        form = min(found, key=lambda each: each.worth(matrix.width))
         rounds = 2 if form.order == "sums" and _lags(form.reuse) and not _overlaps(matrix) else 1
         note = ""
         if rounds * form.reuse != wanted.reuse:
@@ -114,14 +121,15 @@ class Codebook:
         if matrix.width <= features.NO_DSP_BITS or are_powers(_some(matrix.weights), matrix.width):
             return None
         samples = _some(matrix.weights.T), _some(matrix.weights)
-        if not any(all(_repeats(line) for line in sample) for sample in samples):
+        if not any(_repeats(sample) for sample in samples):
             return None
         return None if dense.reuse == 1 and not self._halves(matrix, wanted) else ""
 
     def _halves(self, matrix: Matrix, wanted: LayerSettings) -> bool:
         """Whether there would be at most half of the multipliers of constant weights."""
+        offer = self.offer(matrix, wanted)
         hard = hard_multiplications(matrix.weights)
-        return 2 * self.offer(matrix, wanted).multipliers <= hard
+        return not isinstance(offer, Declined) and 2 * offer.multipliers <= hard
 
     def cost(self, product: Product) -> Cost:
         """Counted: adders, choices, registers; nobody has synthesised it."""
@@ -194,7 +202,9 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     lanes, steps = lanes_for(nonzero, min(reuse, matrix.inputs))
     multiplying, rounds = lanes_for(count, steps)
     multipliers = multiplying
-    if steps == 1:  # constants
+    if are_powers(matrix.weights, width):
+        multipliers = 0
+    elif steps == 1:  # constants
         multipliers = int(found.by_output[:, csd_digits(found.values) >= HARD_DIGITS].sum())
     bits = data + (-(-nonzero // count) - 1).bit_length()
     spans = count + lanes * (1 - count / nonzero)
@@ -202,12 +212,17 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     adders = spans - count + (lanes if steps > 1 else 0)
     product_adders = product_spans - n_out + (multiplying if rounds > 1 else 0)
     luts = adders * _adder(bits) + product_adders * _adder(accumulator)
-    luts += 2 * (lanes * _wires(steps, data) + multiplying * _wires(rounds, bits))
+    luts += 2 * (lanes * wired_luts(steps, data) + multiplying * wired_luts(rounds, bits))
     luts += _luts_of_products(matrix, multipliers, bits)
     registers = matrix.inputs * data + (spans + count) * bits + product_spans * accumulator
     if steps > 1:
         registers += lanes * bits + multiplying * (accumulator + width)
-    index = index_width(most + found.zeros)
+    # Indices are wires. What says them in fewest bits: a value for each weight, or an input for
+    # each that is not zero.
+    indices = min(
+        matrix.weights.size * index_width(most + found.zeros),
+        nonzero * index_width(matrix.inputs),
+    )
     return Form(
         "sums",
         steps,
@@ -215,7 +230,7 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
         multipliers,
         multiplying * rounds,
         most,
-        matrix.weights.size * index + multiplying * rounds * width,
+        indices + multiplying * rounds * width,
         luts,
         registers,
         multiplying * width,
@@ -231,8 +246,8 @@ def _products(matrix: Matrix, found: Codebooks, reuse: int, accumulator: int) ->
     hard = wide * int((csd_digits(found.values) >= HARD_DIGITS).sum())
     bits = data + width
     index = index_width(found.symbols)
-    luts = lanes * wide * (_adder(accumulator) + 2 * found.symbols * bits / 4)
-    luts += 2 * (wide * _wires(blocks, data) + lanes * _wires(turns, accumulator))
+    luts = lanes * wide * (_adder(accumulator) + 2 * chosen_luts(found.symbols, bits))
+    luts += 2 * (wide * wired_luts(blocks, data) + lanes * wired_luts(turns, accumulator))
     luts += _luts_of_products(matrix, hard, data)
     word = lanes * wide * index
     registers = matrix.inputs * data + n_out * accumulator + products * bits + word
@@ -255,9 +270,14 @@ def _adder(bits: int) -> int:
     return bits + features.ADDER_OVERHEAD
 
 
-def _wires(count: int, bits: int) -> float:
-    """A choice of one of so many wires, by the step: benchmarks/sparse_operands."""
+def wired_luts(count: int, bits: int) -> float:
+    """Of a choice of one of so many wires, by the step (benchmarks/sparse_operands)."""
     return count * bits / 4 + bits if count > 1 else 0
+
+
+def chosen_luts(symbols: int, bits: int) -> float:
+    """Of a choice of one of so many products, by an index (benchmarks/codebook_lanes)."""
+    return symbols * bits / 4
 
 
 def _luts_of_products(matrix: Matrix, multipliers: int, bits: int) -> float:
@@ -282,8 +302,8 @@ def _some(matrix: IntArray) -> IntArray:
     return found
 
 
-def _repeats(weights: IntArray) -> bool:
-    """Whether at least every second weight has a value that another one has as well."""
-    nonzero = weights[weights != 0]
-    different = int(np.unique(nonzero).size)
-    return different <= min(int(nonzero.size) // 2, MOST_VALUES)
+def _repeats(lines: IntArray) -> bool:
+    """Whether at least every second weight of some outputs, or inputs, has a value that another one
+    of the same has as well."""
+    different = [int(np.unique(line[line != 0]).size) for line in lines]
+    return max(different) <= MOST_VALUES and 2 * sum(different) <= int(np.count_nonzero(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from fxloom import features
 from fxloom.allotment import Allotment
 from fxloom.distinct import MOST, code_width, codebook
-from fxloom.fixed_point import Int64Array, IntArray
+from fxloom.fixed_point import Int64Array
 from fxloom.kernels.base import Declined, Offer, Rhythm
 from fxloom.logic import rom_blocks
 from fxloom.matrices import Matrix
@@ -34,20 +35,38 @@ TABLE_BITS = 6
 """Inputs of a LUT."""
 
 
-def numbers_of(weights: IntArray) -> tuple[Int64Array, int]:
-    """The codebook, and bits of a number in it. weights: with at most MOST different numbers."""
-    values = codebook(weights)
-    assert values is not None
-    return values, code_width(len(values))
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """What is stored of a matrix of few different weights.
 
+    values: the codebook, ascending; width: bits of a number in it; implied: whether all weights are
+    stored, in the order of the inputs, and not only those that are not zero, with the numbers of
+    their inputs; count: how many.
+    """
 
-def is_implied(matrix: Matrix, groups: int) -> bool:
-    """Whether all weights are stored, in the order of the inputs, and not only those that are not
-    zero, with the numbers of their inputs: whichever takes fewer bits. With groups, the latter."""
-    nonzero = int(np.count_nonzero(matrix.weights))
-    _, width = numbers_of(matrix.weights)
-    counted = nonzero * (width + index_width(matrix.inputs))
-    return groups == 1 and matrix.weights.size * width <= counted
+    values: Int64Array
+    width: int
+    implied: bool
+    count: int
+
+    @classmethod
+    def of(cls, matrix: Matrix) -> Numbering | None:
+        """Whichever takes fewer bits; None where there are more than MOST values. With groups
+        inputs do not simply follow each other: only what is not zero."""
+        values = codebook(matrix.weights)
+        if values is None:
+            return None
+        count = max(int(np.count_nonzero(matrix.weights)), 1)
+        kept = values[values != 0] if values.any() else values
+        width = code_width(len(kept))
+        all_bits = matrix.weights.size * code_width(len(values))
+        if matrix.groups == 1 and all_bits <= count * (width + index_width(matrix.inputs)):
+            return cls(values, code_width(len(values)), True, matrix.weights.size)
+        return cls(kept, width, False, count)
+
+    def word(self, matrix: Matrix) -> int:
+        """Bits of a lane's word."""
+        return self.width if self.implied else self.width + index_width(matrix.inputs)
 
 
 class Indexed:
@@ -57,26 +76,25 @@ class Indexed:
 
     def offer(self, matrix: Matrix, wanted: LayerSettings) -> Offer | Declined:
         """For matrices with few different weights."""
-        values = codebook(matrix.weights)
-        if values is None:
+        kept = Numbering.of(matrix)
+        if kept is None:
             return Declined(
                 f"at most {MOST} different weights in a layer", f"more in one of {matrix.shape}"
             )
-        width, size = code_width(len(values)), matrix.weights.size
-        implied = is_implied(matrix, matrix.groups)
-        count = size if implied else int(np.count_nonzero(matrix.weights))
-        lanes, reuse = lanes_for(count, wanted.reuse)
-        bits = lanes * reuse * _word(matrix, width, implied) + len(values) * matrix.width
+        values = len(kept.values)
+        lanes, reuse = lanes_for(kept.count, wanted.reuse)
+        bits = lanes * reuse * kept.word(matrix) + values * matrix.width
         multipliers = f"{lanes:,} multiplier{'s' if lanes != 1 else ''}"
         note = ""
         if reuse != wanted.reuse:
             note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {multipliers}"
         what = (
-            f"{len(values)} values for {count:,} of {size:,} weights, {multipliers} at reuse "
+            f"{values} values for {kept.count:,} of {matrix.weights.size:,} weights, "
+            f"{multipliers} at reuse "
             f"{reuse:,} ({bits:,} bits with the codebook)"
         )
         luts = features.SPARSE_BOUNDS[0] * _luts(
-            matrix, lanes, len(values), matrix.data, matrix.sum_width
+            matrix, lanes, values, matrix.data, matrix.sum_width
         )
         return Offer(lanes, reuse, bits, lanes * reuse, luts, lanes, what, note)
 
@@ -103,20 +121,16 @@ class Indexed:
         from fxloom.product_costs import lane_cost
 
         matrix, given = product.matrix, product.given
-        values, width = numbers_of(matrix.weights)
-        luts = _luts(matrix, given.lanes, len(values), product.data, product.accumulator)
-        word = given.lanes * _word(matrix, width, is_implied(matrix, matrix.groups))
+        kept = Numbering.of(matrix)
+        assert kept is not None
+        luts = _luts(matrix, given.lanes, len(kept.values), product.data, product.accumulator)
+        word = given.lanes * kept.word(matrix)
         registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + word
         return lane_cost(product, luts, registers, given.lanes, word, SOURCE, CYCLES)
 
     def rhythm(self, matrix: Matrix, given: Allotment) -> Rhythm:
         """As the sparse kernel, whose loops it has."""
         return Rhythm(given.reuse, given.reuse - 1, 1)
-
-
-def _word(matrix: Matrix, width: int, implied: bool) -> int:
-    """Bits of a lane's word."""
-    return width if implied else width + index_width(matrix.inputs)
 
 
 def _luts(matrix: Matrix, lanes: int, values: int, data: int, sums: int) -> float:

@@ -155,17 +155,7 @@ class Lowering:
     def _weight(self, node: Node) -> Quantized:
         source = arguments(node)[0]
         assert isinstance(source, Node)
-        to, rounding, overflow = requantize_format(node)
-        tensor = constant(self.module, source.target).detach().cpu()
-        shifts: tuple[int, ...] = ()
-        if node.target is REQUANTIZE_WEIGHTS:
-            shifts = tuple(arguments(node)[1])
-            tensor = REQUANTIZE_WEIGHTS(tensor, *arguments(node)[1:])
-        values = tensor.numpy()
-        if shifts:
-            values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
-        # Mantissas are kept in the narrowest integers at once: no second copy of the model.
-        data = quantize_in_chunks(values, to, rounding, overflow)
+        data, to, shifts = mantissas(constant(self.module, source.target), node)
         return Quantized(str(source.target), data, to, shifts)
 
     def _outputs(self, output: Node) -> None:
@@ -339,6 +329,22 @@ def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
         Rounding(rounding),
         Overflow(overflow),
     )
+
+
+def mantissas(tensor: Tensor, node: Node) -> tuple[IntArray, FixedPoint, tuple[int, ...]]:
+    """What a rounding of weights makes of a tensor: integers, their format, and how many bits
+    further left the binary point of each channel (first axis) is; none where all are the same."""
+    to, rounding, overflow = requantize_format(node)
+    tensor = tensor.detach().cpu()
+    shifts: tuple[int, ...] = ()
+    if node.target is REQUANTIZE_WEIGHTS:
+        shifts = tuple(arguments(node)[1])
+        tensor = REQUANTIZE_WEIGHTS(tensor, *arguments(node)[1:])
+    values = tensor.numpy()
+    if shifts:
+        values = np.ldexp(values, np.reshape(shifts, (-1, *(1,) * (values.ndim - 1))))
+    # Mantissas are kept in the narrowest integers at once: no second copy of the model.
+    return quantize_in_chunks(values, to, rounding, overflow), to, shifts
 
 
 def quantize_in_chunks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from fxloom.report import (
     percent,
     stage_texts,
 )
+from fxloom.storage_table import ARROW, times
 
 if TYPE_CHECKING:
     from fxloom.measured_report import Comparison, Run
@@ -116,6 +118,8 @@ def report_page(report: Report, measured: Comparison | None = None) -> str:
         steps=[_step(step) for step in report.passes],
         stages=_stages,
         stage_header=STAGE_HEADER,
+        storage=_storage(report),
+        storage_times=times(report.float_bits or 1, report.coded_bits),
         layout=layout,
         wide=layout is None or layout.width > WIDE,
         edges=list(graph.rows()) if graph else [],
@@ -252,6 +256,23 @@ def _step(step: PassReport) -> Step:
     remarks = tuple(str(text) for text in step.summary.get("remarks", ()))
     changed = tuple(layer for layer in step.layers if layer.before != layer.after)
     return Step(step, counts, remarks, changed)
+
+
+def _storage(report: Report) -> list[Any]:
+    """The heads of the table, then its rows: pairs of texts, the second where there are two
+    figures, and a bar of the bits."""
+    if not report.storage:
+        return []
+    heads, *rows = report.storage_cells()
+    longest = max(row.huffman_bits for row in report.storage) or 1
+    shares = [100 * row.huffman_bits / longest for row in report.storage]
+    found: list[Any] = [heads]
+    for (name, *texts), share in zip_longest(rows, shares):
+        parted = (text.partition(ARROW) for text in texts)
+        bar = None if share is None else Bar(share, None, None, "counted")
+        pairs = [(before, after) for before, _, after in parted]
+        found.append({"name": name, "cells": pairs, "bar": bar})
+    return found
 
 
 def _stages(layer: StageLayer) -> list[tuple[str, str]]:

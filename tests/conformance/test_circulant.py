@@ -8,28 +8,30 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import fxloom
 from fxloom import ops
 from fxloom.backends import get
-from fxloom.backends.hls4ml import csim
-from fxloom.backends.hls4ml.build import Hls4mlBuild
 from fxloom.backends.hls4ml.plan import make_plan
-from fxloom.backends.simulator import reference
 from fxloom.circulant_layout import find_block, stored_values
 from fxloom.errors import TargetError
 from fxloom.estimation import estimate
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
+from fxloom.passes import Circulant, Quantize
 from fxloom.program import Program, ProgramBuilder
+from fxloom.recipe import Recipe
 from fxloom.target import LayerTable, Target
-from tests.conformance.packing import corner_inputs, pack
+from tests.conformance.packing import pack
+from tests.conformance.test_sparse import REUSE, differences, product_program, unoptimized
+
+__all__ = ["unoptimized"]  # of the fixture's name pytest must know
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 Io = Literal["parallel", "stream"]
 Ints = np.ndarray[Any, Any]
-
-REUSE = (1, 2, 3, 5, 8, 16, 64, 10**9)
-SAMPLES = 20
 
 HEADS: dict[str, tuple[tuple[int, ...], tuple[int, ...], ops.Op, int]] = {
     "linear": ((40,), (40, 24), ops.MatMul(), 8),
@@ -44,12 +46,6 @@ HEADS: dict[str, tuple[tuple[int, ...], tuple[int, ...], ops.Op, int]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def unoptimized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These projects are large, and run only a few samples."""
-    monkeypatch.setattr(csim, "FLAGS", (*csim.FLAGS, "-O0"))
-
-
 def circulant(shape: tuple[int, ...], block: int, kind: FixedPoint, rng: Any) -> Ints:
     """Mantissas of the shape [..., channels, outputs] that are block-circulant."""
     *taps, channels, n_out = shape
@@ -61,53 +57,27 @@ def circulant(shape: tuple[int, ...], block: int, kind: FixedPoint, rng: Any) ->
 
 
 def circulant_program(head: str, number: int) -> Program:
-    """A layer with block-circulant weights, with or without a bias and what follows it."""
-    rng = np.random.default_rng(number)
-    shape, weights, op, block = HEADS[head]
-    b = ProgramBuilder()
-    bits = int(rng.integers(1, 10))
-    x = b.input("x", shape, FixedPoint(bits, int(rng.integers(-2, bits + 3)), number % 3 > 0))
-    width = int(rng.integers(4, 12))
-    kind = FixedPoint(width, int(rng.integers(-2, width + 3)), number % 5 > 0)
-    data = circulant(weights, block, kind, rng)
-    if number % 5 == 4:  # powers of two
-        data = np.where(data < 0, -1, 1) * np.where(data % 3 == 0, 2, 4) * (kind.lo < 0 or data > 0)
-    y = b.emit(op, [x, b.constant("w", data, kind)], head)
-    if number % 2:
-        to = FixedPoint(7, int(rng.integers(-3, 9)))
-        bias = b.constant("b", rng.integers(to.lo, to.hi, weights[-1], endpoint=True), to)
-        y = b.emit(ops.Add(), [y, bias], head)
-    if number % 7 == 3:  # a narrow accumulator: upper bits are dropped
-        y = b.emit(ops.Requantize(FixedPoint(6, 6 - y.type.fraction)), [y], head)
-    if number % 4:
-        fit = FixedPoint(8, y.type.integer - 2, bool(number % 3))
-        rounding, overflow = list(Rounding)[number % 7], list(Overflow)[number % 4]
-        y = b.emit(ops.Requantize(fit, rounding, overflow), [y], head)
-    b.output(y, "y")
-    return b.build()
+    """A layer with block-circulant weights."""
+    shape, size, op, block = HEADS[head]
+
+    def weights(kind: FixedPoint, rng: np.random.Generator) -> Ints:
+        data = circulant(size, block, kind, rng)
+        if number % 5 != 4:
+            return data
+        signs = np.where((data < 0) & kind.signed, -1, 1)
+        return signs * np.where(data % 3 == 0, 2, 4)  # powers of two
+
+    return product_program(head, shape, op, number, weights)
 
 
 def corpus(part: int) -> tuple[Program, dict[str, LayerTable]]:
-    """Every layer with reuse factors in turn: half of all pairs."""
+    """A third of all pairs of a layer and a reuse factor, every layer in each."""
     pairs = [(head, reuse) for reuse in REUSE for head in HEADS]
-    chosen = [(n, *pair) for n, pair in enumerate(pairs) if n % 2 == part]
+    chosen = [(n, *pair) for n, pair in enumerate(pairs) if (n + n // len(HEADS)) % 3 == part]
     layers: dict[str, LayerTable] = {
         f"p{place}.*": {"reuse": reuse} for place, (_, _, reuse) in enumerate(chosen)
     }
     return pack([circulant_program(head, number) for number, head, _ in chosen]), layers
-
-
-def differences(program: Program, target: Target, out: Path) -> dict[str, int]:
-    """Different integers an output, between the reference and the compiled C++."""
-    build = get("hls4ml").emit(program, target, out / "project", cache=out / "cache")
-    assert isinstance(build, Hls4mlBuild)
-    inputs = corner_inputs(program, SAMPLES, 1)
-    got = build.run_mantissas(inputs)
-    return {
-        port.name: int((a != b).sum())
-        for port, a, b in zip(program.outputs, reference(program, inputs), got, strict=True)
-        if (a != b).any()
-    }
 
 
 # -- integers ---------------------------------------------------------------
@@ -124,7 +94,7 @@ def test_the_circulant_kernel_gives_the_simulators_integers(
     target = Target(io=io, backend=backend, kernel="circulant", layers=layers)
     plan = make_plan(program, target)
     found = [layer.allotment for layer in plan.layers if layer.allotment is not None]
-    assert [given.kernel for given in found] == ["circulant"] * (len(REUSE) * len(HEADS) // 2)
+    assert [given.kernel for given in found] == ["circulant"] * (len(REUSE) * len(HEADS) // 3)
     assert differences(program, target, tmp_path) == {}
 
 
@@ -147,6 +117,34 @@ def test_every_way_to_a_product_is_in_the_corpus() -> None:
             assert text.count(line) >= 4, line
         blocks = {int(found) for found in re.findall(r" block = (\d+);", text)}
         assert blocks >= {2, 3, 4, 5, 7, 8, 16}
+
+
+class Blocks(nn.Module):
+    """A convolution and two linear layers behind its flattened image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden = nn.Conv2d(4, 8, 3, padding=1), nn.Linear(8 * 9, 32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.hidden(torch.relu(self.conv(x)).flatten(1))))
+
+
+@needs_compiler
+def test_a_circulant_model_from_end_to_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build = fxloom.compile(
+        Blocks().eval(),
+        data=torch.randn(40, 4, 3, 3),
+        recipe=Recipe([Circulant(exclude=("head",)), Quantize()]),
+        target=Target(io="stream", strategy="resource", reuse=4),
+        out=tmp_path / "b",
+    )
+    assert fxloom.check(tmp_path / "b", samples=20).is_exact
+    said = {layer.name: layer.kernel.partition(":")[0] for layer in build.report.layers}
+    assert [said[name] for name in ("conv", "hidden", "head")] == ["circulant", "circulant", ""]
+    assert "hidden: circulant: 576 values for 2,304 weights" in build.report.to_text()
 
 
 # -- what is stored and multiplied -----------------------------------------------------

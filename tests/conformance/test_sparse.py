@@ -4,6 +4,7 @@ what is zero is neither stored nor multiplied."""
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,21 +88,25 @@ def sparsify(
 PATTERNS = ("random", "outputs", "random", "one", "none", "powers", "full")
 
 
-def sparse_program(head: str, pattern: str, number: int) -> Program:
-    """A layer with zeros among its weights, with or without a bias and what follows it."""
+def product_program(
+    head: str,
+    shape: tuple[int, ...],
+    op: ops.Op,
+    number: int,
+    weights: Callable[[FixedPoint, np.random.Generator], np.ndarray[Any, Any]],
+) -> Program:
+    """A layer with or without a bias and what follows it. weights: its mantissas, of a format."""
     rng = np.random.default_rng(number)
-    shape, weights, op = HEADS[head]
     b = ProgramBuilder()
     bits = int(rng.integers(1, 10))
     x = b.input("x", shape, FixedPoint(bits, int(rng.integers(-2, bits + 3)), number % 3 > 0))
     width = int(rng.integers(5, 12))
     kind = FixedPoint(width, int(rng.integers(-2, width + 3)), number % 5 > 0)
-    data = rng.integers(kind.lo, kind.hi, weights, endpoint=True)
-    sparsify(data, pattern, kind, rng)
+    data = weights(kind, rng)
     y = b.emit(op, [x, b.constant("w", data, kind)], head)
     if number % 2:
         to = FixedPoint(7, int(rng.integers(-3, 9)))
-        bias = b.constant("b", rng.integers(to.lo, to.hi, weights[-1], endpoint=True), to)
+        bias = b.constant("b", rng.integers(to.lo, to.hi, data.shape[-1], endpoint=True), to)
         y = b.emit(ops.Add(), [y, bias], head)
     if number % 7 == 3:  # a narrow accumulator: upper bits are dropped
         y = b.emit(ops.Requantize(FixedPoint(6, 6 - y.type.fraction)), [y], head)
@@ -111,6 +116,18 @@ def sparse_program(head: str, pattern: str, number: int) -> Program:
         y = b.emit(ops.Requantize(fit, rounding, overflow), [y], head)
     b.output(y, "y")
     return b.build()
+
+
+def sparse_program(head: str, pattern: str, number: int) -> Program:
+    """A layer with zeros among its weights."""
+    shape, size, op = HEADS[head]
+
+    def weights(kind: FixedPoint, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        data = rng.integers(kind.lo, kind.hi, size, endpoint=True)
+        sparsify(data, pattern, kind, rng)
+        return data
+
+    return product_program(head, shape, op, number, weights)
 
 
 def corpus(part: int) -> list[Program]:

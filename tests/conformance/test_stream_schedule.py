@@ -30,6 +30,7 @@ TARGETS = [
     replace(STREAM, reuse=3),
     replace(STREAM, strategy="resource", reuse=4),
     replace(STREAM, kernel="sparse", reuse=2),
+    replace(STREAM, kernel="codebook", reuse=4),
 ]
 BYTE = FixedPoint(8, 4)
 
@@ -161,6 +162,7 @@ def of_image(op: ops.Op, kernel: int = 0) -> Program:
 
 
 SPARSE = replace(STREAM, kernel="sparse", reuse=2)
+CODEBOOK = replace(STREAM, kernel="codebook", reuse=2)
 PADDED = ((1, 0), (1, 0))
 LOOPS = {
     "pad": (
@@ -194,6 +196,15 @@ LOOPS = {
         # Two steps to fetch the first window, and two for each.
         *([0, 1, 2, 3, 4, 5, 19, 20, 21], [9, 11, 25, 27], 28),
     ),
+    # With groups sums come first, and are multiplied during the next position.
+    "lane windows, sums first": (
+        *(of_image(ops.Conv(groups=2), 2), CODEBOOK),
+        *([0, 1, 2, 3, 4, 5, 21, 22, 23], [11, 13, 29, 31], 32),
+    ),
+    "lane windows, products first": (
+        *(of_image(ops.Conv(), 2), CODEBOOK),
+        *([0, 1, 2, 3, 4, 5, 19, 20, 21], [9, 11, 25, 27], 28),
+    ),
     "tensor": (of_image(ops.Transpose((1, 0, 2))), STREAM, list(range(9)), list(range(8, 17)), 17),
     "packs": (of_image(ops.Reshape((9, 2))), STREAM, list(range(9)), list(range(9)), 9),
 }
@@ -205,6 +216,8 @@ def test_loops_are_those_of_the_cpp(name: str) -> None:
     (layer,) = (each for each in stream_layers(program, target).layers if each.kind != "input")
     actor = actor_of(layer, timings(layer).likely._replace(latency=7))
     assert layer.kind == name.split(",")[0]
+    if layer.allotment is not None and layer.allotment.form:
+        assert name.endswith(f"{layer.allotment.form} first")
     assert [at.tolist() for at in actor.reads.values()] == [reads]
     assert [at.tolist() for at in actor.writes.values()] == [writes]
     assert actor.firings == firings

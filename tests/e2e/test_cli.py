@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import fxloom
@@ -162,7 +164,34 @@ def test_lists_name_what_there_is() -> None:
     assert "xczu9eg-ffvb1156-2-e" in run("list", "targets")
 
 
-VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate"]
+def test_weights_of_a_build_are_shown_and_decoded(net: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        '[[pass]]\nname = "prune"\nsparsity = 0.5\n[[pass]]\nname = "quantize"\n'
+        '[[pass]]\nname = "code_weights"\n'
+    )
+    out, plain = str(tmp_path / "build"), str(tmp_path / "plain.safetensors")
+    more = ["--recipe", str(tmp_path / "recipe.toml"), "-o", out]
+    text = run("compile", f"{net}/net.py:make", "--data", f"{net}/net.py:data", *more)
+    file = Path(out) / "weights.safetensors"
+    assert f"weights: {file}, {file.stat().st_size:,} bytes" in text
+    shown = run("weights", out, "--out", plain)
+    assert shown.startswith(f"{file}: {file.stat().st_size:,} bytes: ")
+    assert shown == run("weights", str(file)) + f"decoded: {plain}\n"
+    assert "head.weight" in shown
+    assert json.loads(run("weights", out, "--json"))["bytes"] == file.stat().st_size
+    wanted = fxloom.load_weights(file)
+    decoded = load_file(plain)
+    assert set(decoded) == set(wanted)
+    assert all(torch.equal(decoded[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_build_without_coded_weights_says_how_to_get_them(pristine: Path) -> None:
+    result = CliRunner().invoke(cli.app, ["weights", str(pristine)])
+    assert result.exit_code == 2
+    assert "put a pass code_weights at the end of its recipe" in result.stderr
+
+
+VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate", "weights"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -5,7 +5,9 @@ import pytest
 from tests.hardness import fuzz_files, kill_compiles
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "target.toml", "x.fxloom", "x.pt2"])
+@pytest.mark.parametrize(
+    "name", ["recipe.toml", "target.toml", "x.fxloom", "coded.fxloom", "x.safetensors", "x.pt2"]
+)
 def test_damaged_files_are_named_errors_and_make_no_file(name: str) -> None:
     outcomes = set(fuzz_files(30, seed=7, names=(name,)))
     assert f"{name}: refused" in outcomes

@@ -14,6 +14,7 @@ from fxloom.ops import MatMul
 from fxloom.program import Program, ProgramBuilder
 from fxloom.program_file import save_program
 from fxloom.synthesis import Difference
+from fxloom.target import Target
 
 needs_tools = pytest.mark.skipif(
     any(shutil.which(name) is None for name in ("yosys", "iverilog")),
@@ -165,3 +166,11 @@ def test_steps_of_a_layer_are_one_product_and_its_constants_are_told_apart(tmp_p
     assert [(row[:2], row[5]) for row in rows] == [
         (["lstm", "(w_ih)"], "1"), (["lstm", "(w_hh)"], "1"), (["lstm", "(w_hh)"], "2")
     ]  # fmt: skip
+
+
+def test_a_product_of_another_kernel_is_not_unrolled_and_it_says_so(no_tools: None) -> None:
+    target = Target(layers={"fc1": {"kernel": "codebook"}})
+    checked = verification.verify_estimate(dense((3, 2), (2, 3)), target).products
+    notes = {each.layer: each.note for each in checked}
+    assert notes["fc1"].startswith("the target has the codebook kernel here")
+    assert notes["fc2"] == ""

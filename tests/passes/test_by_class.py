@@ -20,9 +20,20 @@ from fxloom.frontend import capture
 from fxloom.graph import as_indices, constant
 from fxloom.lowering import lower
 from fxloom.passes import Finetune, MixedPrecision, Prune, Quantize, training
-from fxloom.quantized_ops import REQUANTIZE
-from fxloom.sharing import Circulant, Codebook, Hashed, Shared, classes_of, expanded, means
+from fxloom.passes.by_class import ByClass
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.sharing import (
+    Circulant,
+    Codebook,
+    Hashed,
+    Shared,
+    classes_of,
+    expanded,
+    holds,
+    means,
+)
 
+ROUNDINGS = (REQUANTIZE, REQUANTIZE_WEIGHTS)
 SHAPES = {"0": (12, 6), "2": (12, 12), "4": (3, 12)}
 
 
@@ -142,9 +153,9 @@ def test_rounding_and_training_keep_classes(name: str, keys: dict[str, Any]) -> 
 def assert_rounded_alike(graph: GraphModule) -> None:
     """What the layers multiply with is one number a class, up to signs."""
     for node in graph.graph.nodes:
-        if node.target is REQUANTIZE and str(node.args[0].target).endswith(".weight"):
+        if node.target in ROUNDINGS and str(node.args[0].target).endswith(".weight"):
             name, *arguments = str(node.args[0].target), *node.args[1:]
-            values = REQUANTIZE(constant(graph, name), *arguments)
+            values = node.target(constant(graph, name), *arguments)
             shared, kept = shared_weights(graph, name), kept_weights(graph, name)
             assert shared is not None
             again = expanded(shared, means(shared, values, kept).float(), kept)
@@ -210,5 +221,37 @@ def test_a_number_and_its_negative_round_to_opposites() -> None:
     weight.data.copy_(expanded(shared, torch.tensor([1.0, 0.25])))
     share(graph, "0.weight", shared)
     result = Quantize(weights=3, method="mse")(graph, Data(torch.randn(32, 8))).graph
+    assert check(graph, result) == {}
+    assert_rounded_alike(result)
+
+
+def test_channels_that_are_small_get_no_format_of_their_own() -> None:
+    torch.manual_seed(0)
+    graph = copy_graph(capture(nn.Sequential(nn.Linear(8, 4)), torch.randn(2, 8)))
+    weight, indices = constant(graph, "0.weight"), torch.randint(0, 2, (4, 8))
+    indices[2] = 0  # as small as it gets, and a part of what other outputs have too
+    shared = Codebook.of(indices, 2)
+    weight.data.copy_(expanded(shared, torch.tensor([0.11, 1.3])))
+    share(graph, "0.weight", shared)
+    result = Quantize(weights=4, per_channel=True)(graph, Data(torch.randn(32, 8))).graph
+    assert_rounded_alike(result)
+
+
+def test_what_drifted_apart_is_one_number_again() -> None:
+    shared, kept = Hashed((4, 5), 3, seed=0), torch.rand(4, 5) > 0.2
+    tied = ByClass.of(shared, kept, torch.device("cpu"))
+    weights = torch.randn(4, 5)
+    tied.tie(weights)
+    assert holds(shared, weights, kept)
+    assert not bool(weights[~kept].any())
+    low, high = tied.bounds(torch.tensor(-1.0), torch.tensor(0.875))
+    assert (float(low), float(high)) == (-0.875, 0.875)
+
+
+def test_numbers_of_both_signs_stay_within_what_both_can_hold() -> None:
+    """Trained to the edge of their format, a number and its negative still round to opposites."""
+    graph, data = net("hashed", share_of_zeros=0.0)
+    graph = Quantize(weights=2)(graph, data).graph
+    result = Finetune(epochs=4, learning_rate=0.3)(graph, data).graph
     assert check(graph, result) == {}
     assert_rounded_alike(result)

@@ -13,9 +13,9 @@ from fxloom.errors import RecipeError
 from fxloom.facts import sharing
 from fxloom.frontend import capture
 from fxloom.graph import constant
-from fxloom.passes import Circulant, Finetune, FoldBatchnorm, Prune, Quantize
+from fxloom.passes import Circulant, Finetune, Prune, Quantize
 from fxloom.passes.prunable import find_prunable
-from fxloom.recipe import Recipe
+from fxloom.recipe import Pass, Recipe
 from fxloom.target import Target
 
 
@@ -41,9 +41,9 @@ def made(model: nn.Module | None = None) -> tuple[GraphModule, Data]:
     return capture(model.eval(), x[:2]), Data(x, y, x[:32], y[:32])
 
 
-def integers(graph: GraphModule, data: Data) -> dict[str, tuple[np.ndarray, int]]:
-    """Of the program: matrices [n_in, n_out] and taps, by layer."""
-    program = fxloom.lower(Recipe([Quantize()]).run(graph, data).graph)
+def integers(graph: GraphModule) -> dict[str, tuple[np.ndarray, int]]:
+    """Of the program of a quantized graph: matrices [n_in, n_out] and taps, by layer."""
+    program = fxloom.lower(graph)
     found = {}
     for instr in program.instrs:
         if instr.op.name in ("matmul", "conv"):
@@ -91,16 +91,20 @@ def test_what_cannot_be_circulant_stays_and_the_summary_says_why() -> None:
     assert sorted(sharing(result.graph)) == ["conv.weight", "hidden.weight"]
 
 
-def test_integers_are_circulant_behind_training_and_rounding() -> None:
+@pytest.mark.parametrize(
+    "then",
+    [
+        [Finetune(epochs=3), Quantize()],
+        [Quantize(weights=3, activations=5), Finetune(epochs=3)],
+        [Quantize(weights=4), Finetune(epochs=4, ranges=True, narrowing=1)],
+    ],
+)
+def test_integers_are_circulant_behind_training_and_rounding(then: list[Pass]) -> None:
     """In the order in which the hardware stores them, also behind a flattened image."""
     graph, data = made()
-    recipe = Recipe(
-        [Circulant(block=4, exclude=("head",), layers={"hidden": {"block": 5}}), Finetune(epochs=3)]
-    )
-    result = recipe.run(graph, data)
-    trained = result.graph
-    assert not torch.equal(constant(trained, "conv.weight"), constant(graph, "conv.weight"))
-    found = integers(trained, data)
+    first = Circulant(block=4, exclude=("head",), layers={"hidden": {"block": 5}})
+    trained = Recipe([first, *then]).run(graph, data).graph
+    found = integers(trained)
     blocks = {name: find_block(matrix, taps) for name, (matrix, taps) in found.items()}
     assert {name: blocks[name] for name in ("conv", "hidden", "head")} == {
         "conv": 4,
@@ -119,17 +123,15 @@ def test_the_circulant_kernel_is_taken_for_what_the_pass_made() -> None:
     assert kernels["hidden"] == kernels["conv"] == "circulant"
 
 
-def test_a_batch_norm_must_be_folded_before() -> None:
+def test_batch_norms_are_folded_before_they_would_scale_outputs_apart() -> None:
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)
     )
+    nn.init.uniform_(model[1].weight, 0.5, 2)  # type: ignore[arg-type]
     graph, data = made(model)
-    result = Circulant()(graph)
-    assert result.summary["notes"] == {
-        "0": "a batch norm follows, which would scale its outputs: put fold_batchnorm before"
-    }
-    folded = Recipe([FoldBatchnorm(), Circulant()]).run(graph, data).graph
-    matrix, taps = integers(folded, data)["0"]
+    result = Recipe([Circulant(), Quantize()]).run(graph, data)
+    assert result.steps[0].summary["folded"]
+    matrix, taps = integers(result.graph)["0"]
     assert find_block(matrix, taps) == 4
 
 
@@ -145,8 +147,8 @@ def test_a_tensor_with_several_names_is_circulant_under_all_of_them() -> None:
 
     torch.manual_seed(0)
     x = torch.randn(16, 8)
-    graph = Circulant()(capture(Tied(), x[:2])).graph
-    found = integers(graph, Data(x))
+    recipe = Recipe([Circulant(), Quantize()])
+    found = integers(recipe.run(capture(Tied(), x[:2]), Data(x)).graph)
     assert len(found) == 3
     assert {find_block(matrix, taps) for matrix, taps in found.values()} == {4}
 
@@ -182,6 +184,25 @@ def test_layers_that_are_named_must_be_possible() -> None:
         Circulant()(Quantize()(graph, data).graph)
     with pytest.raises(RecipeError, match="required data to finetune on"):
         Circulant(finetune={"epochs": 1})(graph)
+
+
+def test_layers_of_every_kind_and_precision() -> None:
+    """Steps of a sequence, rows of a matrix, weights in double precision."""
+
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.rows = nn.Conv1d(7, 14, 3, dilation=2), nn.Linear(14, 21, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rows(torch.relu(self.conv(x)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 7, 9, dtype=torch.float64)
+    recipe = Recipe([Circulant(block=7), Quantize()])
+    found = integers(recipe.run(capture(Sequence().double(), x[:2]), Data(x)).graph)
+    blocks = {name: find_block(matrix, taps) for name, (matrix, taps) in found.items()}
+    assert blocks == {"conv": 7, "rows": 7}
 
 
 def test_positions_of_a_flattened_image_are_known() -> None:

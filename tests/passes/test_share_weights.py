@@ -116,6 +116,16 @@ def test_a_codebook_is_the_best_of_its_size_and_says_what_it_costs() -> None:
                     "numbers, where floats have 32"]  # fmt: skip
 
 
+def test_trained_centroids_are_in_fixed_point_again() -> None:
+    graph, data = net()
+    result = ShareWeights(clusters=5, centroid_bits=4, finetune={"epochs": 2})(graph, data).graph
+    for name in LAYERS:
+        values = weight(result, name).unique()
+        assert 1 < len(values) <= 5
+        scaled = [values * 2.0**fraction for fraction in range(12)]
+        assert any(torch.equal(x, x.round()) and x.abs().max() < 8 for x in scaled)
+
+
 def test_an_error_is_kept_to_with_no_more_numbers_than_it_takes() -> None:
     graph, _ = net()
     for bits in (None, 6):

@@ -198,9 +198,61 @@ def shared(values: int, sparsity: float = 0.0) -> Program:
     return b.build()
 
 
+def of_values(values: int, n_in: int, n_out: int, books: int = 1, bits: int = 8) -> Program:
+    """A linear layer in which each of equal parts of the outputs has so many values of its own."""
+    rng = np.random.default_rng(1)
+    most = 1 << (bits - 1)
+    centroids = rng.choice(np.r_[-most:-2, 3:most], (books, values), replace=False)
+    parts = [rng.choice(each, (n_in, n_out // books)) for each in centroids]
+    b = ProgramBuilder()
+    w = b.constant("w", np.concatenate(parts, 1), FixedPoint(bits, bits))
+    b.output(b.emit(MatMul(), [b.input("x", (n_in,), INT8), w], "fc"), "y")
+    return b.build()
+
+
+@pytest.mark.parametrize(
+    ("program", "strategy", "reuse", "begin"),
+    [
+        (of_values(16, 256, 256), "resource", 256, "codebook: 16 values in all, products first, "),
+        (of_values(4, 256, 64), "resource", 64, "codebook: 4 values in all, products first, "),
+        (of_values(4, 256, 256, 4), "resource", 256, "codebook: 4 values for each of 4 groups of "),
+        (of_values(8, 64, 64, 8), "resource", 64, "dense: sparse would be "),
+        # Constants: an output has fewer different weights than an input.
+        (of_values(16, 256, 10), "latency", 1, "codebook: 16 values for an output, sums first, "),
+        (of_values(16, 64, 64), "latency", 1, "dense: "),
+        # Choosing among sixteen products costs more than the multipliers that are not there.
+        (of_values(16, 256, 256), "resource", 32, "dense: sparse would be "),
+        (of_values(200, 128, 64), "resource", 32, "dense: sparse would be "),
+        (of_values(6, 64, 64, 1, 4), "resource", 32, "dense: sparse would be "),
+    ],
+)
+def test_a_codebook_is_chosen_where_it_is_cheaper(
+    program: Program, strategy: Any, reuse: int, begin: str
+) -> None:
+    target = Target(part="xcvu9p", strategy=strategy, reuse=reuse)
+    matrix = matrix_of(program, program.instrs[0], target)
+    assert matrix is not None
+    given = choose(matrix, target.resolve("fc"), "parallel")
+    assert given.why.startswith(begin), given.why
+    layer = estimate(program, target).layers[0]
+    (plan,) = (each for each in make_plan(program, target).layers if each.allotment is not None)
+    assert plan.allotment == given
+    if given.kernel == "codebook":
+        assert layer.kernel == given.why
+        assert layer.macs == given.products
+        assert 2 * layer.macs <= matrix.weights.size
+
+
+def test_without_one_asking_weights_of_a_few_bits_have_no_codebook() -> None:
+    """They take no DSP block; asked for, it is there."""
+    made = of_values(6, 64, 64, 1, 4)
+    asked = Target(strategy="resource", reuse=32, kernel="codebook")
+    assert estimate(made, asked).layers[0].kernel.startswith("codebook: asked for, 6 values")
+
+
 @pytest.mark.parametrize(
     ("sparsity", "word"),
-    [(0.0, 4), (0.9, 5 + 6)],  # the number of one of 16 values; or of 17, and of an input
+    [(0.0, 4), (0.9, 4 + 6)],  # the number of one of 16 values; and of an input
 )
 def test_the_indexed_kernel_stores_numbers_and_a_codebook(sparsity: float, word: int) -> None:
     made = shared(16, sparsity)
@@ -211,8 +263,8 @@ def test_the_indexed_kernel_stores_numbers_and_a_codebook(sparsity: float, word:
     words = held.mantissas.size
     nonzero = layer.nonzero if sparsity else 64 * 48
     assert nonzero <= words < nonzero + 64
-    assert held.kind.width == (word if not sparsity else 5)
-    assert layer.stored_bits == words * word + (16 + (sparsity > 0)) * 8
+    assert held.kind.width == 4
+    assert layer.stored_bits == words * word + 16 * 8
     assert layer.kernel.startswith("indexed: asked for, ")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from benchmarks.published_rates import INDEX_BITS, NETWORKS, TOTALS, records
 from fxloom.coding import CodedWeights, account, decode_weights, encode_weights
 from fxloom.errors import CodingError
 from fxloom.storage import published
@@ -223,34 +224,21 @@ def test_impossible_ratios_are_refused(wrong: tuple[int, float, int, int]) -> No
         published(*wrong)
 
 
-DEEP_COMPRESSION: dict[str, dict[str, tuple[tuple[int, ...], float, int, float, float]]] = {
-    "LeNet-300-100": {
-        "ip1": ((300, 784), 0.08, 6, 0.031, 0.0232),
-        "ip2": ((100, 300), 0.09, 6, 0.038, 0.0304),
-        "ip3": ((10, 100), 0.26, 6, 0.157, 0.127),
-        "total": ((), 0, 0, 0.031, 0.0249),
-    },
-    "LeNet-5": {
-        "conv1": ((20, 1, 5, 5), 0.66, 8, 0.785, 0.6745),
-        "conv2": ((50, 20, 5, 5), 0.12, 8, 0.06, 0.0528),
-        "ip1": ((500, 800), 0.08, 5, 0.027, 0.0245),
-        "ip2": ((10, 500), 0.19, 5, 0.069, 0.0613),
-        "total": ((), 0, 0, 0.0305, 0.0255),
-    },
-}
-"""Tables 4 and 5 of the paper: shape, kept, bits of an index, rates without and with Huffman."""
-
-
-@pytest.mark.parametrize("name", DEEP_COMPRESSION)
-def test_published_rates_of_deep_compression_come_out(name: str) -> None:
-    """Given ratios and widths alone; run lengths have 5 bits everywhere."""
-    layers = dict(DEEP_COMPRESSION[name])
-    *_, rate, _ = layers.pop("total")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rates_of_deep_compression_come_out_of_its_ratios(name: str) -> None:
     total = 0
-    for layer, (shape, kept, bits, of_layer, _) in layers.items():
-        said = published(prod(shape), kept, bits, 5)
-        assert said.rate == pytest.approx(of_layer, rel=0.1), layer
+    for layer, of in NETWORKS[name].items():
+        said = published(prod(of.shape), of.kept, of.bits, INDEX_BITS)
+        assert said.rate == pytest.approx(of.rate, rel=0.1), layer
         total += said.bits
-    weights = sum(prod(shape) for shape, *_ in layers.values())
-    assert weights in (266_200, 430_500)
-    assert total / (32 * weights) == pytest.approx(rate, rel=0.1)
+    weights = sum(prod(of.shape) for of in NETWORKS[name].values())
+    assert weights == {"LeNet-300-100": 266_200, "LeNet-5": 430_500}[name]
+    assert total / (32 * weights) == pytest.approx(TOTALS[name][0], rel=0.1)
+
+
+def test_rates_of_deep_compression_come_out_of_coded_weights() -> None:
+    """A trained LeNet-300-100, with and without Huffman coding; LeNet-5 takes half a minute."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    for row in records("LeNet-300-100"):
+        assert row["coded"] == pytest.approx(row["published"], rel=0.1), row
+        assert row["coded_huffman"] == pytest.approx(row["published_huffman"], rel=0.1), row

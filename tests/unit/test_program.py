@@ -18,6 +18,7 @@ from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 from fxloom.ops import OPS
 from fxloom.program import Program, ProgramBuilder, data_digest
 from fxloom.program_file import load_program, save_program
+from fxloom.storage_table import storage_rows
 from tests.strategies import PROGRAMS
 
 
@@ -100,8 +101,9 @@ def test_every_operation_survives_its_file(
 
     @given(PROGRAMS[name](8))
     def check(program: Program) -> None:
-        save_program(program, path)
-        assert load_program(path).digest() == program.digest()
+        for coded in (False, True):
+            save_program(program, path, coded=coded)
+            assert load_program(path).digest() == program.digest()
 
     check()
 
@@ -131,7 +133,8 @@ def edit_header(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "format version 2"),
+        ({"version": 2}, "format version 2, which says how every constant is coded"),
+        ({"version": 3}, "format version 3; this fxloom reads versions 1 and 2"),
         ({"format": "other"}, "format must be"),
         ({"digest": "0"}, "digest does not match"),
         ({"instrs": []}, r"output y: %head.fc_1 is not defined"),
@@ -148,12 +151,13 @@ def test_a_damaged_header_is_named(
         load_program(tmp_path / "p")
 
 
+@pytest.mark.parametrize("coded", [False, True])
 @given(st.data())
 def test_any_flipped_or_missing_byte_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, coded: bool, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "p"
-    save_program(small_program(), path)
+    save_program(small_program(), path, coded=coded)
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -176,3 +180,52 @@ def test_a_missing_file_and_a_foreign_file(tmp_path: Path) -> None:
         load_program(tmp_path / "text")
     with pytest.raises(VerifyError, match="not a program file"):
         load_program(tmp_path)
+
+
+def pruned_program() -> Program:
+    """Most of its 64 x 40 weights are zero, the others few distinct values."""
+    generator = np.random.default_rng(0)
+    weights = generator.integers(-3, 4, (64, 40)) * (generator.random((64, 40)) < 0.1)
+    b = ProgramBuilder()
+    x = b.input("x", (64,), FixedPoint(8, 1))
+    w = b.constant("w", weights, FixedPoint(8, 1))
+    b.output(b.emit(ops.MatMul(), [x, w], "fc"), "y")
+    return b.build()
+
+
+def test_coded_constants_take_what_is_counted(tmp_path: Path) -> None:
+    program = pruned_program()
+    save_program(program, tmp_path / "plain")
+    save_program(program, tmp_path / "coded", coded=True)
+    assert load_program(tmp_path / "coded").to_text() == program.to_text()
+    with safe_open(tmp_path / "coded", framework="numpy") as archive:
+        stored = sum(archive.get_tensor(name).nbytes for name in archive.keys())  # noqa: SIM118
+    assert 8 * stored == sum(row.huffman_bits for row in storage_rows(program))
+    sizes = [(tmp_path / name).stat().st_size for name in ("plain", "coded")]
+    assert sizes[0] - sizes[1] > 0.8 * program.constants["w"].data.nbytes
+
+
+def stored(**changes: object) -> dict[str, object]:
+    """A header's list of constants, of which the only one is said to be stored otherwise."""
+    kind = {"width": 8, "integer": 1, "signed": True}
+    said = {"dtype": "I8", "shape": [64, 40], "coding": "coded", "streams": [1, 1, 1]}
+    return {"constants": [{"name": "w", "type": kind, "stored": said | changes}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (stored(shape=[2**20, 2**20]), "constant w must be integers, at most 2"),
+        (stored(shape=[2**15, 2**15]), "constant w: required at most .* bytes decoded from"),
+        (stored(dtype="F32"), "constant w must be integers"),
+        (stored(coding="raw"), "constant w must be integers"),
+        (stored(coding="zip"), "constant w must be integers"),
+        (stored(), "constant w: required 3 bytes, got U8"),
+        (stored(streams=[-1, 2, 3]), "malformed program header"),
+    ],
+)
+def test_a_forged_coding_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    save_program(pruned_program(), tmp_path / "p", coded=True)
+    edit_header(tmp_path / "p", **changes)
+    with pytest.raises(VerifyError, match=message):
+        load_program(tmp_path / "p")

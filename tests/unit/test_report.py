@@ -18,6 +18,7 @@ from fxloom.program import ProgramBuilder
 from fxloom.recipe import Recipe
 from fxloom.report import LEVELS, RESOURCES, Accuracy, Figure, PassReport, Report
 from fxloom.report_graph import graph_of
+from fxloom.storage_table import storage_rows
 from fxloom.target import Target
 from fxloom.value_histograms import ValueHistogram
 from tests.golden import Golden
@@ -46,6 +47,7 @@ def report() -> Report:
         passes=steps,
         accuracy=Accuracy("test", 3, 0.01, 0.002, 1.5, 1.0, 2 / 3),
         notes=("a note",),
+        storage=storage_rows(program),
         made_from=MadeFrom(
             model="Net",
             parameters=9,

@@ -80,7 +80,17 @@ def test_every_link_within_the_page_leads_somewhere(page: Page) -> None:
         assert link["href"].removeprefix("#") in places
     sections = [found["id"] for tag, found in page.elements if tag == "section"]
     assert sections == [
-        *("summary", "accuracy", "passes", "graph", "layers", "values", "made", "sources")
+        *(
+            "summary",
+            "accuracy",
+            "passes",
+            "storage",
+            "graph",
+            "layers",
+            "values",
+            "made",
+            "sources",
+        )
     ]
 
 
@@ -194,3 +204,11 @@ def test_a_sum_that_misses_parts_is_marked_as_a_lower_bound() -> None:
 def test_pages_of_equal_reports_are_equal() -> None:
     report = full()
     assert Report.from_json(report.to_json()).to_html() == report.to_html()
+
+
+def test_what_is_stored_is_without_and_with_huffman_codes() -> None:
+    page = Page(full(["fc.weight", "conv.weight"]).to_html())
+    assert "fc.weight10010.0%83 \N{RIGHTWARDS ARROW} 2.50" in "".join(page.text.split("\n"))
+    assert "164 \N{RIGHTWARDS ARROW} 147" in page.text
+    assert "In all 377 bits, 8.49 times fewer than the float model has." in page.text
+    assert not Page(bare().to_html()).all("section", id="storage")

@@ -12,6 +12,7 @@ from fxloom.backends.hls4ml.kernels import elementwise, moving, sums, tables
 from fxloom.backends.hls4ml.kernels.circulant import render_circulant
 from fxloom.backends.hls4ml.kernels.codebook import render_codebook
 from fxloom.backends.hls4ml.kernels.core import Argument, Kernel, Rule, Site
+from fxloom.backends.hls4ml.kernels.huffman import render_huffman
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, Renderer
 from fxloom.backends.hls4ml.kernels.moving import copy
 from fxloom.backends.hls4ml.kernels.sparse import render_indexed, render_sparse
@@ -39,6 +40,7 @@ MATRICES: Mapping[str, Renderer] = MappingProxyType(
         "sparse": render_sparse,
         "indexed": render_indexed,
         "codebook": render_codebook,
+        "huffman": render_huffman,
         "circulant": render_circulant,
     }
 )

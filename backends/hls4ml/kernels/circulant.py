@@ -18,15 +18,17 @@ def render_circulant(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
     reach = blocks_reached(layout.reuse, block)
     spans = f"spans{of.site.index}"
     lines = [
-        *constants(n_spans=len(layout.ends), block=block, blocks=layout.blocks),
-        *constants(taps=matrix.taps, tap_inputs=matrix.inputs // matrix.taps),
-        *constants(tap_size=layout.blocks // matrix.taps * block, reach=reach),
+        *constants(lag=0, stored=layout.values.size, word=layout.lanes),
+        *constants(n_spans=len(layout.ends), block=block, blocks=layout.blocks, reach=reach),
+        *constants(tap_inputs=matrix.inputs // matrix.taps),
+        *constants(tap_blocks=layout.blocks // matrix.taps),
         # Choosing one of the blocks that a lane reaches, or one of all: whichever are fewer.
         f"static const bool wired = {str(reach < layout.blocks).lower()};",
         typedef("n_t", f"fxloom::uint_t<{index_width(max(layout.blocks, block) + 1)}>"),
         typedef("product", of.product()),
         f"static int end(int s) {{ return {spans}_end[s]; }}",
         f"static int output(int s) {{ return {spans}_output[s]; }}",
+        typedef("engine", f"fxloom::circulant_lanes<{of.site.config}>"),
     ]
     before = table(f"{spans}_end", layout.ends), table(f"{spans}_output", layout.outputs)
-    return {"weight": values}, of.kernel("circulant", lines, [values.name], *before)
+    return {"weight": values}, of.kernel(of.loops(), lines, [values.name], *before)

@@ -62,13 +62,7 @@ def _sums(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
         typedef("multiplying", f"{config}_multiplying"),
         typedef("engine", f"fxloom::codebook_sums<{config}>"),
     ]
-    return {"values": values}, of.kernel(_name(of), lines, [values.name], *before)
-
-
-def _name(of: MatrixSite) -> str:
-    """Of the functions: those of linear layers in one step, of one position, have no loops."""
-    once = of.matrix.rows == 0 and of.matrix.positions == of.given.reuse == 1
-    return "codebook_once" if once else "codebook"
+    return {"values": values}, of.kernel(of.loops(), lines, [values.name], *before)
 
 
 def _owners(layout: SparseLayout) -> np.ndarray:
@@ -87,6 +81,7 @@ def _lanes(layout: SparseLayout, name: str, inputs: int, outputs: int) -> list[s
         "static const bool implied = false;",
         "template <class W> static w_t weight(const W &word) { return word; }",
         typedef("i_t", f"fxloom::uint_t<{index_width(inputs)}>"),
+        typedef("source", f"fxloom::stored_words<{name}>"),
         f"static const int *indices() {{ return {name}_indices; }}",
         f"static int end(int s) {{ return {name}_ends[s]; }}",
         f"static int output(int s) {{ return {name}_outputs[s]; }}",
@@ -109,8 +104,8 @@ def _products(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
         typedef("i_t", f"fxloom::uint_t<{width}>"),
         typedef("product_t", f"fxloom::int_t<{signed_width(min(ends), max(ends))}>"),
         typedef("product", of.product()),
-        f"static int value(int v) {{ return {config}_values[v]; }}",
+        f"static long long value(int v) {{ return {config}_values[v]; }}",
         typedef("engine", f"fxloom::codebook_products<{config}>"),
     ]
-    before = table(f"{config}_values", tuple(values.reshape(-1).tolist()))
-    return {"indices": indices}, of.kernel(_name(of), lines, [indices.name], before)
+    before = table(f"{config}_values", values.reshape(-1).tolist(), "long long")
+    return {"indices": indices}, of.kernel(of.loops(), lines, [indices.name], before)

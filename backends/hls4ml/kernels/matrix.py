@@ -102,6 +102,12 @@ class MatrixSite:
             *constants(lines=held, taps_per_step=-(-prod(kernel) // self.given.reuse)),
         ]
 
+    def loops(self) -> str:
+        """What the functions of fxloom_engines.h begin with: those of linear layers in one step, of
+        one position, have no loops."""
+        once = self.matrix.rows == 0 and self.matrix.positions == self.given.reuse == 1
+        return "engine_once" if once else "engine"
+
     def kernel(self, name: str, lines: list[str], arrays: list[str], *before: str) -> Kernel:
         """The call of NAME_matmul, NAME_conv or one of these with _stream.
 

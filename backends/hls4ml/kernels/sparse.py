@@ -8,7 +8,7 @@ from fxloom.backends.hls4ml.kernels.core import Kernel, constants, typedef
 from fxloom.backends.hls4ml.kernels.matrix import MatrixSite, table
 from fxloom.backends.hls4ml.weights import Weights
 from fxloom.fixed_point import FixedPoint, IntArray
-from fxloom.kernels.indexed import is_implied, numbers_of
+from fxloom.kernels.indexed import Numbering
 from fxloom.sparse_layout import SparseLayout, index_width, lay_out
 
 
@@ -22,10 +22,11 @@ def render_sparse(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
 
 def render_indexed(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
     """The numbers of weights in a codebook."""
-    values, width = numbers_of(of.matrix.weights)
-    implied = is_implied(of.matrix, of.groups)
-    layout = lay_out(of.weights, of.groups, of.given.reuse, implied)
-    # Padding is zero, and is added up nowhere.
+    numbering = Numbering.of(of.matrix)
+    assert numbering is not None
+    values, width = numbering.values, numbering.width
+    layout = lay_out(of.weights, of.groups, of.given.reuse, numbering.implied)
+    # Padding is zero, which may be no value, and is added up nowhere.
     kept = layout.weights if 0 in values else np.where(layout.weights, layout.weights, values[0])
     kind = FixedPoint(width, width, False)
     words = of.memory(1, np.searchsorted(values, kept), kind)
@@ -33,7 +34,7 @@ def render_indexed(of: MatrixSite) -> tuple[Mapping[str, Weights], Kernel]:
     word = f"fxloom::uint_t<{width}>"
     weight = f"static w_t weight(const {word} &word) {{ return {centroids}[word.to_int()]; }}"
     before = table(centroids, values.tolist(), "long long")
-    return _rendered(of, layout, words, [weight], before, implied=implied)
+    return _rendered(of, layout, words, [weight], before, implied=numbering.implied)
 
 
 def _rendered(
@@ -57,11 +58,13 @@ def _rendered(
     spans = f"spans{of.site.index}"
     lines = [
         *constants(n_spans=len(layout.ends), n_indices=indices.size),
+        *constants(n_words=words.mantissas.size, word_parts=layout.lanes),
         *constants(index_parts=indices.size if wired else layout.lanes),
         f"static const bool wired = {str(wired).lower()};",
         f"static const bool implied = {str(implied).lower()};",
         typedef("i_t", f"fxloom::uint_t<{width}>"),
         typedef("product", of.product()),
+        typedef("source", f"fxloom::stored_words<{of.site.config}>"),
         *weight,
         f"static int end(int s) {{ return {spans}_end[s]; }}",
         f"static int output(int s) {{ return {spans}_output[s]; }}",
