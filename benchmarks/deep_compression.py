@@ -9,8 +9,8 @@ each. Accuracy is that of the simulated program; differences are paired, float m
 the same test samples, and a bar holds where their mean + 2 standard errors reaches it. The rate is
 all parameters as float32 over all that is stored, counted by `stored_bits`.
 
-Widths, sparsities and epochs are one set for each network, all seeds alike. They were chosen with
---validation, which holds out a fifth of each training part, trains on the rest and never looks at
+Widths, sparsities and epochs are one set for each network, all seeds alike. They were chosen as
+--validation does: it holds out a fifth of each training part, trains on the rest and never looks at
 the test samples.
 """
 
