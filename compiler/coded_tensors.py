@@ -108,7 +108,7 @@ class Stored(BaseModel):
 
     dtype: str
     shape: Shape
-    coding: str
+    coding: str = "coded"
     streams: Annotated[list[Count], Field(max_length=3)] = []
 
     @property

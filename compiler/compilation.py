@@ -45,7 +45,7 @@ from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.report_graph import graph_of
 from fxloom.stages import Stages, compresses
-from fxloom.storage_table import storage_rows
+from fxloom.storage_table import StorageRow, storage_rows
 from fxloom.stream_schedule import StreamSchedule, has_schedule
 from fxloom.target import Target
 from fxloom.threads import one_thread
@@ -178,8 +178,8 @@ def compile(
             versions=tool_versions(),
             found=found,
         )
-        written = _coded(steps, result.graph)
-        storage = rows_of_entries(map(row_of_entry, written)) or storage_rows(program)
+        rows, written = _coded(steps, result.graph)
+        storage = rows or storage_rows(program)
         report = replace(report, made_from=made_from, graph=graph_of(program), storage=storage)
         tell("write the project")
         kept = _saved_samples(samples)
@@ -243,10 +243,14 @@ def tool_versions() -> dict[str, str]:
     return found
 
 
-def _coded(recipe: Recipe, graph: GraphModule) -> list[Written]:
-    """The weights as a pass of the recipe has them coded; none where no pass codes them."""
+def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], list[Written]]:
+    """What weights take and how they are stored; nothing where no pass of the recipe codes them."""
     coding = [step for step in recipe.passes if isinstance(step, passes.CodeWeights)]
-    return list(coding[-1].coded(graph)) if coding else []
+    rows, found = [], []
+    for written in coding[-1].coded(graph) if coding else ():
+        rows.append(row_of_entry(written))
+        found.append(replace(written, patterns={}))  # no second model in memory
+    return rows_of_entries(rows), found
 
 
 def _require_fitting(graph: GraphModule, data: Data | None) -> None:

@@ -229,4 +229,4 @@ def _pair(before: int, after: int) -> str:
 def _rates(before: int, after: int, of: int) -> str:
     if not of:
         return ""
-    return ARROW.join(f"{100 * bits / of:.2f}%" for bits in dict.fromkeys((before, after)))
+    return ARROW.join(dict.fromkeys(f"{100 * bits / of:.2f}%" for bits in (before, after)))

@@ -7,8 +7,7 @@ stored value by value. Of a quantized graph the integers that it rounds to are s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,40 +26,32 @@ from fxloom.coded_tensors import (
     to_integers,
 )
 from fxloom.errors import WeightsError
-from fxloom.sharing import Circulant, Codebook, Hashed, Products, Shared, expanded, holds
+from fxloom.sharing import Codebook, Shared, expanded, holds
 from fxloom.tensor_bits import DTYPES, of_tensor, to_tensor
+from fxloom.weight_structures import (
+    Structure,
+    indices_of,
+    numbers_of,
+    require_classes,
+    shared_of,
+    structure_of,
+)
 
 VALUES, NUMBERS, INDICES, KEPT = "values", "numbers", "indices", "kept"
 """What may be stored of a tensor: a value for each weight, or a number for each class; the indices
 of a codebook, where 0 is a pruned weight if any may be; which weights are not pruned, where nothing
 else says so."""
 
-MOST_CLASSES = 2**20
-"""Of shared weights, besides 16 for each."""
+_KNOWABLE = ("I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64")
+"""Types of weights that may be pruned or shared."""
 
 _BLOCK = 1 << 18
 
 Exponent = Annotated[int, Field(ge=-1100, le=1100)]
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Structure(_Record):
-    """Which weights are one number, less what is stored beside it. kind: of `sharing`."""
-
-    kind: Literal["codebook", "hashed", "products", "circulant"]
-    size: Positive = 1
-    books: Positive = 1
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
-    dim: Positive = 1
-    positions: Positive = 1
-
-
-class Entry(_Record):
+class Entry(BaseModel):
     """What a file says of a tensor.
 
     names: of all tensors that are this one; tied weights have several. dtype, shape, sha256: of the
@@ -68,6 +59,8 @@ class Entry(_Record):
     number for all or one for each first index. zeros: whether weights are pruned. shared: which
     weights are one number. coded: what is stored, by kind.
     """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     names: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     dtype: str
@@ -132,11 +125,12 @@ def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written
         sha256=pattern.sha256(),
         steps=list(weights.steps),
         zeros=weights.kept is not None,
-        shared=_structure(weights.shared),
+        shared=structure_of(weights.shared),
         coded={},
     )
     if weights.shared is not None:
-        _require_classes(weights.shared)
+        require_classes(weights.shared)
+    reason = ""
     for patterns in _ways(weights, stored):
         found = {kind: how(each) for kind, each in patterns.items()}
         whole = entry.model_copy(update={"coded": {k: each.stored for k, each in found.items()}})
@@ -144,19 +138,21 @@ def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written
         try:
             require_entry(whole, written.nbytes)
             restore(whole, {kind: decode(c.stored, c.data) for kind, c in found.items()})
-        except WeightsError:  # too small to be believed, or a zero whose sign would be lost
+        except WeightsError as fault:  # too small to be believed, or the sign of a zero is lost
+            reason = str(fault)
             continue
         return written
-    raise AssertionError(weights.name)
+    raise WeightsError(f"{weights.name}: {reason}")  # what is known of it is not true
 
 
 def _ways(weights: Weights, stored: Pattern) -> list[dict[str, Pattern]]:
     """What may be stored, the best first; the last can always be restored."""
     values = to_tensor(stored)
-    known = _indices(weights)
+    indices = indices_of(weights.shared, weights.kept)
+    known = {} if indices is None else {INDICES: of_tensor(indices, weights.name)}
     ways = []
     if weights.shared is not None:
-        numbers = _numbers(weights.shared, values, weights.kept)
+        numbers = numbers_of(weights.shared, values, weights.kept)
         ways.append({NUMBERS: of_tensor(numbers, weights.name), **known})
     if weights.kept is not None and not isinstance(weights.shared, Codebook):
         extra = {**known, KEPT: of_tensor(weights.kept.cpu(), weights.name)}
@@ -164,40 +160,6 @@ def _ways(weights: Weights, stored: Pattern) -> list[dict[str, Pattern]]:
         # Where just the zeros are pruned, the values say which.
         known = known if torch.equal(weights.kept.cpu(), values != 0) else extra
     return [*ways, {VALUES: stored, **known}]
-
-
-def _indices(weights: Weights) -> dict[str, Pattern]:
-    """Of weights that are shared, what of their structure must be stored."""
-    shared = weights.shared
-    if not isinstance(shared, Codebook | Products):
-        return {}
-    indices = _computable(shared.indices, shared.size + 1)
-    if isinstance(shared, Codebook) and weights.kept is not None:
-        indices = (indices + 1) * weights.kept.cpu()
-    most = int(indices.max()) if indices.numel() else 0
-    kind = next(k for k in (torch.uint8, torch.uint16, torch.uint32) if most < 256**k.itemsize)
-    return {INDICES: of_tensor(indices.to(kind), weights.name)}
-
-
-def _computable(indices: Tensor, below: int) -> Tensor:
-    """Indices in a type that torch calculates with; bytes where all numbers below fit."""
-    is_small = indices.dtype == torch.uint8 and below <= 256
-    return indices if is_small else indices.to(torch.int32)
-
-
-def _numbers(shared: Shared, values: Tensor, kept: Tensor | None) -> Tensor:
-    """The number of each class, 0 where no weight has it."""
-    numbers = torch.zeros(shared.classes, dtype=values.dtype)
-    flat = values.reshape(-1)
-    present = None if kept is None else kept.cpu().reshape(-1)
-    for start in range(0, flat.numel(), _BLOCK):
-        stop = min(start + _BLOCK, flat.numel())
-        classes, signs = shared.part(start, stop)
-        part = flat[start:stop] if signs is None else flat[start:stop] * signs
-        if present is not None:
-            part, classes = part[present[start:stop]], classes[present[start:stop]]
-        numbers[classes] = part.to(values.dtype)
-    return numbers
 
 
 def _restored_as(entry: Entry) -> Stored:
@@ -212,9 +174,17 @@ def require_entry(entry: Entry, given: int) -> None:
     allowed = {VALUES} if shared is None else {VALUES, NUMBERS}
     if len(kinds & allowed) != 1:
         raise WeightsError(f"required one of {sorted(allowed)}, got {sorted(kinds)}")
-    has_indices = shared is not None and shared.kind in ("codebook", "products")
-    has_kept = entry.zeros and (shared is None or shared.kind != "codebook")
-    further = ({INDICES} if has_indices else set()) | ({KEPT} if has_kept else set())
+    if (entry.zeros or shared is not None) and entry.dtype not in _KNOWABLE:
+        raise WeightsError(
+            f"required one of {', '.join(_KNOWABLE)} for pruned or shared weights, got "
+            f"{entry.dtype}"
+        )
+    has_kept = entry.zeros and (shared is None or not shared.indices_say_kept)
+    further = {KEPT} if has_kept else set()
+    shapes = {VALUES: entry.shape, KEPT: entry.shape}
+    if shared is not None and shared.has_indices and entry.shape:
+        further |= {INDICES}
+        shapes[INDICES] = shared.shape_of_indices(entry.shape)
     needed = further - ({KEPT} if VALUES in kinds else set())
     if not needed <= kinds - allowed <= further:
         raise WeightsError(f"required {sorted(needed)} besides, got {sorted(kinds - allowed)}")
@@ -224,9 +194,6 @@ def require_entry(entry: Entry, given: int) -> None:
         )
     if entry.steps and not DTYPES[entry.dtype].is_floating_point:
         raise WeightsError(f"required a type of floats for integers in steps, got {entry.dtype}")
-    shapes = {VALUES: entry.shape, KEPT: entry.shape}
-    if shared is not None and has_indices:
-        shapes[INDICES] = entry.shape if shared.kind == "codebook" else _pieces(shared, entry.shape)
     for kind, stored in entry.coded.items():
         if kind in shapes and stored.shape != shapes[kind]:
             raise WeightsError(f"{kind}: required shape {shapes[kind]}, got {stored.shape}")
@@ -243,9 +210,11 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
     Raises WeightsError where the parts do not fit each other or the tensor has another checksum.
     """
     kept = None if KEPT not in patterns else to_tensor(patterns[KEPT])
-    shared, kept = _shared(entry, patterns, kept)
-    if shared is not None:
-        _require_classes(shared)
+    shared = None
+    if entry.shared is not None:
+        indices = to_tensor(patterns[INDICES]) if INDICES in patterns else None
+        shared, said = shared_of(entry.shared, tuple(entry.shape), indices, entry.zeros)
+        kept = kept if said is None else said
     if VALUES in patterns:
         values = to_tensor(patterns[VALUES])
     else:
@@ -266,11 +235,17 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
         raise WeightsError(
             f"damaged: required values with SHA-256 {entry.sha256[:16]}..., got {found[:16]}..."
         )
-    if kept is not None and bool(((values != 0) & ~kept).any()):
+    if kept is not None and _is_revived(values, kept):
         raise WeightsError("required zeros where weights are pruned, got others")
     if shared is not None and not holds(shared, values, kept):
         raise WeightsError(f"required one number a class of {shared.identity[0]}, got several")
     return Weights(tuple(entry.names), tensor, integers, tuple(entry.steps), kept, shared)
+
+
+def _is_revived(values: Tensor, kept: Tensor) -> bool:
+    """Whether a weight that is pruned is not zero; without copies of large tensors."""
+    parts = (torch.split(each.reshape(-1), _BLOCK) for each in (values, kept))
+    return any(bool(((part != 0) & ~there).any()) for part, there in zip(*parts, strict=True))
 
 
 def scaled(integers: Integers, steps: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -284,62 +259,3 @@ def scaled(integers: Integers, steps: Sequence[int], dtype: torch.dtype) -> Tens
                 part = np.ldexp(flat[start : start + _BLOCK].astype(np.float64), -step)
             filled[start : start + _BLOCK] = torch.from_numpy(part)
     return real
-
-
-def _structure(shared: Shared | None) -> Structure | None:
-    match shared:
-        case None:
-            return None
-        case Codebook():
-            return Structure(kind="codebook", size=shared.size, books=shared.books)
-        case Hashed():
-            return Structure(kind="hashed", size=shared.buckets, seed=shared.seed)
-        case Products():
-            return Structure(kind="products", size=shared.size, dim=shared.dim)
-        case Circulant():
-            return Structure(kind="circulant", size=shared.block, positions=shared.positions)
-    raise AssertionError(type(shared).__name__)
-
-
-def _pieces(structure: Structure, shape: list[int]) -> list[int]:
-    return [shape[0] if shape else 1, -(-prod(shape[1:]) // structure.dim)]
-
-
-def _shared(
-    entry: Entry, patterns: Mapping[str, Pattern], kept: Tensor | None
-) -> tuple[Shared | None, Tensor | None]:
-    """The classes of weights, and which are kept where a codebook's indices say so."""
-    structure, shape = entry.shared, tuple(entry.shape)
-    if structure is None:
-        return None, kept
-    if structure.kind == "hashed":
-        return Hashed(shape, structure.size, structure.seed), kept
-    if structure.kind == "circulant":
-        if len(shape) < 2 or shape[1] % structure.positions:
-            raise WeightsError(
-                f"required a matrix for circulant blocks at {structure.positions} positions, got "
-                f"shape {list(shape)}"
-            )
-        return Circulant(shape, structure.size, structure.positions), kept
-    indices = _computable(to_tensor(patterns[INDICES]), structure.size)
-    if structure.kind == "codebook" and entry.zeros:
-        kept = indices > 0
-        indices = indices - kept.to(indices.dtype)
-    if indices.numel() and int(indices.max()) >= structure.size:
-        raise WeightsError(
-            f"{INDICES}: required less than {structure.size}, got {int(indices.max())}"
-        )
-    if structure.kind == "codebook":
-        return Codebook.of(indices, structure.size, structure.books), kept
-    return Products.of(shape, indices, structure.size, structure.dim), kept
-
-
-def _require_classes(shared: Shared) -> None:
-    """Raise WeightsError where there are so many classes that just a number for each would fill a
-    memory."""
-    most = MOST_CLASSES + 16 * prod(shared.shape)
-    if shared.classes > most:
-        raise WeightsError(
-            f"required at most {most:,} classes of shared weights, got {shared.classes:,}: "
-            f"{shared.identity[0]}"
-        )

@@ -23,9 +23,9 @@ def row_of_entry(written: Written) -> StorageRow:
     rows = {kind: _row(kind, each, patterns[kind]) for kind, each in written.coded.items()}
     main = rows[VALUES] if VALUES in rows else rows[NUMBERS]
     numbers = prod(entry.shape)
-    if VALUES not in rows and INDICES in rows:
+    if VALUES not in rows:
         # The numbers of the classes are what a codebook is for the indices.
-        main = replace(rows[INDICES], values=main.weights)
+        main = replace(rows.get(INDICES, main), values=main.weights)
     others = [row for row in rows.values() if row.name != main.name]
     return replace(
         main,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import overload
 
@@ -21,6 +22,7 @@ from fxloom.coded_tensors import encode
 from fxloom.editing import copy_graph
 from fxloom.errors import WeightsError
 from fxloom.facts import forget, keep_zeros, kept_weights, share, shared_weights
+from fxloom.huffman import LONGEST
 from fxloom.lowering.core import mantissas
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 from fxloom.tensor_bits import DTYPES, require_dense
@@ -38,8 +40,12 @@ def save_weights(
     of a run length, 1 to 16, 0 for none; by default what takes least. Raises WeightsError where a
     tensor has a type that safetensors does not, or the file cannot be written.
     """
+    if index_bits is not None and not 0 <= index_bits <= LONGEST:
+        raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits}")
     how = partial(encode, index_bits=index_bits)
-    write_weights(path, [coded(weights, how) for weights in weights_of(graph)])
+    # One after the other, for what is not coded yet may be a second model.
+    found = (coded(weights, how) for weights in weights_of(graph))
+    write_weights(path, [replace(written, patterns={}) for written in found])
 
 
 @overload

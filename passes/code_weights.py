@@ -20,7 +20,7 @@ from fxloom.settings import convert, known_keys, unknown
 from fxloom.storage_table import StorageRow, times, total
 from fxloom.weight_entries import Weights, Written, coded
 from fxloom.weight_storage import row_of_entry, rows_of_entries
-from fxloom.weights import weights_of
+from fxloom.weights import tensors_of, weights_of
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -62,14 +62,13 @@ class CodeWeights:
 
         Raises RecipeError for a pattern that fits no tensor.
         """
-        weights = list(weights_of(graph))
-        known = [name for each in weights for name in each.names]
+        known = list(tensors_of(graph))
         for key in ("include", "exclude"):
             for pattern in getattr(self, key):
                 if not any(_fits(name, pattern) for name in known):
                     raise RecipeError(f"code_weights: {key}: {unknown(pattern, known, 'tensor')}")
         encoder = partial(encode, index_bits=self.index_bits)
-        for each in weights:
+        for each in weights_of(graph):  # one after the other: all together are a second model
             yield coded(each, encoder if self._chosen(each) else plain)
 
     def _chosen(self, weights: Weights) -> bool:

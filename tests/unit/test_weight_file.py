@@ -28,7 +28,7 @@ from fxloom.facts import facts, keep_zeros, share, sharing
 from fxloom.passes import Prune, Quantize
 from fxloom.sharing import Circulant, Codebook, Hashed, Products, Shared, expanded, means
 from fxloom.weight_file import read_coded
-from fxloom.weight_storage import storage_of_file
+from fxloom.weight_storage import row_of_entry, storage_of_file
 from fxloom.weights import tensors_of
 
 
@@ -168,6 +168,8 @@ def test_hashed_and_circulant_weights_store_their_numbers_alone(tmp_path: Path) 
         (found,) = [w for w in written if w.entry.name == "first.weight"]
         assert {kind: list(p.shape) for kind, p in found.patterns.items()} == {"numbers": [count]}
         assert found.nbytes <= 4 * count + 4
+        row = row_of_entry(found)
+        assert (row.weights, row.values, row.stored) == (36 * 24, count, count)
 
 
 class Everything(nn.Module):
@@ -250,6 +252,15 @@ def test_widths_of_run_lengths_are_asked_for(tmp_path: Path) -> None:
     rows = {row.name: row for row in storage_of_file(tmp_path / "w").rows}
     assert {rows["first.weight"].index_bits, rows["last.weight"].index_bits} <= {0, 2}
     assert 2 in (rows["first.weight"].index_bits, rows["last.weight"].index_bits)
+    with pytest.raises(WeightsError, match="index_bits: required 0 to 16, got 17"):
+        fxloom.save_weights(stage("pruned"), tmp_path / "w", index_bits=17)
+
+
+def test_what_is_known_and_not_true_is_not_written(tmp_path: Path) -> None:
+    graph = copy_graph(stage("codebook"))
+    graph.first.weight = nn.Parameter(graph.first.weight + torch.randn(36, 24))
+    with pytest.raises(WeightsError, match=r"first.weight: required one number a class of a code"):
+        fxloom.save_weights(graph, tmp_path / "w")
 
 
 # What is no file of weights -----------------------------------------------------------------------
