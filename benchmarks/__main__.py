@@ -1,5 +1,6 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
-`binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16."""
+`binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16;
+`code_scale`: Huffman coding at that size."""
 
 import argparse
 import json
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["ratios", "scale", "binary_points", "prune_scale", "share_scale"],
+        choices=["ratios", "scale", "binary_points", "prune_scale", "share_scale", "code_scale"],
         default="ratios",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no stock hls4ml")
@@ -32,6 +33,8 @@ def main() -> None:
         from benchmarks.prune_scale import measure_all, table
     elif options.what == "share_scale":
         from benchmarks.share_scale import measure_all, table
+    elif options.what == "code_scale":
+        from benchmarks.code_scale import measure_all, table
     else:
         from benchmarks.tables import measure_all, table
     records = []

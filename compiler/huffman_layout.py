@@ -81,7 +81,7 @@ class HuffmanLayout:
             of_lane = np.zeros(self.steps + self.steps % 2, np.uint64)
             codes = pieces[lane * self.steps : (lane + 1) * self.steps]
             of_lane[: codes.size] = codes
-            text = int.from_bytes(join(iter([of_lane]))[0], "little")
+            text = int.from_bytes(join([of_lane], int(self.bits[lane]))[0].tobytes(), "little")
             found.append([text >> self.word * at & (1 << self.word) - 1 for at in range(words)])
         return found
 

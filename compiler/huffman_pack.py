@@ -4,7 +4,7 @@ Codes follow each other without gaps, each with its first bit lowest, from the l
 first byte on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ SHIFT = np.uint64(32)
 _MASK = np.uint64((1 << 32) - 1)
 
 
-def pack(symbols: npt.NDArray[Any], code: Code) -> tuple[bytes, Int64Array]:
+def pack(
+    symbols: npt.NDArray[Any], code: Code, total: int
+) -> tuple[npt.NDArray[np.uint8], Int64Array]:
     """The codes of all symbols, and how many bits each block takes.
 
-    symbols: uint8 or uint16; those of 8 bits are looked up in pairs.
+    symbols: uint8 or uint16; those of 8 bits are looked up in pairs. total: bits of all.
     """
-    return join(_pieces(symbols, code))
+    return join(_pieces(symbols, code), total)
 
 
 def _pieces(symbols: npt.NDArray[Any], code: Code) -> Iterator[Pieces]:
@@ -58,46 +60,41 @@ def two(first: Pieces, second: Pieces) -> Pieces:
     return first + ((second & _MASK) << length) + (second >> SHIFT << SHIFT)
 
 
-def join(chunks: Iterator[Pieces]) -> tuple[bytes, Int64Array]:
+def join(chunks: Iterable[Pieces], total: int) -> tuple[npt.NDArray[np.uint8], Int64Array]:
     """All pieces one after the other, two at a time, and how many bits each block takes.
 
     chunks: pieces of at most 32 bits for two symbols each, an even number of them, and blocks whole
-    in all chunks but the last.
+    in all chunks but the last; total: bits of all.
     """
-    done: list[npt.NDArray[np.uint64]] = []
-    blocks: list[Int64Array] = []
-    rest = np.uint64(0)  # what is begun of the next word, and how many bits that are
-    used = 0
+    words = np.zeros(total // 64 + 2, np.uint64)
+    blocks = [np.zeros(0, np.int64)]
+    begun = 0
     for chunk in chunks:
         first, second = chunk[0::2], chunk[1::2]
-        length = first >> SHIFT
-        bits = (second & _MASK) << length
+        lengths = first >> SHIFT
+        bits = (second & _MASK) << lengths
         bits |= first & _MASK
-        length += second >> SHIFT
-        ends = np.cumsum(length.view(np.int64))
-        starts = ends - length.view(np.int64)
-        starts += used
+        lengths += second >> SHIFT
+        ends = np.cumsum(lengths.view(np.int64))
+        starts = ends - lengths.view(np.int64)
+        starts += begun
         offset = (starts & 63).view(np.uint64)
-        word = starts >> 6
-        # A piece begins in every word but those after the last: none is longer than a word.
-        begin = np.flatnonzero(np.diff(word, prepend=-1))
-        words = np.zeros(begin.size + 1, np.uint64)
-        words[:-1] = np.bitwise_or.reduceat(bits << offset, begin)
-        last = np.append(begin[1:], word.size) - 1
+        starts >>= 6
+        # No piece is longer than a word, so that one begins in every word up to the last.
+        last = np.append(np.flatnonzero(starts[1:] != starts[:-1]), starts.size - 1)
+        begin = np.append(0, last[:-1] + 1)
+        word, count = int(starts[0]), last.size
+        words[word : word + count] |= np.bitwise_or.reduceat(bits << offset, begin)
         # In two shifts, for a shift by 64 is none.
-        words[1:] |= bits[last] >> np.uint64(1) >> np.uint64(63) - offset[last]
-        words[0] |= rest
-        stop = used + int(ends[-1])
-        done.append(words[: stop >> 6])
-        rest, used = words[stop >> 6], stop & 63
-        each = np.append(ends[BLOCK // 4 - 1 :: BLOCK // 4], ends[-1:])
-        if ends.size % (BLOCK // 4) == 0:
-            each = each[:-1]
-        blocks.append(np.diff(each, prepend=0))
-    total = sum(int(each.sum()) for each in blocks)
-    done.append(np.array([rest], np.uint64))
-    data = np.concatenate(done).astype("<u8", copy=False).view(np.uint8)[: -(-total // 8)]
-    return data.tobytes(), np.concatenate([np.zeros(0, np.int64), *blocks])
+        rest = bits[last] >> np.uint64(1) >> np.uint64(63) - offset[last]
+        words[word + 1 : word + 1 + count] |= rest
+        begun += int(ends[-1])
+        of_block = ends[BLOCK // 4 - 1 :: BLOCK // 4]
+        if ends.size % (BLOCK // 4):
+            of_block = np.append(of_block, ends[-1])
+        blocks.append(np.diff(of_block, prepend=0))
+    data = words.astype("<u8", copy=False).view(np.uint8)
+    return data[: -(-total // 8)], np.concatenate(blocks)
 
 
 def pieces_of(code: Code, alphabet: int = SYMBOLS) -> Pieces:

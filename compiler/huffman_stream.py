@@ -90,13 +90,14 @@ def encode(symbols: IntArray, longest: int = LONGEST) -> bytes:
     other numbers, and where `longest` bits cannot tell them apart.
     """
     symbols = _as_symbols(symbols)
-    code = code_of(count_symbols(symbols), longest)
-    payload, blocks = pack(symbols, code)
+    counts = count_symbols(symbols)
+    code = code_of(counts, longest)
+    payload, blocks = pack(symbols, code, code.bits(counts))
     writer = BitWriter()
     write_code(writer, code)
     for bits in blocks[: _lengths(symbols.size, code)].tolist():
         writer.bits(bits, _length_width(code))
-    return writer.to_bytes() + payload
+    return b"".join([writer.to_bytes(), payload.data])
 
 
 def _lengths(count: int, code: Code) -> int:

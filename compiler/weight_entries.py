@@ -244,7 +244,7 @@ def _checked(
         raise WeightsError(
             f"damaged: required values with SHA-256 {entry.sha256[:16]}..., got {found[:16]}..."
         )
-    if kept is not None and bool(((values != 0) & ~kept).any()):
+    if kept is not None and _is_revived(values, kept):
         raise WeightsError("required zeros where weights are pruned, got others")
     if shared is not None and not holds(shared, values, kept):
         raise WeightsError(f"required one number a class of {shared.identity[0]}, got several")
@@ -257,6 +257,12 @@ def _sha256(dtype: str, stored: Pattern, steps: Sequence[int]) -> str:
         return stored.sha256()
     blocks = _scaled_blocks(to_integers(stored), steps, DTYPES[dtype])
     return sha256_of(dtype, stored.shape, (of_tensor(block, dtype).bits for block in blocks))
+
+
+def _is_revived(values: Tensor, kept: Tensor) -> bool:
+    """Whether a weight that is pruned is not zero; without copies of large tensors."""
+    parts = (torch.split(each.reshape(-1), _BLOCK) for each in (values, kept))
+    return any(bool(((part != 0) & ~there).any()) for part, there in zip(*parts, strict=True))
 
 
 def scaled(integers: Integers, steps: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -27,8 +27,8 @@ template <class CONFIG> struct codebook_sums {
     typename adding::sum_t running[adding::lanes];
     typename adding::sum_t spans[adding::n_spans];
     typename adding::sum_t sums[adding::n_out];
-    typename adding::i_t input_places[adding::lanes];
-    typename multiplying::i_t sum_places[multiplying::lanes];
+    typename adding::source::state_t input_states[adding::lanes];
+    typename multiplying::source::state_t sum_states[multiplying::lanes];
     typename CONFIG::sum_t added[multiplying::lanes];
     typename CONFIG::sum_t products[multiplying::n_spans];
 
@@ -37,15 +37,15 @@ template <class CONFIG> struct codebook_sums {
         #pragma HLS ARRAY_PARTITION variable=running complete
         #pragma HLS ARRAY_PARTITION variable=spans complete
         #pragma HLS ARRAY_PARTITION variable=sums complete
-        #pragma HLS ARRAY_PARTITION variable=input_places complete
-        #pragma HLS ARRAY_PARTITION variable=sum_places complete
+        #pragma HLS ARRAY_PARTITION variable=input_states complete
+        #pragma HLS ARRAY_PARTITION variable=sum_states complete
         #pragma HLS ARRAY_PARTITION variable=added complete
         #pragma HLS ARRAY_PARTITION variable=products complete
     }
 
     template <class X> void add(const X *x, int step) {
         #pragma HLS INLINE
-        sparse_step<adding>(x, adding::indices(), adding::indices(), input_places, running, spans,
+        sparse_step<adding>(x, adding::indices(), adding::indices(), input_states, running, spans,
                             step);
         if (step == CONFIG::reuse - 1) sparse_totals<adding>(spans, sums);
     }
@@ -56,7 +56,7 @@ template <class CONFIG> struct codebook_sums {
         #pragma HLS INLINE
         if (CONFIG::lag == 0 && first) add(x, step);
         if (last && step < multiplying::reuse) {
-            sparse_step<multiplying>(sums, rom, multiplying::indices(), sum_places, added, products,
+            sparse_step<multiplying>(sums, rom, multiplying::indices(), sum_states, added, products,
                                      step);
         }
         if (CONFIG::lag > 0 && first) add(x, step);

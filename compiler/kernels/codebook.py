@@ -33,7 +33,7 @@ MOST_SYMBOLS = 1 << 12
 SAMPLED = 4
 """Outputs and inputs in which values are counted first, at most SAMPLED_WEIGHTS of each."""
 
-SAMPLED_WEIGHTS = 512
+SAMPLED_WEIGHTS = 1 << 12
 
 RULE_CODEBOOK = (
     "rule: codebook kernel: adders, choices and registers counted, a multiplier for each product "
@@ -121,7 +121,7 @@ class Codebook:
         if matrix.width <= features.NO_DSP_BITS or are_powers(_some(matrix.weights), matrix.width):
             return None
         samples = _some(matrix.weights.T), _some(matrix.weights)
-        if not any(all(_repeats(line) for line in sample) for sample in samples):
+        if not any(_repeats(sample) for sample in samples):
             return None
         return None if dense.reuse == 1 and not self._halves(matrix, wanted) else ""
 
@@ -217,7 +217,12 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
     registers = matrix.inputs * data + (spans + count) * bits + product_spans * accumulator
     if steps > 1:
         registers += lanes * bits + multiplying * (accumulator + width)
-    index = index_width(most + found.zeros)
+    # Indices are wires. What says them in fewest bits: a value for each weight, or an input for
+    # each that is not zero.
+    indices = min(
+        matrix.weights.size * index_width(most + found.zeros),
+        nonzero * index_width(matrix.inputs),
+    )
     return Form(
         "sums",
         steps,
@@ -225,7 +230,7 @@ def _sums(matrix: Matrix, found: Occurrence, reuse: int, accumulator: int) -> Fo
         multipliers,
         multiplying * rounds,
         most,
-        matrix.weights.size * index + multiplying * rounds * width,
+        indices + multiplying * rounds * width,
         luts,
         registers,
         multiplying * width,
@@ -297,8 +302,8 @@ def _some(matrix: IntArray) -> IntArray:
     return found
 
 
-def _repeats(weights: IntArray) -> bool:
-    """Whether at least every second weight has a value that another one has as well."""
-    nonzero = weights[weights != 0]
-    different = int(np.unique(nonzero).size)
-    return different <= min(int(nonzero.size) // 2, MOST_VALUES)
+def _repeats(lines: IntArray) -> bool:
+    """Whether at least every second weight of some outputs, or inputs, has a value that another one
+    of the same has as well."""
+    different = [int(np.unique(line[line != 0]).size) for line in lines]
+    return max(different) <= MOST_VALUES and 2 * sum(different) <= int(np.count_nonzero(lines))

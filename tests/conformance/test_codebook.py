@@ -215,6 +215,38 @@ def test_the_estimate_has_a_sixteenth_of_the_products(reuse: int) -> None:
     assert before.stored_bits == 8 * 256 * 256 + 256 * 8
 
 
+@pytest.mark.parametrize(
+    ("head", "order", "steps", "positions"),
+    [
+        # Alone it has nothing to overlap with: half of the steps for sums, half for products.
+        ("linear", "sums", 3, 1 + 1),
+        ("linear", "products", 6, 1),
+        ("time-distributed", "sums", 6, 6 + 1),
+        ("time-distributed", "products", 6, 6),
+        # In every row of windows the first comes in, and in the end sums are multiplied.
+        ("conv2d", "sums", 6, 5 * (6 + 2)),
+        ("conv2d", "products", 6, 5 * (6 + 1)),
+    ],
+)
+def test_the_estimate_has_the_cycles_of_the_loops(
+    head: str, order: str, steps: int, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = codebook.forms
+    monkeypatch.setattr(
+        codebook, "forms", lambda *of: (form for form in forms(*of) if form.order == order)
+    )
+    shape, weights, op = HEADS[head]
+    b = ProgramBuilder()
+    x = b.input("x", shape, FixedPoint(8, 3))
+    values = few_values(weights, "few", FixedPoint(8, 3), np.random.default_rng(0))
+    b.output(b.emit(op, [x, b.constant("w", values, FixedPoint(8, 3))], head), "y")
+    program, target = b.build(), Target(kernel="codebook", reuse=6)
+    given = make_plan(program, target).layers[1].allotment
+    assert given is not None
+    assert (given.form, given.reuse) == (order, steps)
+    assert estimate(program, target).layers[0].interval.value == positions * steps
+
+
 COUNTER = """
 struct counted {
     template <class X, class W> static auto times(const X &x, const W &w) -> decltype(x * w) {
@@ -250,7 +282,7 @@ def test_the_generated_code_does_a_sixteenth_of_the_products_and_is_exact(
     assert differences(program, target, tmp_path) == {}
     folder = tmp_path / "project"
     lines = (folder / "firmware" / "myproject.cpp").read_text().splitlines()
-    call = next(line for line in lines if "codebook_matmul<config2>(" in line)
+    call = next(line for line in lines if "_matmul<config2>(" in line)
     call = re.sub(r"\bn1_x\b", "x", call.replace("config2>", "config>").replace("layer2_out", "y"))
     source = COUNTING.replace("@CONFIG@", COUNTER + COUNTED[order]).replace("@CALL@", call)
     source = source.replace("@N_IN@", "256").replace("@N_OUT@", "256")

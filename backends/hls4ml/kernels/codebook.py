@@ -81,6 +81,7 @@ def _lanes(layout: SparseLayout, name: str, inputs: int, outputs: int) -> list[s
         "static const bool implied = false;",
         "template <class W> static w_t weight(const W &word) { return word; }",
         typedef("i_t", f"fxloom::uint_t<{index_width(inputs)}>"),
+        typedef("source", f"fxloom::stored_words<{name}>"),
         f"static const int *indices() {{ return {name}_indices; }}",
         f"static int end(int s) {{ return {name}_ends[s]; }}",
         f"static int output(int s) {{ return {name}_outputs[s]; }}",
