@@ -23,11 +23,14 @@ import numpy as np
 import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.model_selection import train_test_split
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import fxloom
 from fxloom import Data, Recipe
 from fxloom.passes import Finetune, Quantize
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 EPOCHS, BATCH = 120, 64
 TRAINING = {"epochs": 40, "learning_rate": 6e-3}
@@ -48,6 +51,16 @@ def cnn() -> nn.Module:
         *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(64, 10)),
+    )
+
+
+def lenet() -> nn.Module:
+    """The layers of LeNet-5, with ReLU and kernels of 3 x 3, for images of 8 x 8."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(64, 120), nn.ReLU()),
+        *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
     )
 
 
@@ -79,6 +92,7 @@ TASKS = {
         {(4, 4): 0.5, (3, 3): 1.2, (2, 4): 1.6, ("ternary", 4): 2.0, ("binary", 4): 4.3},
     ),
     "digits l300": Task(lambda: mlp(64, 300, 100, 10), load_digits, {}),
+    "digits lenet": Task(lenet, load_digits, {}),
     "breast_cancer": Task(lambda: mlp(30, 16, 8, 2), load_breast_cancer, {(4, 4): 1.0}),
     "wine": Task(lambda: mlp(13, 16, 8, 3), load_wine, {(8, 8): 1.0}),
     "iris": Task(lambda: mlp(4, 16, 8, 3), load_iris, {(8, 8): 1.0}),
@@ -104,20 +118,24 @@ def data_of(name: str, seed: int) -> Data:
 def trained(name: str, seed: int) -> nn.Module:
     """The trained float network."""
     data = data_of(name, seed)
-    x, y = torch.as_tensor(data.x_train), torch.as_tensor(data.y_train).long()
-    generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = TASKS[name].make()
+    train(model, torch.as_tensor(data.x_train), torch.as_tensor(data.y_train).long(), seed)
+    return model.eval()
+
+
+def train(model: nn.Module, x: Tensor, y: Tensor, seed: int, loss: Loss = cross_entropy) -> None:
+    """Train a network in place. loss: of its outputs and of as many of y, samples first."""
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
     steps = EPOCHS * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(x), generator=generator).split(BATCH):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            loss(model(x[rows]), y[rows]).backward()
             optimizer.step()
             schedule.step()
-    return model.eval()
 
 
 def lost(name: str, seed: int, recipe: Recipe) -> tuple[float, float]:

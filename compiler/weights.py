@@ -113,7 +113,8 @@ def weights_of(graph: nn.Module) -> Iterator[Weights]:
     for names in alike.values():
         first = names[0]
         nodes = [node for name in names for node in rounded.get(name, [None])]
-        tensor, integers, steps = _integers(tensors[first], nodes)
+        tensor = tensors[first]
+        integers, steps = _integers(tensor, nodes)
         kept = shared = None
         if isinstance(graph, fx.GraphModule):
             kept, shared = kept_weights(graph, first), shared_weights(graph, first)
@@ -136,10 +137,10 @@ def _rounded(graph: fx.GraphModule) -> Iterator[tuple[str, list[fx.Node | None]]
 
 def _integers(
     tensor: Tensor, nodes: Sequence[fx.Node | None]
-) -> tuple[Tensor, Integers | None, tuple[int, ...]]:
-    """What all readers of a tensor round it to, as a tensor and as integers in steps of 2**-steps;
-    the tensor itself where they differ or rounding once more would change it."""
-    plain: tuple[Tensor, Integers | None, tuple[int, ...]] = tensor, None, ()
+) -> tuple[Integers | None, tuple[int, ...]]:
+    """What all readers of a tensor round it to, in steps of 2**-steps; None where they differ or
+    rounding once more would change it."""
+    plain: tuple[Integers | None, tuple[int, ...]] = None, ()
     readers = [node for node in nodes if node is not None]
     if not readers or len(readers) < len(nodes) or not tensor.is_floating_point():
         return plain
@@ -148,9 +149,8 @@ def _integers(
         return plain
     whole, to, shifts = mantissas(tensor, first)
     steps = tuple(to.fraction + shift for shift in shifts or (0,))
-    real = scaled(whole, steps, tensor.dtype)
-    again = mantissas(real, first)[0]
-    return (real, whole, steps) if np.array_equal(whole, again) else plain
+    again = mantissas(scaled(whole, steps, tensor.dtype), first)[0]
+    return (whole, steps) if np.array_equal(whole, again) else plain
 
 
 def _require_fitting(entry: Entry, wanted: Mapping[str, Tensor]) -> None:

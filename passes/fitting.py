@@ -37,6 +37,8 @@ MOST_INPUTS = 8192
 ROWS_PER_INPUT = 16
 LEAST_ROWS = 8192
 """Rows of data for a covariance: patches of images are drawn where there are more."""
+MOST_BITS = "most_bits"
+"""In the meta of a rounded bias: how wide it may be at most, None where it may be of any width."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Fitting:
         bias = constant(self.module, source.target).detach()
         corrected = (bias.to(torch.float64) + shift).to(bias.dtype)
         fresh = tensor_node(self.module, typed, release_tensor(self.module, source), corrected)
-        to = bias_format(node, corrected)
+        to = bias_format(node, corrected, typed.meta.get(MOST_BITS))
         typed.args = (fresh, to.width, to.integer, to.signed, "RND_CONV", "SAT")
         self.corrected[origin(node)] = float(shift.abs().max())
 
@@ -200,15 +202,25 @@ def can_fit(node: Node) -> bool:
     return own and not node.meta.get("tied") and prod(typed.meta["val"].shape[1:]) <= MOST_INPUTS
 
 
-def bias_format(node: Node, values: Tensor) -> FixedPoint:
-    """The format of a layer's bias: in steps of its products, no bit that matters is lost."""
+def bias_format(node: Node, values: Tensor, most: int | None = None) -> FixedPoint:
+    """The format of a layer's bias: in steps of its products, no bit that matters is lost.
+
+    most: bits, where they are limited; then in the finest steps with which the values fit.
+    """
     fraction = fraction_of(arguments(node)[0]) + fraction_of(arguments(node)[1])
-    scaled = torch.round(values.to(torch.float64) * 2.0**fraction)
-    low, high = (int(x) for x in torch.aminmax(scaled))
     try:
-        return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+        while (to := _holding(values, fraction)).width > (to.width if most is None else most):
+            fraction -= 1
     except VerifyError as error:
         raise VerifyError(f"{describe(node)}: its bias in steps of its products: {error}") from None
+    return to
+
+
+def _holding(values: Tensor, fraction: int) -> FixedPoint:
+    """The narrowest format for values that are rounded to steps of 2**-fraction, and for zero."""
+    scaled = torch.round(times_power(values.to(torch.float64), fraction))
+    low, high = (int(x) for x in torch.aminmax(scaled))
+    return FixedPoint.holding(min(low, 0), max(high, 0), fraction)
 
 
 def drawn_rows(

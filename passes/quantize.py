@@ -64,6 +64,7 @@ from fxloom.passes.chains import (
 )
 from fxloom.passes.equalize import equalize
 from fxloom.passes.fitting import (
+    MOST_BITS,
     Fitting,
     best_encoded,
     bias_format,
@@ -119,24 +120,26 @@ class Quantize:
     """Post-training fixed point.
 
     weights, activations: bits, 1 to 32. inputs, outputs: bits of the model's own inputs (None: as
-    activations) and outputs. table_bits: bits of what only tables read (sigmoid, softmax, ...), and
-    the most that index a table. method: how binary points are chosen: by least squared error (mse),
-    to hold all values (minmax), to hold a share of the magnitudes that are not zero (percentile:
-    that share, in percent), or by least entropy lost (kl); where activations go by one of the last
-    two, weights go by mse. rounding, overflow: modes of activations; tables are rounded to nearest.
-    samples: how many training samples calibrate, evenly spaced. weight_format: of the weights of
-    layers: fixed, or binary, ternary and power_of_two, which need no multiplier (weights says the
-    bits of the last, 2 to 5). weight_rounding: nearest, or second_order: every layer fitted to its
-    float outputs on what the quantized layers before it give; auto means that for weights of at
-    most 6 bits; adaround: the same, but each weight stays next to its float value. equalize:
-    whether neurons are scaled to fill the range of their format, which the next layer undoes; None
-    means where activations have at most 6 bits. bias_correction: whether the mean of each output is
-    made what it was (a fitted layer's always is). per_channel: whether each output channel's
-    weights get a binary point of their own. layers: other widths, formats, methods and modes for
-    the layers that match a pattern (fnmatch on names; the last match wins); there, weights may be a
-    list with the bits of every output channel, which then have binary points of their own (0 bits:
-    no weights). Weights that are shared are rounded to nearest in one format each, and neither
-    fitted nor equalized: whatever else would part them is left out or refused by name.
+    activations) and outputs. biases: the most bits of biases, which then have coarser steps than
+    their layer's products; None: as many as it takes not to. table_bits: bits of what only tables
+    read (sigmoid, softmax, ...), and the most that index a table. method: how binary points are
+    chosen: by least squared error (mse), to hold all values (minmax), to hold a share of the
+    magnitudes that are not zero (percentile: that share, in percent), or by least entropy lost
+    (kl); where activations go by one of the last two, weights go by mse. rounding, overflow: modes
+    of activations; tables are rounded to nearest. samples: how many training samples calibrate,
+    evenly spaced. weight_format: of the weights of layers: fixed, or binary, ternary and
+    power_of_two, which need no multiplier (weights says the bits of the last, 2 to 5).
+    weight_rounding: nearest, or second_order: every layer fitted to its float outputs on what the
+    quantized layers before it give; auto means that for weights of at most 6 bits; adaround: the
+    same, but each weight stays next to its float value. equalize: whether neurons are scaled to
+    fill the range of their format, which the next layer undoes; None means where activations have
+    at most 6 bits. bias_correction: whether the mean of each output is made what it was (a fitted
+    layer's always is). per_channel: whether each output channel's weights get a binary point of
+    their own. layers: other widths, formats, methods and modes for the layers that match a pattern
+    (fnmatch on names; the last match wins); there, weights may be a list with the bits of every
+    output channel, which then have binary points of their own (0 bits: no weights). Weights that
+    are shared are rounded to nearest in one format each, and neither fitted nor equalized: whatever
+    else would part them is left out or refused by name.
     """
 
     name: ClassVar[str] = "quantize"
@@ -146,6 +149,7 @@ class Quantize:
     activations: int = 8
     inputs: int | None = None
     outputs: int = 16
+    biases: int | None = None
     table_bits: int = 10
     method: Literal["mse", "minmax", "percentile", "kl"] = "mse"
     percentile: float = 99.9
@@ -172,8 +176,8 @@ class Quantize:
             "outputs": self.outputs,
             "table_bits": self.table_bits,
         }
-        if self.inputs is not None:
-            widths["inputs"] = self.inputs
+        optional = {"inputs": self.inputs, "biases": self.biases}
+        widths |= {key: width for key, width in optional.items() if width is not None}
         encodings = {"weight_format": str(self.weight_format)}
         for pattern, keys in self.layers.items():
             for key, value in keys.items():
@@ -821,7 +825,8 @@ class Quantization:
                 self.formats[str(source.target)] = str(to)
 
     def _quantize_biases(self) -> None:
-        """A bias takes the binary point of its accumulator: no bit of it is lost that matters."""
+        """A bias takes the binary point of its accumulator: no bit of it is lost that matters; one
+        that may not be as wide takes the finest that it may."""
         for node in list(self.module.graph.nodes):
             if node.target not in LAYERS:
                 continue
@@ -836,13 +841,16 @@ class Quantization:
                     self.module, node, f"{origin(node)}.bias", torch.zeros(outputs, dtype=dtype)
                 )
             assert isinstance(bias, Node)
-            to = bias_format(node, constant(self.module, bias.target).detach())
-            if not node.meta.get("tied"):
-                node.update_arg(2, self._typed(bias, node, to))
-                continue
-            if (bias, to) not in self.typed:
-                self.typed[bias, to] = self._typed(bias, node, to)
-            node.update_arg(2, self.typed[bias, to])
+            values, most = constant(self.module, bias.target).detach(), self.options.biases
+            to = bias_format(node, values, most)
+            is_tied = bool(node.meta.get("tied"))
+            typed = self.typed.get((bias, to)) if is_tied else None
+            if typed is None:
+                typed = self._typed(bias, node, to)
+                typed.meta[MOST_BITS] = most
+            if is_tied:
+                self.typed[bias, to] = typed
+            node.update_arg(2, typed)
 
 
 def as_declared(x: Tensor, spec: InputSpec) -> Tensor:

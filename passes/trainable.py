@@ -12,7 +12,7 @@ from fxloom.editing import copy_graph
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.chains import LAYERS, fraction_of
-from fxloom.passes.fitting import bias_format, encoding_of, widths_of
+from fxloom.passes.fitting import MOST_BITS, bias_format, encoding_of, widths_of
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits
 
 aten = torch.ops.aten
@@ -83,11 +83,12 @@ def widen_biases(module: fx.GraphModule) -> None:
 
 
 def fit_biases(module: fx.GraphModule) -> dict[str, str]:
-    """Give every bias the format that its values need, in steps of its products."""
+    """Give every bias the format that its values need, in steps of its products or coarser."""
     formats: dict[str, str] = {}
     for node, bias in _biases(module):
         source = arguments(bias)[0]
-        to = bias_format(node, constant(module, source.target).detach())
+        values = constant(module, source.target).detach()
+        to = bias_format(node, values, bias.meta.get(MOST_BITS))
         bias.args = (source, to.width, to.integer, to.signed, *arguments(bias)[4:])
         formats[origin(node)] = str(to)
     return formats

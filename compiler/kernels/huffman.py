@@ -99,8 +99,7 @@ def _luts(matrix: Matrix, layout: HuffmanLayout, accumulator: int) -> float:
     tables += _table(layout.runs.symbols.size, layout.index_bits)
     shifts = 3 * 2 * layout.word * (layout.word.bit_length() + 1) / 2
     decoder = _decoder(layout.weights) + _decoder(layout.runs) + tables + shifts
-    n_out = matrix.shape[1] * matrix.groups
-    sparse = features.sparse_lut(lanes, matrix.inputs, n_out, matrix.data, accumulator)
+    sparse = features.sparse_lut(lanes, matrix.inputs, matrix.outputs, matrix.data, accumulator)
     return sparse + 2 * lanes * decoder
 
 

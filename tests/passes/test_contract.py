@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
     "prune_channels": {"sparsity": 0.5},
+    "structured": {"steps": 20},
     "share_weights": {"clusters": 4},
 }
 BEHIND_QUANTIZE = ("narrow_accumulators",)

@@ -14,7 +14,7 @@ from fxloom.matrices import KERNEL, Matrix, matrix_of
 from fxloom.ops import Conv, MatMul, Requantize
 from fxloom.program import Program, ProgramBuilder
 from fxloom.report import Report
-from fxloom.target import LayerSettings, Target
+from fxloom.target import KernelChoice, LayerSettings, Target
 
 INT8 = FixedPoint(8, 8)
 
@@ -264,8 +264,26 @@ def test_the_indexed_kernel_stores_numbers_and_a_codebook(sparsity: float, word:
     nonzero = layer.nonzero if sparsity else 64 * 48
     assert nonzero <= words < nonzero + 64
     assert held.kind.width == 4
-    assert layer.stored_bits == words * word + 16 * 8
+    # Where all weights are stored, each lane knows the input that it begins at.
+    first = 0 if sparsity else plan.weights["indices"].mantissas.size * 6
+    assert first == (0 if sparsity else words // 8 * 6)
+    assert layer.stored_bits == words * word + first + 16 * 8
     assert layer.kernel.startswith("indexed: asked for, ")
+
+
+@pytest.mark.parametrize("kernel", ["sparse", "indexed", "huffman"])
+def test_the_outputs_of_all_groups_add_up(kernel: KernelChoice) -> None:
+    """The same layer with and without groups, of which the others' weights are zeros."""
+    weights = np.ones((2, 2, 1, 8), np.int8)
+    dense = np.zeros((2, 2, 8, 8), np.int8)
+    dense[..., np.arange(8), np.arange(8)] = weights[:, :, 0]
+    found = []
+    for data, groups in ((weights, 8), (dense, 1)):
+        b = ProgramBuilder()
+        x = b.input("x", (4, 4, 8), INT8)
+        b.output(b.emit(Conv(groups=groups), [x, b.constant("w", 3 * data, INT8)], "c"), "y")
+        found.append(estimate(b.build(), Target(kernel=kernel, reuse=4)).layers[0])
+    assert found[0].csynth.lut.value == found[1].csynth.lut.value
 
 
 def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
