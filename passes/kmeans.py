@@ -155,7 +155,8 @@ def _at_most_one(shares: Floats, total: int) -> Floats:
     falling = np.sort(shares)[::-1]
     below = np.cumsum(falling[::-1])[::-1]  # each and all that are smaller
     whole = int(np.argmax(falling * (total - np.arange(len(falling))) <= below))
-    return np.minimum(shares * ((total - whole) / below[whole]), 1.0)
+    capped: Floats = np.minimum(shares * ((total - whole) / below[whole]), 1.0)
+    return capped
 
 
 def _means(points: Points, borders: Ints) -> Floats:
