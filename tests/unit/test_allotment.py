@@ -293,7 +293,10 @@ def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
     wide = b.constant("w", weights, FixedPoint(12, 12))
     b.output(b.emit(MatMul(), [x, wide], "fc1"), "y")
     made = b.build()
-    message = 'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more'
+    message = (
+        'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more in '
+    )
+    message += "one of 64 x 20"
     for target in (
         Target(kernel="indexed"),
         Target(layers={"fc*": {"kernel": "indexed"}}),
