@@ -43,9 +43,10 @@ class Huffman:
         """For matrices of fewer different weights than a code may have."""
         layout = lay_out_codes(matrix, wanted.reuse)
         if layout is None:
+            n_in, n_out = matrix.shape
             return Declined(
                 f"fewer than {SYMBOLS:,} different weights that are not zero in a layer",
-                f"more in one of {matrix.shape}",
+                f"more in one of {n_in:,} x {n_out:,}",
             )
         lanes, reuse = layout.lanes, layout.steps
         bits = layout.rom_bits + layout.table_bits

@@ -78,8 +78,10 @@ class Indexed:
         """For matrices with few different weights."""
         kept = Numbering.of(matrix)
         if kept is None:
+            n_in, n_out = matrix.shape
             return Declined(
-                f"at most {MOST} different weights in a layer", f"more in one of {matrix.shape}"
+                f"at most {MOST} different weights in a layer",
+                f"more in one of {n_in:,} x {n_out:,}",
             )
         values = len(kept.values)
         lanes, reuse = lanes_for(kept.count, wanted.reuse)

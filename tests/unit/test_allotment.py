@@ -243,6 +243,19 @@ def test_a_codebook_is_chosen_where_it_is_cheaper(
         assert 2 * layer.macs <= matrix.weights.size
 
 
+def test_without_reuse_both_strategies_weigh_the_same_constants() -> None:
+    made = of_values(16, 256, 10)
+    found = matrix_of(made, made.instrs[0], Target())
+    assert found is not None
+    latency, resource = (
+        choose(found, LayerSettings(strategy, 1), "parallel")
+        for strategy in ("latency", "resource")
+    )
+    assert latency.why == resource.why
+    dense = estimate(made, Target(strategy="resource", kernel="dense")).layers[0]
+    assert f"instead of {dense.csynth.dsp.value:,} at reuse 1 " in resource.why
+
+
 def test_without_one_asking_weights_of_a_few_bits_have_no_codebook() -> None:
     """They take no DSP block; asked for, it is there."""
     made = of_values(6, 64, 64, 1, 4)
@@ -293,7 +306,10 @@ def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
     wide = b.constant("w", weights, FixedPoint(12, 12))
     b.output(b.emit(MatMul(), [x, wide], "fc1"), "y")
     made = b.build()
-    message = 'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more'
+    message = (
+        'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more in '
+    )
+    message += "one of 64 x 20"
     for target in (
         Target(kernel="indexed"),
         Target(layers={"fc*": {"kernel": "indexed"}}),
