@@ -155,7 +155,7 @@ def _at_most_one(shares: Floats, total: int) -> Floats:
     falling = np.sort(shares)[::-1]
     below = np.cumsum(falling[::-1])[::-1]  # each and all that are smaller
     whole = int(np.argmax(falling * (total - np.arange(len(falling))) <= below))
-    return np.minimum(shares * ((total - whole) / below[whole]), 1.0)
+    return np.asarray(np.minimum(shares * ((total - whole) / below[whole]), 1.0))
 
 
 def _means(points: Points, borders: Ints) -> Floats:
