@@ -40,8 +40,10 @@ def save_weights(
     of a run length, 1 to 16, 0 for none; by default what takes least. Raises WeightsError where a
     tensor has a type that safetensors does not, or the file cannot be written.
     """
-    if index_bits is not None and not 0 <= index_bits <= LONGEST:
-        raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits}")
+    if not isinstance(graph, nn.Module):
+        raise WeightsError(f"required a graph or a model, got a {type(graph).__name__}")
+    if index_bits is not None and index_bits not in range(LONGEST + 1):
+        raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits!r}")
     how = partial(encode, index_bits=index_bits)
     # One after the other, for what is not coded yet may be a second model.
     found = (coded(weights, how) for weights in weights_of(graph))
@@ -81,8 +83,10 @@ def load_weights(
 def save_plain(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     """Write the tensors of a file as they are decoded, for other readers of safetensors.
 
-    Raises WeightsError where one cannot be read or the other not be written.
+    Raises WeightsError where one cannot be read or the other not be written, or both are the same.
     """
+    if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
+        raise WeightsError(f"{out}: is the file that is decoded: choose another for what comes out")
     tensors = {name: tensor.clone() for name, tensor in load_weights(path).items()}
     try:
         save_file(tensors, out)
