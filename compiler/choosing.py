@@ -102,7 +102,7 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
     the DSP blocks of the multipliers that it saves are worth."""
     (n_in, n_out), data = matrix.shape, matrix.data
     sums = matrix.sum_width
-    if dense.strategy == "latency":
+    if _has_constants(dense):
         nonzero = int(np.count_nonzero(matrix.weights))
         luts = fit("latency_lut").value(features.latency_lut(nonzero, sums, 0, 0))
     else:
@@ -114,12 +114,17 @@ def _luts_more(matrix: Matrix, offer: Offer, dense: Allotment) -> int:
 
 
 def dense_multipliers(matrix: Matrix, dense: Allotment) -> int:
-    """How many products the dense kernel forms at a time."""
-    if dense.strategy == "resource":
+    """How many products the dense kernel forms at a time; of constants those that are hard."""
+    if not _has_constants(dense):
         return matrix.weights.size // dense.reuse
     hard = hard_multiplications(matrix.weights)
     zeros = matrix.weights.size - int(np.count_nonzero(matrix.weights))
     return latency_dsp(hard, matrix.weights.size, zeros, dense.reuse)
+
+
+def _has_constants(dense: Allotment) -> bool:
+    """Whether weights are constants: without reuse with the Resource strategy too."""
+    return dense.strategy == "latency" or dense.reuse == 1
 
 
 def require_kernels(program: Program, target: Target) -> None:

@@ -66,12 +66,17 @@ class Pattern:
 
     def sha256(self) -> str:
         """Of type, shape and little-endian bytes."""
-        digest = hashlib.sha256(f"{self.dtype} {list(self.shape)}".encode())
         flat = self.bits.reshape(-1)
-        for start in range(0, flat.size, _HASHED):
-            part = flat[start : start + _HASHED]
-            digest.update(part.astype(part.dtype.newbyteorder("<"), copy=False).tobytes())
-        return digest.hexdigest()
+        parts = (flat[start : start + _HASHED] for start in range(0, flat.size, _HASHED))
+        return sha256_of(self.dtype, self.shape, parts)
+
+
+def sha256_of(dtype: str, shape: Sequence[int], parts: Iterable[Array]) -> str:
+    """The checksum of a tensor whose bits come in parts."""
+    digest = hashlib.sha256(f"{dtype} {list(shape)}".encode())
+    for part in parts:
+        digest.update(part.astype(part.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def unsigned(dtype: str) -> np.dtype[Any]:

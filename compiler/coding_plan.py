@@ -118,18 +118,18 @@ def plan_of(weights: Array, index_bits: int | None, width: int | None) -> Plan:
             f"run lengths require at most {SYMBOLS - 1:,} distinct weights that are not zero, got "
             "more. Share or quantize the weights, or leave out index_bits"
         )
-    return _least(plans)
+    return least(plans)
 
 
-def coded_plan(weights: Array, choices: Sequence[int], width: int) -> Plan | None:
-    """The way that takes least with Huffman codes and run lengths of one of these numbers of bits;
-    None where there are too many distinct values."""
+def coded_plans(weights: Array, choices: Sequence[int], width: int) -> list[Plan]:
+    """With Huffman codes, and run lengths of so many bits; none where there are too many distinct
+    values. Choices that cannot help are left out."""
     patterns, width, signed = _patterns_of(weights, width)
-    plans = _coded(patterns, width, signed, choices)
-    return _least(plans) if plans else None
+    return _coded(patterns, width, signed, choices)
 
 
-def _least(plans: list[Plan]) -> Plan:
+def least(plans: list[Plan]) -> Plan:
+    """The one that takes least."""
     return min(plans, key=lambda plan: plan.storage.huffman_bits or 0)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxloom.bit_patterns import from_patterns
-from fxloom.coding_plan import Plan, coded_plan
+from fxloom.coding_plan import Plan, coded_plans, least
 from fxloom.fixed_point import Int64Array, IntArray
 from fxloom.huffman import LONGEST, Code, code_of
 from fxloom.huffman_pack import join, pieces_of, two
@@ -21,6 +21,9 @@ from fxloom.sparse_layout import index_width, lanes_for, span_ends
 
 _MOSTLY_KEPT = 0.75
 """Above this share of weights that are not zero all are stored."""
+
+_PADDING = 1 / 16
+"""Padding zeros that may be for a weight that is kept, where that saves bits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,12 +109,17 @@ def plan_rows(matrix: Matrix) -> Plan | None:
     Where most weights are not zero, all are stored, and what meets which input is implied: with run
     lengths these would take more bits, and without them few multipliers more are needed. Run
     lengths are shorter than all inputs of a position, so that a lane that counts them passes the
-    last input once at most.
+    last input once at most. A padding zero is a step, so that few are better than the fewest bits.
     """
     rows = rows_of(matrix)
     most = min(matrix.inputs.bit_length() - 1, LONGEST)
     implied = not most or np.count_nonzero(rows) >= _MOSTLY_KEPT * rows.size
-    return coded_plan(rows, [0] if implied else range(1, most + 1), matrix.width)
+    plans = coded_plans(rows, [0] if implied else range(1, most + 1), matrix.width)
+    if not plans:
+        return None
+    fewest = min(plan.storage.padding for plan in plans)
+    few = [plan for plan in plans if plan.storage.padding <= fewest + _PADDING * plan.storage.kept]
+    return least(few)
 
 
 def lay_out_codes(matrix: Matrix, reuse: int) -> HuffmanLayout | None:

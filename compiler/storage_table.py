@@ -73,7 +73,7 @@ class StorageRow:
     def cells(self) -> list[str]:
         """Texts for HEADER."""
         kept = f"{100 * self.kept / self.weights:.1f}%" if self.weights else ""
-        side = f"{self.codebook:,}{ARROW}{self.codebook + self.tables:,}"
+        side = _pair(self.codebook, self.codebook + self.tables)
         return [
             self.name,
             f"{self.weights:,}",

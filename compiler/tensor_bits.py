@@ -5,6 +5,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from fxloom.coded_tensors import Pattern, unsigned
 from fxloom.errors import WeightsError
@@ -38,7 +39,12 @@ _NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 def require_dense(tensor: Tensor, name: str) -> None:
     """Raise WeightsError, which says `name`, for a type that safetensors has no name for, and for
-    tensors that hold no plain numbers (sparse, quantized, meta)."""
+    tensors that hold no plain numbers (sparse, quantized, meta) or none yet (lazy)."""
+    if is_lazy(tensor):
+        raise WeightsError(
+            f"{name}: required a tensor with values, got one that has no shape yet: give the model "
+            "inputs first"
+        )
     if tensor.dtype not in _NAMES or tensor.layout is not torch.strided or tensor.is_meta:
         raise WeightsError(
             f"{name}: required a dense tensor of one of {', '.join(map(str, _NAMES))}, got "

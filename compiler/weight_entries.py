@@ -5,7 +5,7 @@ a number for each class; of hashed and block-circulant weights the numbers alone
 stored value by value. Of a quantized graph the integers that it rounds to are stored.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from fxloom.coded_tensors import (
     encode,
     of_integers,
     require,
+    sha256_of,
     to_integers,
 )
 from fxloom.errors import WeightsError
@@ -80,9 +81,9 @@ class Entry(BaseModel):
 class Weights:
     """A tensor of a graph, and what is known of it.
 
-    integers: what the graph rounds it to, in steps of 2**-steps, one number for all or one for each
-    first index; None where it does not. kept: which weights are not pruned, of bool; None where
-    none are.
+    integers: what the graph rounds it to, which is stored in its place: in steps of 2**-steps, one
+    number for all or one for each first index; None where it does not. kept: which weights are not
+    pruned, of bool; None where none are.
     """
 
     names: tuple[str, ...]
@@ -122,7 +123,7 @@ def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written
         names=list(weights.names),
         dtype=pattern.dtype,
         shape=list(pattern.shape),
-        sha256=pattern.sha256(),
+        sha256=_sha256(pattern.dtype, stored, weights.steps),
         steps=list(weights.steps),
         zeros=weights.kept is not None,
         shared=structure_of(weights.shared),
@@ -137,7 +138,7 @@ def coded(weights: Weights, how: Callable[[Pattern], Coded] = encode) -> Written
         written = Written(whole, found, patterns)
         try:
             require_entry(whole, written.nbytes)
-            restore(whole, {kind: decode(c.stored, c.data) for kind, c in found.items()})
+            _checked(whole, {kind: decode(c.stored, c.data) for kind, c in found.items()})
         except WeightsError as fault:  # too small to be believed, or the sign of a zero is lost
             reason = str(fault)
             continue
@@ -209,6 +210,16 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
 
     Raises WeightsError where the parts do not fit each other or the tensor has another checksum.
     """
+    values, kept, shared = _checked(entry, patterns)
+    integers = to_integers(of_tensor(values, entry.name)) if entry.steps else None
+    tensor = values if integers is None else scaled(integers, entry.steps, DTYPES[entry.dtype])
+    return Weights(tuple(entry.names), tensor, integers, tuple(entry.steps), kept, shared)
+
+
+def _checked(
+    entry: Entry, patterns: Mapping[str, Pattern]
+) -> tuple[Tensor, Tensor | None, Shared | None]:
+    """The stored numbers of all weights, which are not pruned, and which are one number."""
     kept = None if KEPT not in patterns else to_tensor(patterns[KEPT])
     shared = None
     if entry.shared is not None:
@@ -228,9 +239,7 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
         values = expanded(shared, numbers, kept)
     if entry.zeros and kept is None:
         kept = values != 0
-    integers = to_integers(of_tensor(values, entry.name)) if entry.steps else None
-    tensor = values if integers is None else scaled(integers, entry.steps, DTYPES[entry.dtype])
-    found = of_tensor(tensor, entry.name).sha256()
+    found = _sha256(entry.dtype, of_tensor(values, entry.name), entry.steps)
     if found != entry.sha256:
         raise WeightsError(
             f"damaged: required values with SHA-256 {entry.sha256[:16]}..., got {found[:16]}..."
@@ -239,7 +248,15 @@ def restore(entry: Entry, patterns: Mapping[str, Pattern]) -> Weights:
         raise WeightsError("required zeros where weights are pruned, got others")
     if shared is not None and not holds(shared, values, kept):
         raise WeightsError(f"required one number a class of {shared.identity[0]}, got several")
-    return Weights(tuple(entry.names), tensor, integers, tuple(entry.steps), kept, shared)
+    return values, kept, shared
+
+
+def _sha256(dtype: str, stored: Pattern, steps: Sequence[int]) -> str:
+    """The checksum of the tensor that numbers stand for, of which only a part exists at a time."""
+    if not steps:
+        return stored.sha256()
+    blocks = _scaled_blocks(to_integers(stored), steps, DTYPES[dtype])
+    return sha256_of(dtype, stored.shape, (of_tensor(block, dtype).bits for block in blocks))
 
 
 def _is_revived(values: Tensor, kept: Tensor) -> bool:
@@ -251,11 +268,21 @@ def _is_revived(values: Tensor, kept: Tensor) -> bool:
 def scaled(integers: Integers, steps: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Integers in steps of 2**-steps as a tensor of floats."""
     real = torch.empty(integers.shape, dtype=dtype)
-    rows = [(integers, real)] if len(steps) == 1 else zip(integers, real, strict=True)
-    for (whole, row), step in zip(rows, steps, strict=True):
-        flat, filled = whole.reshape(-1), row.view(-1)
+    flat, start = real.view(-1), 0
+    for block in _scaled_blocks(integers, steps, dtype):
+        flat[start : start + len(block)] = block
+        start += len(block)
+    return real
+
+
+def _scaled_blocks(
+    integers: Integers, steps: Sequence[int], dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """The same a part at a time, flat."""
+    rows = [integers] if len(steps) == 1 else integers
+    for row, step in zip(rows, steps, strict=True):
+        flat = row.reshape(-1)
         for start in range(0, flat.size, _BLOCK):
             with np.errstate(over="ignore"):
                 part = np.ldexp(flat[start : start + _BLOCK].astype(np.float64), -step)
-            filled[start : start + _BLOCK] = torch.from_numpy(part)
-    return real
+            yield torch.from_numpy(part).to(dtype)

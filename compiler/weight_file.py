@@ -64,8 +64,8 @@ def write_weights(path: str | os.PathLike[str], written: Sequence[Written]) -> N
     header = _Header(format=FORMAT, version=VERSION, digest=digest, tensors=entries)
     text = json.dumps(header.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
     file = Path(path)
-    partial = file.with_name(f"{file.name}.partial")
     try:
+        partial = file.with_name(f"{file.name}.partial")
         try:
             save_file(tensors, partial, {"fxloom": text})
             sync(partial)

@@ -40,8 +40,10 @@ def save_weights(
     of a run length, 1 to 16, 0 for none; by default what takes least. Raises WeightsError where a
     tensor has a type that safetensors does not, or the file cannot be written.
     """
-    if index_bits is not None and not 0 <= index_bits <= LONGEST:
-        raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits}")
+    if not isinstance(graph, nn.Module):
+        raise WeightsError(f"required a graph or a model, got a {type(graph).__name__}")
+    if index_bits is not None and index_bits not in range(LONGEST + 1):
+        raise WeightsError(f"index_bits: required 0 to {LONGEST}, got {index_bits!r}")
     how = partial(encode, index_bits=index_bits)
     # One after the other, for what is not coded yet may be a second model.
     found = (coded(weights, how) for weights in weights_of(graph))
@@ -81,8 +83,10 @@ def load_weights(
 def save_plain(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
     """Write the tensors of a file as they are decoded, for other readers of safetensors.
 
-    Raises WeightsError where one cannot be read or the other not be written.
+    Raises WeightsError where one cannot be read or the other not be written, or both are the same.
     """
+    if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
+        raise WeightsError(f"{out}: is the file that is decoded: choose another for what comes out")
     tensors = {name: tensor.clone() for name, tensor in load_weights(path).items()}
     try:
         save_file(tensors, out)
@@ -113,7 +117,8 @@ def weights_of(graph: nn.Module) -> Iterator[Weights]:
     for names in alike.values():
         first = names[0]
         nodes = [node for name in names for node in rounded.get(name, [None])]
-        tensor, integers, steps = _integers(tensors[first], nodes)
+        tensor = tensors[first]
+        integers, steps = _integers(tensor, nodes)
         kept = shared = None
         if isinstance(graph, fx.GraphModule):
             kept, shared = kept_weights(graph, first), shared_weights(graph, first)
@@ -136,10 +141,10 @@ def _rounded(graph: fx.GraphModule) -> Iterator[tuple[str, list[fx.Node | None]]
 
 def _integers(
     tensor: Tensor, nodes: Sequence[fx.Node | None]
-) -> tuple[Tensor, Integers | None, tuple[int, ...]]:
-    """What all readers of a tensor round it to, as a tensor and as integers in steps of 2**-steps;
-    the tensor itself where they differ or rounding once more would change it."""
-    plain: tuple[Tensor, Integers | None, tuple[int, ...]] = tensor, None, ()
+) -> tuple[Integers | None, tuple[int, ...]]:
+    """What all readers of a tensor round it to, in steps of 2**-steps; None where they differ or
+    rounding once more would change it."""
+    plain: tuple[Integers | None, tuple[int, ...]] = None, ()
     readers = [node for node in nodes if node is not None]
     if not readers or len(readers) < len(nodes) or not tensor.is_floating_point():
         return plain
@@ -148,9 +153,8 @@ def _integers(
         return plain
     whole, to, shifts = mantissas(tensor, first)
     steps = tuple(to.fraction + shift for shift in shifts or (0,))
-    real = scaled(whole, steps, tensor.dtype)
-    again = mantissas(real, first)[0]
-    return (real, whole, steps) if np.array_equal(whole, again) else plain
+    again = mantissas(scaled(whole, steps, tensor.dtype), first)[0]
+    return (whole, steps) if np.array_equal(whole, again) else plain
 
 
 def _require_fitting(entry: Entry, wanted: Mapping[str, Tensor]) -> None:

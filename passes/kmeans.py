@@ -142,11 +142,21 @@ def _joined(points: Points, most: int) -> Points:
     if n <= most:
         return points
     widths = np.gradient(points.values)
-    share = np.cumsum(np.cbrt(points.counts * widths * widths))
+    share = np.cumsum(_at_most_one(np.cbrt(points.counts * widths * widths), most))
     groups = np.minimum((share / share[-1] * most).astype(np.int64), most - 1)
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     counts = np.add.reduceat(points.counts, begins)
     return Points(np.add.reduceat(points.counts * points.values, begins) / counts, counts)
+
+
+def _at_most_one(shares: Floats, total: int) -> Floats:
+    """Shares in proportion, that many together and none above one: an outlier far from all others
+    takes a place, and the others divide what is left."""
+    falling = np.sort(shares)[::-1]
+    below = np.cumsum(falling[::-1])[::-1]  # each and all that are smaller
+    whole = int(np.argmax(falling * (total - np.arange(len(falling))) <= below))
+    capped: Floats = np.minimum(shares * ((total - whole) / below[whole]), 1.0)
+    return capped
 
 
 def _means(points: Points, borders: Ints) -> Floats:
@@ -185,11 +195,13 @@ class Bins:
         middle, half = float(ends.mean()), FARTHEST * float(ends[1] - ends[0]) / 2
         if half > 0:
             low, high = max(low, middle - half), min(high, middle + half)
-        scale = BINS * (1 - 2.0**-20) / (high - low) if high > low else 0.0
+        scale = BINS * (1 - 2.0**-20) / (high - low) if high > low else 1.0
         return cls(low, min(scale, float(np.finfo(np.float32).max)))
 
     def numbers(self, block: Tensor) -> Tensor:
         """The bin of every value: int32."""
+        if block.dtype.itemsize < 4:  # too coarse to count bins
+            block = block.to(torch.float32)
         return (block - self.low).mul_(self.scale).add_(1).clamp_(0, BINS + 1).to(torch.int32)
 
     @property

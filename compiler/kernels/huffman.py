@@ -43,9 +43,10 @@ class Huffman:
         """For matrices of fewer different weights than a code may have."""
         layout = lay_out_codes(matrix, wanted.reuse)
         if layout is None:
+            n_in, n_out = matrix.shape
             return Declined(
                 f"fewer than {SYMBOLS:,} different weights that are not zero in a layer",
-                f"more in one of {matrix.shape}",
+                f"more in one of {n_in:,} x {n_out:,}",
             )
         lanes, reuse = layout.lanes, layout.steps
         bits = layout.rom_bits + layout.table_bits
@@ -99,8 +100,7 @@ def _luts(matrix: Matrix, layout: HuffmanLayout, accumulator: int) -> float:
     tables += _table(layout.runs.symbols.size, layout.index_bits)
     shifts = 3 * 2 * layout.word * (layout.word.bit_length() + 1) / 2
     decoder = _decoder(layout.weights) + _decoder(layout.runs) + tables + shifts
-    n_out = matrix.shape[1] * matrix.groups
-    sparse = features.sparse_lut(lanes, matrix.inputs, n_out, matrix.data, accumulator)
+    sparse = features.sparse_lut(lanes, matrix.inputs, matrix.outputs, matrix.data, accumulator)
     return sparse + 2 * lanes * decoder
 
 

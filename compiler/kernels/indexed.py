@@ -78,18 +78,23 @@ class Indexed:
         """For matrices with few different weights."""
         kept = Numbering.of(matrix)
         if kept is None:
+            n_in, n_out = matrix.shape
             return Declined(
-                f"at most {MOST} different weights in a layer", f"more in one of {matrix.shape}"
+                f"at most {MOST} different weights in a layer",
+                f"more in one of {n_in:,} x {n_out:,}",
             )
         values = len(kept.values)
         lanes, reuse = lanes_for(kept.count, wanted.reuse)
         bits = lanes * reuse * kept.word(matrix) + values * matrix.width
+        if kept.implied:  # each lane knows the input that it begins at
+            bits += lanes * index_width(matrix.inputs)
         multipliers = f"{lanes:,} multiplier{'s' if lanes != 1 else ''}"
         note = ""
         if reuse != wanted.reuse:
             note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {multipliers}"
         what = (
-            f"{values} values for {kept.count:,} of {matrix.weights.size:,} weights, "
+            f"{values} value{'s' if values != 1 else ''} for {kept.count:,} of "
+            f"{matrix.weights.size:,} weights, "
             f"{multipliers} at reuse "
             f"{reuse:,} ({bits:,} bits with the codebook)"
         )
@@ -135,4 +140,4 @@ class Indexed:
 
 def _luts(matrix: Matrix, lanes: int, values: int, data: int, sums: int) -> float:
     tables = lanes * matrix.width * ceil(values / (1 << TABLE_BITS))
-    return features.sparse_lut(lanes, matrix.inputs, matrix.shape[1], data, sums) + tables
+    return features.sparse_lut(lanes, matrix.inputs, matrix.outputs, data, sums) + tables

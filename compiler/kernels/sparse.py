@@ -41,7 +41,7 @@ class Sparse:
     @staticmethod
     def _luts(matrix: Matrix, lanes: int) -> float:
         return features.sparse_lut(
-            lanes, matrix.inputs, matrix.shape[1], matrix.data, matrix.sum_width
+            lanes, matrix.inputs, matrix.outputs, matrix.data, matrix.sum_width
         )
 
     def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> str:
@@ -58,7 +58,7 @@ class Sparse:
 
         matrix, given = product.matrix, product.given
         luts = features.sparse_lut(
-            given.lanes, matrix.inputs, matrix.shape[1], product.data, product.accumulator
+            given.lanes, matrix.inputs, matrix.outputs, product.data, product.accumulator
         )
         word = given.lanes * (matrix.width + index_width(matrix.inputs))
         registers = matrix.inputs * product.data + 2 * given.lanes * product.accumulator + word

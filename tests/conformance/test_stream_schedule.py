@@ -196,6 +196,10 @@ LOOPS = {
         # Two steps to fetch the first window, and two for each.
         *([0, 1, 2, 3, 4, 5, 19, 20, 21], [9, 11, 25, 27], 28),
     ),
+    "lane windows, decoded": (
+        *(of_image(ops.Conv(), 2), replace(STREAM, kernel="huffman", reuse=2)),
+        *([0, 1, 2, 3, 4, 5, 19, 20, 21], [9, 11, 25, 27], 28),
+    ),
     # With groups sums come first, and are multiplied during the next position.
     "lane windows, sums first": (
         *(of_image(ops.Conv(groups=2), 2), CODEBOOK),

@@ -114,3 +114,35 @@ def test_errors_of_joined_points_are_those_of_all_of_them() -> None:
     for k in (1, 2, 9, 64):
         got = squared_error_of_nearest(points, best_centroids(points, k))
         assert got == pytest.approx(errors[k - 1], rel=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_values_of_half_a_float_are_counted_as_finely(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kmeans, "SAMPLE", 1000)
+    values = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    centroids, numbers = cluster(values, 64)
+    distinct, counts = np.unique(values.double().numpy(), return_counts=True)
+    exact = Points(distinct, counts.astype(float))
+    least = squared_error_of_nearest(exact, best_centroids(exact, 64))
+    assert float((values - centroids[numbers.long()]).square().sum()) <= 1.01 * least
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_many_equal_values_are_one_centroid(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kmeans, "SAMPLE", 100)
+    values = torch.full((1000,), 0.3, dtype=dtype)
+    centroids, numbers = cluster(values, 4)
+    assert centroids.tolist() == [float(values[0])]
+    assert not numbers.any()
+
+
+def test_an_outlier_takes_no_centroids_from_the_others() -> None:
+    rng = np.random.default_rng(0)
+    values = np.sort(rng.normal(size=20_000))
+    alone, both = (Points(x, np.ones(len(x))) for x in (values, np.append(values, 1e6)))
+    least = squared_error_of_nearest(alone, best_centroids(alone, 63))
+    assert squared_error_of_nearest(both, best_centroids(both, 64)) <= 1.01 * least

@@ -14,7 +14,7 @@ from fxloom.matrices import KERNEL, Matrix, matrix_of
 from fxloom.ops import Conv, MatMul, Requantize
 from fxloom.program import Program, ProgramBuilder
 from fxloom.report import Report
-from fxloom.target import LayerSettings, Target
+from fxloom.target import KernelChoice, LayerSettings, Target
 
 INT8 = FixedPoint(8, 8)
 
@@ -243,6 +243,19 @@ def test_a_codebook_is_chosen_where_it_is_cheaper(
         assert 2 * layer.macs <= matrix.weights.size
 
 
+def test_without_reuse_both_strategies_weigh_the_same_constants() -> None:
+    made = of_values(16, 256, 10)
+    found = matrix_of(made, made.instrs[0], Target())
+    assert found is not None
+    latency, resource = (
+        choose(found, LayerSettings(strategy, 1), "parallel")
+        for strategy in ("latency", "resource")
+    )
+    assert latency.why == resource.why
+    dense = estimate(made, Target(strategy="resource", kernel="dense")).layers[0]
+    assert f"instead of {dense.csynth.dsp.value:,} at reuse 1 " in resource.why
+
+
 def test_without_one_asking_weights_of_a_few_bits_have_no_codebook() -> None:
     """They take no DSP block; asked for, it is there."""
     made = of_values(6, 64, 64, 1, 4)
@@ -264,8 +277,26 @@ def test_the_indexed_kernel_stores_numbers_and_a_codebook(sparsity: float, word:
     nonzero = layer.nonzero if sparsity else 64 * 48
     assert nonzero <= words < nonzero + 64
     assert held.kind.width == 4
-    assert layer.stored_bits == words * word + 16 * 8
+    # Where all weights are stored, each lane knows the input that it begins at.
+    first = 0 if sparsity else plan.weights["indices"].mantissas.size * 6
+    assert first == (0 if sparsity else words // 8 * 6)
+    assert layer.stored_bits == words * word + first + 16 * 8
     assert layer.kernel.startswith("indexed: asked for, ")
+
+
+@pytest.mark.parametrize("kernel", ["sparse", "indexed", "huffman"])
+def test_the_outputs_of_all_groups_add_up(kernel: KernelChoice) -> None:
+    """The same layer with and without groups, of which the others' weights are zeros."""
+    weights = np.ones((2, 2, 1, 8), np.int8)
+    dense = np.zeros((2, 2, 8, 8), np.int8)
+    dense[..., np.arange(8), np.arange(8)] = weights[:, :, 0]
+    found = []
+    for data, groups in ((weights, 8), (dense, 1)):
+        b = ProgramBuilder()
+        x = b.input("x", (4, 4, 8), INT8)
+        b.output(b.emit(Conv(groups=groups), [x, b.constant("w", 3 * data, INT8)], "c"), "y")
+        found.append(estimate(b.build(), Target(kernel=kernel, reuse=4)).layers[0])
+    assert found[0].csynth.lut.value == found[1].csynth.lut.value
 
 
 def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
@@ -275,7 +306,10 @@ def test_more_values_than_a_codebook_has_are_refused_by_name() -> None:
     wide = b.constant("w", weights, FixedPoint(12, 12))
     b.output(b.emit(MatMul(), [x, wide], "fc1"), "y")
     made = b.build()
-    message = 'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more'
+    message = (
+        'fc1: kernel = "indexed" requires at most 256 different weights in a layer, got more in '
+    )
+    message += "one of 64 x 20"
     for target in (
         Target(kernel="indexed"),
         Target(layers={"fc*": {"kernel": "indexed"}}),

@@ -48,8 +48,8 @@ def check(weights: np.ndarray[Any, Any], **options: Any) -> CodedWeights:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("index_bits", [None, 0, 1, 3, 5, 16])
 def test_weights_come_back_in_the_bits_that_are_counted(dtype: str, index_bits: int | None) -> None:
-    for number, kept in enumerate((0.0, 0.01, 0.1, 0.5, 1.0)):
-        check(weights_of((40, 60), kept, 9 * 3**number, dtype, number), index_bits=index_bits)
+    for number, kept in enumerate((0.01, 0.2, 1.0)):
+        check(weights_of((40, 60), kept, 5**number + 8, dtype, number), index_bits=index_bits)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0, 2), (2, 3, 4, 5)])
@@ -59,7 +59,7 @@ def test_any_shape_comes_back(shape: tuple[int, ...], index_bits: int | None) ->
     check(np.zeros(shape, np.int64), index_bits=index_bits)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     arrays.arrays(
         st.sampled_from(TYPES), arrays.array_shapes(max_side=9), elements={"allow_nan": True}
@@ -125,8 +125,8 @@ def test_codes_are_near_the_entropy() -> None:
     assert entropy * counted.kept <= (counted.weight_codes or 0) <= 1.02 * entropy * counted.stored
 
 
-@pytest.mark.parametrize("kept", [0.02, 0.2, 0.6, 0.95, 1.0])
-@pytest.mark.parametrize("values", [1, 20, 300])
+@pytest.mark.parametrize("kept", [0.02, 0.6, 0.95])
+@pytest.mark.parametrize("values", [1, 300])
 def test_the_way_that_takes_least_is_taken(kept: float, values: int) -> None:
     weights = weights_of((100, 90), kept, values, "int64")
     best = check(weights).bits

@@ -90,6 +90,15 @@ def test_roms_have_the_bits_of_the_accounting(kept: float, reuse: int) -> None:
     assert layout.word == layout.weights.longest + layout.runs.longest
 
 
+def test_padding_zeros_are_few() -> None:
+    """They would be steps: run lengths of 4 bits would save 24 bits, and have 28 of them."""
+    matrix = matrix_with(0.1, (60, 20), values=2)
+    layout = lay_out_codes(matrix, 8)
+    assert layout is not None
+    kept = np.count_nonzero(matrix.weights)
+    assert kept <= layout.indices.size <= kept * 17 / 16
+
+
 def test_weights_that_are_alike_take_no_bits() -> None:
     matrix = Matrix(np.full((12, 5), -3), 8, 1, KERNEL, 12)
     layout = lay_out_codes(matrix, 7)

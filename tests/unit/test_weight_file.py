@@ -559,12 +559,37 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
+def test_what_is_no_model_or_no_width_or_has_no_values_yet_is_refused(tmp_path: Path) -> None:
+    state = Net().state_dict()
+    with pytest.raises(WeightsError, match="required a graph or a model, got a OrderedDict"):
+        fxloom.save_weights(state, tmp_path / "w")  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=r"index_bits: required 0 to 16, got 2\.5"):
+        fxloom.save_weights(Net(), tmp_path / "w", index_bits=2.5)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="cannot be written"):
+        fxloom.save_weights(Net(), "")
+    with pytest.raises(WeightsError, match="weight: required a tensor with values"):
+        fxloom.save_weights(nn.LazyLinear(3), tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_tensors_with_one_name_in_the_file_are_refused(tmp_path: Path) -> None:
     clash = nn.Module()
     clash.register_buffer("w", torch.zeros(9, dtype=torch.int8))
     clash.register_buffer("w:values", torch.rand(3))
     with pytest.raises(WeightsError, match="w:values: two tensors would have this name"):
         fxloom.save_weights(clash, tmp_path / "w")
+
+
+def test_a_file_is_not_decoded_over_itself(tmp_path: Path) -> None:
+    from fxloom.weights import save_plain
+
+    path = saved("pruned codebook", tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(path)
+    for out in (path, tmp_path / "link"):
+        with pytest.raises(WeightsError, match="is the file that is decoded"):
+            save_plain(path, out)
+    assert path.read_bytes() == before
 
 
 def test_plain_files_have_every_tensor_under_its_name(tmp_path: Path) -> None:

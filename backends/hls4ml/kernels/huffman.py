@@ -91,6 +91,7 @@ def _rom_function(layout: HuffmanLayout, number: int) -> list[str]:
     ]
     return [
         f"static {kind} rom(int lane, int at) {{",
+        "    #pragma HLS INLINE",
         "    switch (lane) {",
         *cases,
         "    default: return 0;",
