@@ -5,7 +5,8 @@ ACDC (Moczulski et al. 2015, arXiv 1511.05946) and Adaptive Fastfood (Yang et al
 most like those of the matrix, and `finetune` trains them. Afterwards these are ordinary products:
 vectors are parameters, transforms constants beside them. The entries of fastfood's Hadamard
 transforms are 1 and -1, which need no multipliers; those of ACDC's cosine transforms are rounded
-and multiplied as any weight is, so that ACDC makes a model smaller, not its hardware.
+and multiplied as any weight is, so that ACDC has fewer numbers to train
+and no smaller hardware or file.
 """
 
 from __future__ import annotations
