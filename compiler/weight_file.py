@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -65,7 +66,7 @@ def write_weights(path: str | os.PathLike[str], written: Sequence[Written]) -> N
     text = json.dumps(header.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
     file = Path(path)
     try:
-        partial = file.with_name(f"{file.name}.partial")
+        partial = file.with_name(f".{file.name}.{uuid4().hex}")
         try:
             save_file(tensors, partial, {"fxloom": text})
             sync(partial)
