@@ -250,7 +250,7 @@ def test_what_is_not_a_build_is_refused(verb: str, tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_leaves_the_earlier_build(
     files: Path, tmp_path: Path, build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **keys: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(compilation, "save_program", full)
