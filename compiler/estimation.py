@@ -5,7 +5,7 @@ where there is neither. An estimate never decides what is computed.
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Literal, NamedTuple
@@ -182,7 +182,7 @@ def _first_uses(program: Program, groups: Mapping[str, Sequence[Instr]]) -> dict
     """By layer. A constant that several share is counted once."""
     counted, found = set[str](), {}
     for name, instrs in groups.items():
-        used = {arg for instr in instrs for arg in _weights_of(program, instr)} - counted
+        used = set(_weights_of(program, instrs)) - counted
         counted |= used
         looked_up = {i.args[1] for i in instrs if isinstance(i.op, Lookup)} - counted
         counted |= looked_up
@@ -215,7 +215,7 @@ def _layer(
 ) -> LayerReport:
     """fresh: what no layer before this one has; sums: formats of accumulators."""
     products = _products(program, name, instrs, target, sums)
-    used = dict.fromkeys(arg for instr in instrs for arg in _weights_of(program, instr))
+    used = dict.fromkeys(_weights_of(program, instrs))
     constants = {arg: program.constants[arg] for arg in used if arg in fresh.weights}
     tables = [program.constants[arg].value for arg in fresh.tables]
     kept = {p.weight: p.given.bits for p in products.values() if not p.given.is_dense}
@@ -345,15 +345,19 @@ def _belongs_to_matrix(program: Program, instr: Instr) -> bool:
     return is_bias or isinstance(instr.op, Requantize)
 
 
-def _weights_of(program: Program, instr: Instr) -> list[str]:
-    """The constants of an instruction that are weights, not numbers such as the zero of a ReLU."""
-    if not isinstance(instr.op, _WEIGHTED):
-        return []
-    constants = [arg for arg in instr.args if arg in program.constants]
-    if _is_wiring(program, instr):
-        return []
-    is_matrix = isinstance(instr.op, MatMul | Conv)
-    return [arg for arg in constants if is_matrix or program.value(arg).size > 1]
+def _weights_of(program: Program, instrs: Sequence[Instr]) -> Iterator[str]:
+    """The constants of a layer that are weights, not numbers such as the zero of a ReLU; of a layer
+    with one output its bias is such a number as well."""
+    products = {i.result.name for i in instrs if isinstance(i.op, MatMul | Conv)}
+    for instr in instrs:
+        if not isinstance(instr.op, _WEIGHTED) or _is_wiring(program, instr):
+            continue
+        adds_bias = isinstance(instr.op, Add) and not products.isdisjoint(instr.args)
+        for arg in instr.args:
+            if arg in program.constants and (
+                adds_bias or isinstance(instr.op, MatMul | Conv) or program.value(arg).size > 1
+            ):
+                yield arg
 
 
 def _is_wiring(program: Program, instr: Instr) -> bool:

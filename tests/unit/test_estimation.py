@@ -144,6 +144,11 @@ def test_weights_bits_and_multiply_adds_are_counted() -> None:
     assert act.result == "fixed<8,8>"
 
 
+def test_the_bias_of_a_single_output_is_stored_as_well() -> None:
+    fc = layers(dense(np.array([[11], [5]])))["fc"]
+    assert (fc.weight_count, fc.nonzero, fc.stored_bits) == (3, 3, 24)
+
+
 def test_totals_are_sums_and_shares_of_the_part() -> None:
     generator = np.random.default_rng(0)
     program = dense(generator.integers(-128, 128, (16, 8)))
