@@ -7,14 +7,13 @@ first has one multiplication for every value of every output, the second one for
 every input.
 """
 
-import weakref
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from fxloom.distinct import codebook
+from fxloom.distinct import codebook, kept
 from fxloom.fixed_point import Int64Array, IntArray
 from fxloom.sparse_layout import SparseLayout, entries, in_lanes
 
@@ -117,17 +116,10 @@ def occurrence(weights: IntArray) -> Occurrence:
 
     Kept as long as the array is that it is all of: constants of programs do not change.
     """
-    base = weights.base
-    held = base if isinstance(base, np.ndarray) and base.size == weights.size else weights
-    key = id(held), weights.shape, weights.strides
-    found = _KEPT.get(key)
-    if found is None:
-        found = _KEPT[key] = _occurrence(weights)
-        weakref.finalize(held, _KEPT.pop, key, None)
-    return found
+    return kept(_KEPT, weights, (weights.shape, weights.strides), _occurrence)
 
 
-_KEPT: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Occurrence] = {}
+_KEPT: dict[Any, Occurrence] = {}
 
 
 def _occurrence(weights: IntArray) -> Occurrence:

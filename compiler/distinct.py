@@ -1,6 +1,8 @@
 """The different numbers among weights: a codebook, where they are few."""
 
 import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +14,9 @@ MOST = 256
 _SAMPLE = 1 << 12
 _BLOCK = 1 << 20
 
-_KEPT: dict[int, Int64Array | None] = {}
+_KEPT: dict[Any, Int64Array | None] = {}
+
+T = TypeVar("T")
 
 
 def codebook(weights: IntArray) -> Int64Array | None:
@@ -20,13 +24,19 @@ def codebook(weights: IntArray) -> Int64Array | None:
 
     Kept as long as the array is that it is all of: constants of programs do not change.
     """
+    return kept(_KEPT, weights, (), _codebook)
+
+
+def kept(cache: dict[Any, T], weights: IntArray, more: Any, make: Callable[[IntArray], T]) -> T:
+    """What `make` says of an array, from a cache that has it as long as the array is that it is all
+    of. more: what else tells it from others."""
     base = weights.base
     held = base if isinstance(base, np.ndarray) and base.size == weights.size else weights
-    key = id(held)
-    if key not in _KEPT:
-        _KEPT[key] = _codebook(weights)
-        weakref.finalize(held, _KEPT.pop, key, None)
-    return _KEPT[key]
+    key = id(held), more
+    if key not in cache:
+        cache[key] = make(weights)
+        weakref.finalize(held, cache.pop, key, None)
+    return cache[key]
 
 
 def _codebook(weights: IntArray) -> Int64Array | None:

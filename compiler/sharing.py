@@ -242,12 +242,7 @@ def holds(shared: Shared, values: Tensor, kept: Tensor | None = None) -> bool:
     if tuple(values.shape) != shared.shape:
         return False
     numbers = torch.full((shared.classes,), torch.nan, dtype=torch.float64)
-    for part, classes, signs, present in _parts(shared, values, kept):
-        found = part.to(torch.float64)
-        if signs is not None:
-            found *= signs
-        if present is not None:
-            found, classes = found[present], classes[present]
+    for found, classes in _members(shared, values, kept):
         known = numbers[classes]
         if bool((unseen := known.isnan()).any()):
             numbers[classes[unseen]] = found[unseen]
@@ -277,14 +272,20 @@ def counts(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor
 def sums(shared: Shared, values: Tensor, kept: Tensor | None = None) -> Tensor:
     """The sum of each class, float64 [classes]: of slopes, the slope of its number."""
     total = torch.zeros(shared.classes, dtype=torch.float64)
+    for found, classes in _members(shared, values, kept):
+        total += torch.bincount(classes, found, shared.classes)
+    return total
+
+
+def _members(
+    shared: Shared, values: Tensor, kept: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weights that are there, float64 and without their signs, and their classes."""
     for part, classes, signs, present in _parts(shared, values, kept):
         found = part.to(torch.float64)
         if signs is not None:
             found *= signs
-        if present is not None:
-            found, classes = found[present], classes[present]
-        total += torch.bincount(classes, found, shared.classes)
-    return total
+        yield (found, classes) if present is None else (found[present], classes[present])
 
 
 def expanded(shared: Shared, numbers: Tensor, kept: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import fx
 
 from fxloom.editing import copy_graph
 from fxloom.errors import CaptureError, DataError, RecipeError
-from fxloom.facts import check, keep_zeros, sharing
+from fxloom.facts import keep_zeros, sharing
 from fxloom.graph import as_samples
 from fxloom.passes.calibration import Batch, batch_size
 from fxloom.passes.finetune import Finetune
@@ -24,6 +24,7 @@ from fxloom.passes.goals import choose, goals_of, keys_of, require_numbers, requ
 from fxloom.passes.patterns import Pattern
 from fxloom.passes.prunable import Prunable
 from fxloom.passes.pruning import Method, Pruning, Scope
+from fxloom.passes.replacing import trained
 from fxloom.passes.sparsity import Schedule, shares
 from fxloom.passes.training import as_declared
 from fxloom.quantized_ops import is_quantized
@@ -225,10 +226,7 @@ class Prune:
         keys = dict(self.finetune)
         if keys.get("checkpoint") is not None:  # each training has a state of its own
             keys["checkpoint"] = f"{keys['checkpoint']}/step{step + 1}"
-        result = Finetune(**keys)(graph, data)
-        lost = check(graph, result.graph)
-        assert not lost, lost
-        return result.graph, {key: result.summary[key] for key in ("first", "kept", "kept_epoch")}
+        return trained(graph, data, keys)
 
     def _summary(
         self,

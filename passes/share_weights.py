@@ -18,7 +18,7 @@ from torch import fx
 
 from fxloom.editing import copy_graph
 from fxloom.errors import RecipeError
-from fxloom.facts import check, keep_zeros, kept_weights, share, sharing
+from fxloom.facts import keep_zeros, kept_weights, share, sharing
 from fxloom.graph import constant
 from fxloom.passes.allocation import cheapest
 from fxloom.passes.codebooks import FLOAT_BITS, MOST_CLUSTERS, Coded, Weights
@@ -26,6 +26,7 @@ from fxloom.passes.finetune import Finetune
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.goals import choose, keys_of, require_numbers
 from fxloom.passes.prunable import Prunable
+from fxloom.passes.replacing import trained
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import build, convert, known_keys
@@ -281,17 +282,14 @@ class ShareWeights:
         self, graph: fx.GraphModule, data: Data | None
     ) -> tuple[fx.GraphModule, dict[str, object]]:
         """The numbers trained, and rounded again where they have a format."""
-        result = Finetune(**self.finetune)(graph, data)
-        lost = check(graph, result.graph)
-        assert not lost, lost
-        module = result.graph
+        module, reached = trained(graph, data, self.finetune)
         if self.centroid_bits is not None:
             module = copy_graph(module)
             for each in self._chosen(module):
                 shared = sharing(module)[each.names[0]]
                 held = self._weights(module, each)
                 _write(module, each, held, held.again(shared))
-        return module, {key: result.summary[key] for key in ("first", "kept", "kept_epoch")}
+        return module, reached
 
     def _remarks(self, records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         kept = sum(each["kept"] for each in records.values())

@@ -42,6 +42,18 @@ class Offer:
     form: str = ""
 
 
+def counted(multipliers: int) -> str:
+    """For people."""
+    return f"{multipliers:,} multiplier{'s' if multipliers != 1 else ''}"
+
+
+def enough(reuse: int, wanted: int, multipliers: int) -> str:
+    """The note of an offer: why its reuse factor is not the one asked for; empty if it is."""
+    if reuse == wanted:
+        return ""
+    return f"reuse {wanted} asked for, {reuse} is enough for {counted(multipliers)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Declined:
     """That a kernel cannot compute a product, and why.

@@ -13,7 +13,7 @@ from fxloom.circulant_layout import (
     input_blocks,
     stored_values,
 )
-from fxloom.kernels.base import Declined, Offer, Rhythm
+from fxloom.kernels.base import Declined, Offer, Rhythm, counted, enough
 from fxloom.matrices import Matrix
 from fxloom.sparse_layout import lanes_for
 from fxloom.target import LayerSettings
@@ -54,17 +54,15 @@ class Circulant:
         count = stored_values(n_in, n_out, matrix.taps, block)
         lanes, reuse = lanes_for(count, wanted.reuse)
         bits = lanes * reuse * matrix.width
-        note = ""
-        if reuse != wanted.reuse:
-            note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {lanes * block:,} "
-            note += "multipliers"
+        multipliers = lanes * block
+        note = enough(reuse, wanted.reuse, multipliers)
         what = (
             f"{count:,} values for {n_in * n_out:,} weights in blocks of {block}, "
-            f"{lanes * block:,} multipliers at reuse {reuse:,} ({bits:,} bits)"
+            f"{counted(multipliers)} at reuse {reuse:,} ({bits:,} bits)"
         )
         least = features.SPARSE_BOUNDS[0]
         luts = least * _luts(matrix, block, lanes, reuse, matrix.sum_width)
-        return Offer(lanes * block, reuse, bits, lanes * reuse * block, luts, lanes, what, note)
+        return Offer(multipliers, reuse, bits, multipliers * reuse, luts, lanes, what, note)
 
     def dense_is_better(
         self, matrix: Matrix, wanted: LayerSettings, dense: Allotment

@@ -10,7 +10,7 @@ from fxloom import features
 from fxloom.allotment import Allotment
 from fxloom.huffman import SYMBOLS, Code
 from fxloom.huffman_layout import HuffmanLayout, lay_out_codes
-from fxloom.kernels.base import Declined, Offer, Rhythm
+from fxloom.kernels.base import Declined, Offer, Rhythm, counted, enough
 from fxloom.logic import rom_blocks
 from fxloom.matrices import Matrix
 from fxloom.target import LayerSettings
@@ -50,16 +50,14 @@ class Huffman:
             )
         lanes, reuse = layout.lanes, layout.steps
         bits = layout.rom_bits + layout.table_bits
-        multipliers = f"{lanes:,} multiplier{'s' if lanes != 1 else ''}"
-        note = ""
-        if reuse != wanted.reuse:
-            note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {multipliers}"
         what = (
-            f"{layout.indices.size:,} codes for {matrix.weights.size:,} weights, {multipliers} at "
-            f"reuse {reuse:,} ({bits:,} bits: {layout.rom_bits:,} in ROMs, the rest in tables)"
+            f"{layout.indices.size:,} codes for {matrix.weights.size:,} weights, {counted(lanes)} "
+            f"at reuse {reuse:,} ({bits:,} bits: {layout.rom_bits:,} in ROMs, the rest in tables)"
         )
         luts = features.SPARSE_BOUNDS[0] * _luts(matrix, layout, matrix.sum_width)
-        return Offer(lanes, reuse, bits, lanes * reuse, luts, lanes, what, note)
+        return Offer(
+            lanes, reuse, bits, lanes * reuse, luts, lanes, what, enough(reuse, wanted.reuse, lanes)
+        )
 
     def dense_is_better(self, matrix: Matrix, wanted: LayerSettings, dense: Allotment) -> None:
         """Never chosen unasked: whether a decoder keeps up with the clock nobody has seen."""

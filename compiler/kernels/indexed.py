@@ -12,7 +12,7 @@ from fxloom import features
 from fxloom.allotment import Allotment
 from fxloom.distinct import MOST, code_width, codebook
 from fxloom.fixed_point import Int64Array
-from fxloom.kernels.base import Declined, Offer, Rhythm
+from fxloom.kernels.base import Declined, Offer, Rhythm, counted, enough
 from fxloom.logic import rom_blocks
 from fxloom.matrices import Matrix
 from fxloom.sparse_layout import index_width, lanes_for
@@ -88,20 +88,18 @@ class Indexed:
         bits = lanes * reuse * kept.word(matrix) + values * matrix.width
         if kept.implied:  # each lane knows the input that it begins at
             bits += lanes * index_width(matrix.inputs)
-        multipliers = f"{lanes:,} multiplier{'s' if lanes != 1 else ''}"
-        note = ""
-        if reuse != wanted.reuse:
-            note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {multipliers}"
         what = (
             f"{values} value{'s' if values != 1 else ''} for {kept.count:,} of "
             f"{matrix.weights.size:,} weights, "
-            f"{multipliers} at reuse "
+            f"{counted(lanes)} at reuse "
             f"{reuse:,} ({bits:,} bits with the codebook)"
         )
         luts = features.SPARSE_BOUNDS[0] * _luts(
             matrix, lanes, values, matrix.data, matrix.sum_width
         )
-        return Offer(lanes, reuse, bits, lanes * reuse, luts, lanes, what, note)
+        return Offer(
+            lanes, reuse, bits, lanes * reuse, luts, lanes, what, enough(reuse, wanted.reuse, lanes)
+        )
 
     def dense_is_better(
         self, matrix: Matrix, wanted: LayerSettings, dense: Allotment

@@ -8,7 +8,7 @@ import numpy as np
 
 from fxloom import features
 from fxloom.allotment import Allotment
-from fxloom.kernels.base import Offer, Rhythm
+from fxloom.kernels.base import Offer, Rhythm, counted, enough
 from fxloom.matrices import Matrix
 from fxloom.sparse_layout import index_width, lanes_for, sparse_bits
 from fxloom.target import LayerSettings
@@ -28,15 +28,14 @@ class Sparse:
         nonzero, size = int(np.count_nonzero(matrix.weights)), matrix.weights.size
         lanes, reuse = lanes_for(nonzero, wanted.reuse)
         bits = sparse_bits(lanes, reuse, matrix.width, matrix.inputs)
-        note = ""
-        if reuse != wanted.reuse:
-            note = f"reuse {wanted.reuse} asked for, {reuse} is enough for {_count(lanes)}"
         what = (
-            f"{nonzero:,} of {size:,} weights, {_count(lanes)} at reuse {reuse:,} "
+            f"{nonzero:,} of {size:,} weights, {counted(lanes)} at reuse {reuse:,} "
             f"({bits:,} bits with indices)"
         )
         luts = features.SPARSE_BOUNDS[0] * self._luts(matrix, lanes)
-        return Offer(lanes, reuse, bits, lanes * reuse, luts, lanes, what, note)
+        return Offer(
+            lanes, reuse, bits, lanes * reuse, luts, lanes, what, enough(reuse, wanted.reuse, lanes)
+        )
 
     @staticmethod
     def _luts(matrix: Matrix, lanes: int) -> float:
@@ -67,7 +66,3 @@ class Sparse:
     def rhythm(self, matrix: Matrix, given: Allotment) -> Rhythm:
         """The result after the last step; the first iteration of a row fetches its window."""
         return Rhythm(given.reuse, given.reuse - 1, 1)
-
-
-def _count(multipliers: int) -> str:
-    return f"{multipliers:,} multiplier{'s' if multipliers != 1 else ''}"
