@@ -56,11 +56,9 @@ DIGITS = 6
 class Goal(Protocol):
     """What a training of a graph is for, where that is more than to answer as the labels say.
 
-    needs_labels: whether there must be labels. identity: what a checkpoint says of it, texts by
-    name; after `begin`.
+    identity: what a checkpoint says of it, texts by name; after `begin`.
     """
 
-    needs_labels: bool
     identity: Mapping[str, str]
 
     def begin(
@@ -164,7 +162,7 @@ class Finetune:
         """The same for another goal than the labels alone; None: for those."""
         if data is None:
             raise RecipeError("finetune: required data to train on, got none")
-        samples = _samples(graph, data, goal is None or goal.needs_labels)
+        samples = _samples(graph, data, needs_labels=goal is None)
         output = self._output(graph)
         processes = self._processes()
         place = processes.device if self.distributed else _device(self.device)
@@ -342,7 +340,7 @@ class Finetune:
         return Checkpoint(Path(self.checkpoint), identity)
 
 
-def _samples(graph: fx.GraphModule, data: Data, needs_labels: bool) -> Samples:
+def _samples(graph: fx.GraphModule, data: Data, *, needs_labels: bool) -> Samples:
     """All training samples, with their labels if they have some."""
     parts: list[tuple[Tensor, ...]] = []
     labels = []

@@ -59,7 +59,8 @@ class Objective(Protocol):
     another schedule and optimizer, lies before it.
     """
 
-    first_final: int
+    @property
+    def first_final(self) -> int: ...
 
     def __call__(self, outputs: tuple[Tensor, ...], samples: Samples, epoch: int) -> Tensor:
         """The mean loss. outputs: all of the graph for these samples, samples first."""
