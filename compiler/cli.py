@@ -224,6 +224,12 @@ def compile_(
         list[str] | None,
         typer.Option(help="Shape of one sample, as 1,28,28, where there is no data. One an input."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="What a pass distill learns from, as MODEL. Default: the model before all passes."
+        ),
+    ] = None,
 ) -> None:
     """Compile a model into an FPGA project with its exact program and a report."""
     shapes = [_shape(text) for text in shape or []]
@@ -242,9 +248,14 @@ def compile_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         passes = None if recipe is None else Recipe.load(recipe)
+        if passes is None and teacher is not None:
+            raise FxloomError("--teacher: required a recipe with distill; add --recipe")
+        if passes is not None:
+            passes.require_use(teacher)
         if target is not None:
             Target.load(target)
         loaded = load_model(model)
+        taught_by = None if teacher is None else load_model(teacher)
         samples = None if data is None else Data.load(data)
         if samples is None and not shapes:
             raise CaptureError(
@@ -255,7 +266,8 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
+        name = Path(model).name
+        build = compile(loaded, examples, passes, target, samples, out, tell, name, taught_by)
     if passes is not None and is_follower(passes.passes):
         return
     typer.echo(build.report.to_text(_width()))

@@ -262,6 +262,11 @@ def _read_pass(
     return step, [f"pass {number} ({name}): {problem}" for problem in problems]
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"an object of type {type(value).__name__}"
+
+
 def _write_pass(number: int, step: Pass) -> str:
     lines = ["[[pass]]\n", toml_line("name", step.name)]
     for field in fields(step):  # type: ignore[arg-type]
@@ -271,8 +276,9 @@ def _write_pass(number: int, step: Pass) -> str:
         try:
             lines.append(toml_line(field.name, value))
         except TypeError:
+            advice = field.metadata.get("advice", "")
             raise RecipeError(
                 f"pass {number} ({step.name}): {field.name}: "
-                f"required what TOML can hold, got {value!r}"
+                f"required what TOML can hold, got {_short(value)}{advice}"
             ) from None
     return "".join(lines)

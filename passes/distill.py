@@ -44,7 +44,9 @@ class Distill:
     name: ClassVar[str] = "distill"
     needs_data: ClassVar[bool] = True
 
-    teacher: Any = None
+    teacher: Any = field(
+        default=None, metadata={"advice": ". Give it to compile, or Recipe.run, as teacher"}
+    )
     temperature: float = 4.0
     soft: float = 0.7
     hints: Mapping[str, str] = field(default_factory=dict)
