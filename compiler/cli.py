@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,6 +37,9 @@ from fxloom.tables import (
     list_targets,
 )
 
+if TYPE_CHECKING:
+    from fxloom.recipe import Recipe
+
 MISMATCH, INPUT_FAULT, OWN_FAULT = 1, 2, 70
 
 EXAMPLES = """
@@ -55,6 +58,8 @@ Examples:
   fxloom compile net.py:make --data net.py:data
 
   fxloom compile net.py:make --data digits.npz --recipe recipe.toml --target xczu9eg -o build/
+
+  fxloom compile small.py:make --teacher large.pt2 --data net.py:data --recipe distill.toml
 
 A recipe is a list of passes (`fxloom list passes` shows their keys):
 
@@ -248,10 +253,7 @@ def compile_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         passes = None if recipe is None else Recipe.load(recipe)
-        if passes is None and teacher is not None:
-            raise FxloomError("--teacher: required a recipe with distill; add --recipe")
-        if passes is not None:
-            passes.require_use(teacher)
+        _require_use(teacher, passes)
         if target is not None:
             Target.load(target)
         loaded = load_model(model)
@@ -278,6 +280,14 @@ def compile_(
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
     else:
         typer.echo(f"next:    fxloom check {shlex.quote(out)}")
+
+
+def _require_use(teacher: str | None, recipe: "Recipe | None") -> None:
+    """Refuse a teacher that nobody learns from, before it is loaded."""
+    if teacher is not None and recipe is None:
+        raise FxloomError("--teacher: required a recipe with distill; add --recipe")
+    if recipe is not None:
+        recipe.require_use(teacher)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -553,6 +563,7 @@ def trace_(
     recipe: Annotated[
         str | None, typer.Option(help="TOML file of passes. Default: quantize to 8 bits.")
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="As for compile.")] = None,
     samples: Annotated[
         int, typer.Option(help="How many samples are traced, spread over the data.")
     ] = 256,
@@ -583,8 +594,10 @@ def trace_(
         from fxloom.tracing import trace
 
         passes = None if recipe is None else Recipe.load(recipe)
+        _require_use(teacher, passes)
         loaded = load_model(model)
-        found = trace(loaded, Data.load(data), passes, samples=samples, progress=tell)
+        taught_by = None if teacher is None else load_model(teacher)
+        found = trace(loaded, Data.load(data), passes, None, samples, tell, taught_by)
         if json is not None:
             _write(json, found.to_json())
         if html is not None:
