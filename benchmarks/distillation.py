@@ -104,7 +104,8 @@ def few(seed: int, held_out: bool) -> tuple[Data, fx.GraphModule, fx.GraphModule
     x, _, y, _ = train_test_split(x, y, train_size=LABELS, random_state=seed, stratify=y)
     labelled = Data(x, y, data.x_test, data.y_test)
     graph = fxloom.capture(fresh(seed, *SMALL), data.example(2))
-    return labelled, graph, Finetune(epochs=LONG, seed=seed)(graph, labelled).graph
+    alone = Finetune(epochs=LONG, learning_rate=6e-3, seed=seed)
+    return labelled, graph, alone(graph, labelled).graph
 
 
 def few_labels(seed: int, held_out: bool, case: str) -> tuple[float, float, float]:
@@ -117,10 +118,10 @@ def few_labels(seed: int, held_out: bool, case: str) -> tuple[float, float, floa
     teacher: nn.Module = trained("digits l300", seed, held_out)
     if case == "own":
         start = fxloom.capture(fresh(seed, 64, 300, 100, 10), data.example(2))
-        teacher = Finetune(epochs=LONG, seed=seed)(start, labelled).graph
+        teacher = Finetune(epochs=300, seed=seed)(start, labelled).graph
     seen = labelled if case == "same" else Data(data.x_train)
-    keys = {"epochs": LONG if case == "same" else SHORT, "seed": seed}
-    taught = Distill(teacher=teacher, soft=1.0, finetune=keys)(graph, seen).graph
+    keys = {"epochs": LONG if case == "same" else SHORT, "learning_rate": 6e-3, "seed": seed}
+    taught = Distill(teacher=teacher, soft=1.0, temperature=8.0, finetune=keys)(graph, seen).graph
     return accuracy(teacher, data), accuracy(alone, data), accuracy(taught, data)
 
 
