@@ -117,7 +117,8 @@ def test_every_methods_chain_gives_the_simulators_integers(
 
 
 def test_the_report_has_what_chains_save() -> None:
-    """5.6 times fewer weights: as many fewer multipliers where each weight has one, and with no more
+    """5.6 times fewer weights: fewer multipliers by as much where each weight has one, and with no
+    more
     multipliers than the layers had 0.6 of the time at most."""
     torch.manual_seed(0)
     x = torch.randn(40, 8, 5, 5)
