@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fxloom.evaluation_report import Evaluation, Evaluations
 from fxloom.evaluation_tables import metric, pareto_front, value_of
 from fxloom.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, require_matplotlib
+from fxloom.text_tables import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,12 @@ LOGARITHMIC = 6.0
 """Rates that differ by more are drawn on a logarithmic axis."""
 
 ROUND_RATES = (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
+
+MOST_NAMES = 10
+"""So many recipes are named at their points, more beside the plot."""
+MOST_LINES = 24
+"""Of a column there."""
+LONGEST_NAME = 30
 
 _OFFSETS = tuple(
     (x * far, y * far)
@@ -58,21 +65,26 @@ def evaluations_figure(found: Evaluations) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and wants a display
 
-    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     name, more = metric(found)
     ways = [_points(each, name) for each in found.evaluations]
-    alone = len(ways) == 1
+    alone, beside = len(ways) == 1, -(-len(ways) // MOST_LINES) if len(ways) > MOST_NAMES else 0
+    figure = Figure(figsize=(7.6 + 2.8 * beside, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
     labels: list[tuple[_Point, str, str]] = []
+    handles: list[Any] = []
     for number, (each, points) in enumerate(zip(found.evaluations, ways, strict=True)):
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour = COLOURS[number % len(COLOURS)]
+        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         _draw(axes, points, colour, marker, alone)
+        recipe = shortened(each.recipe, LONGEST_NAME)
         for point in points[1:]:
             if alone:
                 labels.append((point, ", ".join(point.names), colour))
-            elif point.last:
-                labels.append((point, each.recipe, colour))
+            elif point.last and len(ways) <= MOST_NAMES:
+                labels.append((point, recipe, colour))
+        if len(ways) > MOST_NAMES:
+            handles.append(_handle(recipe, color=colour, marker=marker, linestyle=""))
     starts = [points[0] for points in ways if points]
     if starts:
         axes.plot(starts[0].rate, starts[0].value, marker="*", markersize=12, color="black",
@@ -80,6 +92,12 @@ def evaluations_figure(found: Evaluations) -> Figure:
         labels.insert(0, (starts[0], "original", "black"))
     if not alone:
         _front(axes, found, name)
+        ring = _handle("Pareto front: none is better in both", color=GREY, linewidth=4, marker="o",
+                       markersize=9, markerfacecolor="none", markeredgecolor="#666666")  # fmt: skip
+        place = "outside right upper" if handles else "outside lower center"
+        columns = -(-len(handles) // MOST_LINES) or 1
+        figure.legend(handles=[*handles, ring], loc=place, frameon=False, ncols=columns,
+                      fontsize=8)  # fmt: skip
     _axes(axes, [point for points in ways for point in points], name, more)
     first = found.evaluations[0]
     title = f"{first.model}: {first.recipe}" if alone else first.model
@@ -120,16 +138,12 @@ def _front(axes: Axes, found: Evaluations, name: str) -> None:
     axes.plot(rates, values, color=GREY, linewidth=6, alpha=0.5, solid_capstyle="round", zorder=1)
     axes.plot(rates, values, marker="o", markersize=14, markerfacecolor="none",
               markeredgecolor="#666666", linestyle="", zorder=3)  # fmt: skip
-    handle = _ring()
-    axes.legend(handles=[handle], loc="best", frameon=False, fontsize=8)
 
 
-def _ring() -> Any:
+def _handle(label: str, **style: Any) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=GREY, linewidth=4, marker="o", markersize=9,
-                  markerfacecolor="none", markeredgecolor="#666666",
-                  label="Pareto front: none is better in both")  # fmt: skip
+    return Line2D([], [], label=label, **style)
 
 
 def _axes(axes: Axes, points: list[_Point], name: str, more: bool) -> None:
@@ -169,7 +183,7 @@ def _name(
     figure.draw_without_rendering()
     renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = axes.get_window_extent(renderer)
-    taken = []
+    taken, halo = [], withStroke(linewidth=2.5, foreground="white")
     for way in ways:
         ends = [axes.transData.transform((point.rate, point.value)) for point in way]
         taken += [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in ends]
@@ -181,7 +195,8 @@ def _name(
     for point, text, colour in labels:
         note = axes.annotate(text, (point.rate, point.value), xytext=(0, 0), color=colour,
                              textcoords="offset points", fontsize=8.5, zorder=6,
-                             path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+                             path_effects=[halo])  # fmt: skip
+        note.set_in_layout(False)  # the axes stay where they were when places were looked for
         best: tuple[float, tuple[float, float]] | None = None
         for offset in _OFFSETS:
             _put(note, offset)
