@@ -193,6 +193,7 @@ class _Meter:
                 nonzero=sizes.nonzero,
                 plain_bits=sizes.plain_bits,
                 coded_bits=sizes.coded_bits,
+                table_bits=sizes.table_bits,
                 macs=macs,
                 nonzero_macs=nonzero_macs,
                 latency=latency,

@@ -28,7 +28,7 @@ from fxloom.ops import Divide, Requantize
 from fxloom.passes.code_weights import CodeWeights
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import LOOKUP, is_quantized
 from fxloom.report import Figure
 from fxloom.rewriting import is_constant
 from fxloom.stages import quick
@@ -51,6 +51,7 @@ class Stored:
     nonzero: int
     plain_bits: int
     coded_bits: int
+    table_bits: int
     format_bits: int
 
 
@@ -64,17 +65,20 @@ def stored(graph: fx.GraphModule, program: Program | None) -> Stored:
         if any(name in names for name in weights.names):
             parameters += weights.tensor.numel()
             nonzero += int((values != 0).sum())
-    coded = scales = 0
+    looked_up = _tables(graph)
+    coded = scales = tables = 0
     for written in CodeWeights().coded(graph):
         coded += 8 * written.nbytes
         scales += max(len(written.entry.steps) - 1, 0)
+        if looked_up.intersection(written.entry.names):
+            tables += 8 * written.nbytes
     if program is None:
-        return Stored(parameters, nonzero, plain, coded, 0)
+        return Stored(parameters, nonzero, plain, coded, 0, 0)
     formats = _formats(program)
     plain = sum(each.value.size * each.value.type.width for each in program.constants.values())
     plain += FORMAT_BITS * formats
     declared = FORMAT_BITS * (formats + scales)
-    return Stored(parameters, nonzero, plain, coded + declared, declared)
+    return Stored(parameters, nonzero, plain, coded + declared, tables, declared)
 
 
 def file_bytes(graph: fx.GraphModule, coder: CodeWeights) -> int:
@@ -124,6 +128,19 @@ def quantized_for_estimate(graph: fx.GraphModule, data: Data) -> Program:
 def no_cycles(fault: FxloomError) -> Figure:
     """The reason instead of a number."""
     return Figure(None, "cycles", "unknown", f"not estimated: {str(fault).splitlines()[0]}")
+
+
+def _tables(graph: fx.GraphModule) -> set[str]:
+    """Names of the tensors in which lookups look."""
+    lookups = graph.graph.find_nodes(op="call_function", target=LOOKUP)
+    pending = [source for node in lookups for source in node.all_input_nodes if is_constant(source)]
+    found = set()
+    while pending:
+        source = pending.pop()
+        pending += source.all_input_nodes
+        if source.op == "get_attr":
+            found.add(str(source.target))
+    return found
 
 
 def _width(tensor: Tensor) -> int:

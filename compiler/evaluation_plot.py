@@ -94,10 +94,13 @@ def evaluations_figure(found: Evaluations) -> Figure:
         _front(axes, found, name)
         ring = _handle("Pareto front: none is better in both", color=GREY, linewidth=4, marker="o",
                        markersize=9, markerfacecolor="none", markeredgecolor="#666666")  # fmt: skip
-        place = "outside right upper" if handles else "outside lower center"
-        columns = -(-len(handles) // MOST_LINES) or 1
-        figure.legend(handles=[*handles, ring], loc=place, frameon=False, ncols=columns,
-                      fontsize=8)  # fmt: skip
+        figure.legend(
+            handles=[*handles, ring],
+            loc="outside right upper" if handles else "outside lower center",
+            frameon=False,
+            ncols=max(beside, 1),
+            fontsize=8,
+        )
     _axes(axes, [point for points in ways for point in points], name, more)
     first = found.evaluations[0]
     title = f"{first.model}: {first.recipe}" if alone else first.model

@@ -63,9 +63,10 @@ class Stage:
     those not zero; of integers, after rounding. plain_bits: all numbers written as they are, zeros
     too: 32 bits a float, integers in their width and 16 bits a format; buffers such as running
     statistics and tables count. coded_bits: the same numbers as `code_weights` stores them, every
-    codebook, run length, table and format counted. macs: multiply-adds of one sample;
-    nonzero_macs: those whose weight is not zero. latency, interval: cycles on the target, of a
-    float model after plain quantization. seconds: measured CPU time of a batch.
+    codebook, run length, table and format counted; table_bits: the part that is tables of
+    functions, which the original computes. macs: multiply-adds of one sample; nonzero_macs: those
+    whose weight is not zero. latency, interval: cycles on the target, of a float model after plain
+    quantization. seconds: measured CPU time of a batch.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Stage:
     nonzero: int
     plain_bits: int
     coded_bits: int
+    table_bits: int
     macs: int
     nonzero_macs: int
     latency: Figure
@@ -225,12 +227,9 @@ class Evaluations:
     def save_png(self, path: str | Path) -> None:
         """Write the plot of accuracy over compression rate. Raises ToolError without matplotlib."""
         from fxloom.evaluation_plot import evaluations_png
+        from fxloom.plots import write_image
 
-        image = evaluations_png(self)
-        try:
-            Path(path).write_bytes(image)
-        except OSError as fault:
-            raise FxloomError(f"{path}: cannot be written: {fault.strerror}") from None
+        write_image(path, evaluations_png(self))
 
 
 def _change(name: str, before: Stage, after: Stage, coded_bits: int, nonzero_macs: int) -> Change:
@@ -272,5 +271,6 @@ def _loaded(
             )
         return read(document)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
-        first = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise FxloomError(f"{source}: damaged: {first}") from None
+        from fxloom.weight_file import first_line  # torch, which other ways do not need
+
+        raise FxloomError(f"{source}: damaged: {first_line(fault)}") from None

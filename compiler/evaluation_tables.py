@@ -232,6 +232,12 @@ def _remarks(found: Evaluation) -> Iterator[str]:
             f"total: {times(total.coded_rate)} times fewer bits than as 32-bit floats "
             f"({share(total.space_saving)} of the space saved)"
         )
+    if tables := found.result.table_bits:
+        rest = found.original.plain_bits / max(found.result.coded_bits - tables, 1)
+        yield (
+            f"{tables:,} of the coded bits are tables of functions, which the original computes; "
+            f"all else takes {times(rest)} times fewer bits"
+        )
     yield f"as a file with names, shapes and checksums: {found.file_bytes:,} bytes"
     if total.points is not None:
         text = (

@@ -183,6 +183,19 @@ def test_floats_are_judged_by_torch_and_integers_by_the_simulator() -> None:
     assert (last.lost, last.gained) == ((right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum())
 
 
+def test_tables_of_functions_count_and_are_told_apart() -> None:
+    recipe = Recipe([Quantize(table_bits=6)])
+    model = nn.Sequential(nn.Linear(6, 3), nn.Sigmoid())
+    found, plain = (fxloom.evaluate(m, samples(6), recipe) for m in (model, model[:1]))
+    assert found.original.table_bits == plain.result.table_bits == 0
+    assert 64 < found.result.table_bits < 64 * 17  # entries of 16 bits and how they are stored
+    assert found.result.plain_bits > plain.result.plain_bits + 64
+    others = found.result.coded_bits - found.result.table_bits
+    rate = found.original.plain_bits / others
+    assert f"{found.result.table_bits:,} of the coded bits are tables" in found.to_text()
+    assert f"all else takes {rate:.2f} times fewer bits" in found.to_text()
+
+
 def test_cycles_are_those_of_estimate_and_in_streams_of_the_schedule() -> None:
     model, data = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), samples(1, 6, 6)
     target = fxloom.Target(part="xczu9eg", io="stream")
@@ -310,7 +323,7 @@ def test_the_original_of_several_recipes_is_one() -> None:
 
 def _evaluation(recipe: str, rate: float, accuracy: float) -> Evaluation:
     cycles = Figure(10, "cycles", "rule", "by hand")
-    start = Stage("original", "float32", True, 100, 100, 3200, 3200, 100, 100, cycles, cycles,
+    start = Stage("original", "float32", True, 100, 100, 3200, 3200, 0, 100, 100, cycles, cycles,
                   Quality(0.9, None, 100, 0, 0, (0.0,)))  # fmt: skip
     quality = Quality(accuracy, None, 100, 0, 0, (0.1,))
     end = replace(start, name="1 quantize", coded_bits=int(3200 / rate), quality=quality)
