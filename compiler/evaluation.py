@@ -139,7 +139,7 @@ def _prefixed(tell: Progress, prefix: str, text: str) -> None:
 
 @dataclass(frozen=True)
 class _Meter:
-    """Measures the graphs that a recipe makes, as `Recipe.run` asks for them.
+    """Measures the graphs that a recipe makes.
 
     original: measured once for all recipes. runs: how outputs are computed; kept, with the graphs,
     only where they are timed at the end. faults: why there are no cycles, for each stage.
@@ -165,14 +165,8 @@ class _Meter:
             runs=list(self.runs),
         )
 
-    def __call__(self, graph: GraphModule) -> Figures:
-        """What the recipe keeps of a graph, which is measured if it is a new one."""
-        if graph is not self.original:
-            self.add(graph)
-        return count_parameters(graph)
-
-    def add(self, graph: GraphModule) -> None:
-        """Measure a graph."""
+    def add(self, graph: GraphModule) -> Figures:
+        """Measure a graph; returned is what the recipe keeps of it."""
         numbers = numbers_of(graph)
         program = lower(graph) if numbers == "integers" else None
         run = partial(float_outputs, graph) if program is None else _simulated(program)
@@ -205,6 +199,7 @@ class _Meter:
         self.faults.append(fault)
         if self.measure:
             self.runs.append(run)
+        return {"parameters": sizes.parameters, "nonzero": sizes.nonzero}
 
     def timed(self) -> list[Stage]:
         """The stages with the CPU time that a batch takes each of them, measured in turn."""
@@ -230,7 +225,13 @@ def _simulated(program: Program) -> Run:
 def _evaluated(
     meter: _Meter, recipe: Recipe, called: str, model: str, tell: Progress
 ) -> Evaluation:
-    result = recipe.run(meter.original, meter.data, lambda text: tell(f"pass {text}"), meter)
+    def figures(graph: GraphModule) -> Figures:
+        if graph is meter.original:
+            return count_parameters(graph)
+        tell("judge what it gave")
+        return meter.add(graph)
+
+    result = recipe.run(meter.original, meter.data, lambda text: tell(f"pass {text}"), figures)
     if isinstance(fault := meter.faults[-1], TargetError):  # the user's, not the graph's
         raise fault
     notes = list(meter.judge.notes)
