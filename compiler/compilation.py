@@ -268,8 +268,8 @@ def require_fitting(graph: GraphModule, data: Data | None) -> None:
 def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
     """Raise TargetError where no layer has a name that the target speaks of.
 
-    Before the passes, which take long. Ours add no names of layers but those of outputs; of others
-    nobody knows, and `estimate` looks again.
+    Before the passes, which take long. Ours add no names of layers but those of outputs and of what
+    they say in `endings`; of others nobody knows, and `estimate` looks again.
     """
     known = {location.partition(":")[2] for location in passes.REGISTRY.values()}
     if not all(type(step).__name__ in known for step in recipe.passes):
@@ -277,8 +277,10 @@ def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: 
     names = [origin(node) for node in graph.graph.nodes if node.op == "call_function"]
     count = len(output_nodes(graph))
     outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    endings = {ending for step in recipe.passes for ending in getattr(step, "endings", ())}
+    added = [f"{name}.{ending}" for name in names for ending in endings]
     with _named(source):
-        target.require_layers(dict.fromkeys(names), outputs)
+        target.require_layers(dict.fromkeys(names), [*outputs, *added])
 
 
 def _estimated(program: Program, target: Target, source: str) -> Report:

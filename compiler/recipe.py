@@ -51,7 +51,9 @@ class Pass(Protocol):
     """A graph rewrite: a frozen dataclass whose fields are its keys in a recipe.
 
     Its input keeps its nodes and the values of its tensors. A pass that cannot work without data
-    also has an attribute `needs_data`, true for it.
+    also has an attribute `needs_data`, true for it; one that writes several layers in the place of
+    one has `endings`, of which each and a dot are behind that one's name in the name of such a
+    layer.
     """
 
     name: ClassVar[str]
