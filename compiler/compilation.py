@@ -159,7 +159,7 @@ def compile(
     with one_thread(), directory as folder:
         tell("capture")
         graph = capture(model, example_inputs)
-        _require_fitting(graph, samples)
+        require_fitting(graph, samples)
         _require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
         result = steps.run(
@@ -261,7 +261,7 @@ def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], 
     return rows_of_entries(rows), found
 
 
-def _require_fitting(graph: GraphModule, data: Data | None) -> None:
+def require_fitting(graph: GraphModule, data: Data | None) -> None:
     """Raise DataError where the samples of a split are not what the model takes."""
     splits: tuple[SplitName, ...] = ("train", "test")
     for split in splits:
