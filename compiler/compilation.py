@@ -159,7 +159,7 @@ def compile(
     with one_thread(), directory as folder:
         tell("capture")
         graph = capture(model, example_inputs)
-        _require_fitting(graph, samples)
+        require_fitting(graph, samples)
         _require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
         result = steps.run(
@@ -261,7 +261,7 @@ def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], 
     return rows_of_entries(rows), found
 
 
-def _require_fitting(graph: GraphModule, data: Data | None) -> None:
+def require_fitting(graph: GraphModule, data: Data | None) -> None:
     """Raise DataError where the samples of a split are not what the model takes."""
     splits: tuple[SplitName, ...] = ("train", "test")
     for split in splits:
@@ -276,8 +276,8 @@ def _require_fitting(graph: GraphModule, data: Data | None) -> None:
 def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
     """Raise TargetError where no layer has a name that the target speaks of.
 
-    Before the passes, which take long. Ours add no names of layers but those of outputs; of others
-    nobody knows, and `estimate` looks again.
+    Before the passes, which take long. Ours add no names of layers but those of outputs and of what
+    they say in `endings`; of others nobody knows, and `estimate` looks again.
     """
     known = {location.partition(":")[2] for location in passes.REGISTRY.values()}
     if not all(type(step).__name__ in known for step in recipe.passes):
@@ -285,8 +285,10 @@ def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: 
     names = [origin(node) for node in graph.graph.nodes if node.op == "call_function"]
     count = len(output_nodes(graph))
     outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    endings = {ending for step in recipe.passes for ending in getattr(step, "endings", ())}
+    added = [f"{name}.{ending}" for name in names for ending in endings]
     with _named(source):
-        target.require_layers(dict.fromkeys(names), outputs)
+        target.require_layers(dict.fromkeys(names), [*outputs, *added])
 
 
 def _estimated(program: Program, target: Target, source: str) -> Report:

@@ -59,8 +59,9 @@ class Pass(Protocol):
     """A graph rewrite: a frozen dataclass whose fields are its keys in a recipe.
 
     Its input keeps its nodes and the values of its tensors. A pass that cannot work without data
-    also has an attribute `needs_data`, true for it, and one that learns from a teacher that it need
-    not name itself `takes_teacher`.
+    also has an attribute `needs_data`, true for it; one that learns from a teacher that it need not
+    name itself `takes_teacher`; one that writes several layers in the place of one has `endings`,
+    of which each and a dot are behind that one's name in the name of such a layer.
     """
 
     name: ClassVar[str]

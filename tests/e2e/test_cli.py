@@ -212,7 +212,17 @@ def test_a_build_without_coded_weights_says_how_to_get_them(pristine: Path) -> N
     assert "put a pass code_weights at the end of its recipe" in result.stderr
 
 
-VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate", "weights"]
+VERBS = [
+    "compile",
+    "trace",
+    "check",
+    "report",
+    "list",
+    "demo",
+    "verify-estimate",
+    "weights",
+    "evaluate",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
