@@ -101,7 +101,7 @@ def cost_of(layer: LayerReport) -> LayerCost:
 
 
 def _quick(passes: Sequence[Pass]) -> Quantize:
-    """The recipe's quantize pass, without what costs time and changes no width."""
+    """The recipe's quantize pass, as fast as an estimate allows."""
     from fxloom.passes.mixed_precision import MixedPrecision
     from fxloom.passes.quantize import Quantize
 
@@ -112,8 +112,13 @@ def _quick(passes: Sequence[Pass]) -> Quantize:
         if isinstance(step, Quantize):
             found = step
             break
+    return quick(found)
+
+
+def quick(step: Quantize) -> Quantize:
+    """The pass without what costs time and changes no width."""
     return replace(
-        found, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
+        step, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
     )
 
 
