@@ -309,7 +309,7 @@ def test_an_embedding_becomes_a_smaller_one_and_a_linear_layer() -> None:
     module = copy_graph(graph)
     each = find_prunable(module, embeddings=True)[0]
     u, s, v = torch.linalg.svd(each.values, full_matrices=False)
-    chain = Part(u * s), Part(v.T)
+    chain = Part((u * s).T), Part(v.T)
     assert list(obstacles(module, each)) == []
     write_chain(module, readers_of(module, each), chain)
     module = finish(module)
