@@ -31,7 +31,7 @@ from fxloom.program import Program
 from fxloom.quantized_ops import LOOKUP, is_quantized
 from fxloom.report import Figure
 from fxloom.rewriting import is_constant
-from fxloom.stages import quick
+from fxloom.stages import fitting, quick
 from fxloom.storage_table import FLOAT_BITS
 from fxloom.target import Target
 from fxloom.weight_entries import Written
@@ -113,6 +113,12 @@ def cycles(program: Program, target: Target) -> tuple[Figure, Figure]:
     """Estimated latency and interval; in streams those of the schedule of every pack."""
     total = estimate(program, target).total
     return total.latency, total.interval
+
+
+def known_to(target: Target, program: Program) -> Target:
+    """The target without settings of layers that a program does not have."""
+    names = {instr.origin for instr in program.instrs}
+    return replace(target, layers=fitting(target.layers, names))
 
 
 def numbers_of(graph: fx.GraphModule) -> Numbers:

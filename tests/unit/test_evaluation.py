@@ -67,6 +67,22 @@ class Halve:
         return PassResult(found, True, {})
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """Gives the layer "0" another name, as passes that replace layers do."""
+
+    name: ClassVar[str] = "renamed"
+    endings: ClassVar[tuple[str, ...]] = ("tail",)
+
+    def __call__(self, graph: fx.GraphModule, data: object = None) -> PassResult:
+        found = copy_graph(graph)
+        for node in found.graph.find_nodes(
+            op="call_function", target=torch.ops.aten.linear.default
+        ):
+            node.meta["origin"] = "0.tail"
+        return PassResult(found, True, {})
+
+
 def test_lenet_300_100_pruned_shared_and_coded_is_what_the_file_has(tmp_path: Path) -> None:
     model, data = mlp(784, 300, 100, 10), samples(784, classes=10)
     recipe = Recipe([Prune(sparsity=0.9, scope="layer"), ShareWeights(bits=5), CodeWeights()])
@@ -219,6 +235,12 @@ def test_a_target_with_a_layer_that_is_not_there_is_refused() -> None:
     target = fxloom.Target(layers={"nowhere": {"reuse": 2}})
     with pytest.raises(TargetError, match="nowhere"):
         fxloom.evaluate(mlp(6, 3), samples(6), Recipe([Quantize()]), target)
+
+
+def test_a_target_may_speak_of_layers_that_a_pass_makes() -> None:
+    target = fxloom.Target(strategy="resource", layers={"0.tail": {"reuse": 6}})
+    found = fxloom.evaluate(mlp(6, 8), samples(6), Recipe([Renamed(), Quantize()]), target)
+    assert [stage.interval.value for stage in found.stages] == [2, 6, 6]
 
 
 def _labels(data: fxloom.Data, labels: Callable[[int], Tensor]) -> fxloom.Data:
