@@ -154,7 +154,7 @@ class _Meter:
     measure: bool
     original: GraphModule
     stages: list[Stage] = field(default_factory=list)
-    format_bits: list[int] = field(default_factory=list)
+    declared_bits: list[int] = field(default_factory=list)
     faults: list[TargetError | None] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
@@ -163,7 +163,7 @@ class _Meter:
         return replace(
             self,
             stages=list(self.stages),
-            format_bits=list(self.format_bits),
+            declared_bits=list(self.declared_bits),
             faults=list(self.faults),
             runs=list(self.runs),
         )
@@ -201,7 +201,7 @@ class _Meter:
                 quality=self.judge(run),
             )
         )
-        self.format_bits.append(sizes.format_bits)
+        self.declared_bits.append(sizes.declared_bits)
         self.faults.append(fault)
         if self.measure:
             self.runs.append(run)
@@ -259,14 +259,14 @@ def _evaluated(
         split=meter.judge.split,
         samples=meter.judge.count,
         target=f"{target.device.name} at {target.clock_ns:g} ns, io_{target.io}",
-        stages=_named(measured, meter.format_bits, result.steps),
-        file_bytes=file_bytes(result.graph, coders[-1] if coders else CodeWeights()),
+        stages=_named(measured, meter.declared_bits, result.steps),
+        file_bytes=file_bytes(result.graph, coders[-1] if coders else None),
         notes=tuple(notes),
     )
 
 
 def _named(
-    measured: Sequence[Stage], format_bits: Sequence[int], steps: Sequence[Step]
+    measured: Sequence[Stage], declared_bits: Sequence[int], steps: Sequence[Step]
 ) -> tuple[Stage, ...]:
     """The original and a stage for every pass; one that changed nothing has the figures of the
     stage before, and `code_weights` the bits that it found."""
@@ -277,7 +277,7 @@ def _named(
         if step.name == CodeWeights.name:
             bits = step.summary["huffman_bits"]
             assert isinstance(bits, int)
-            stage = replace(stage, coded_bits=bits + format_bits[place])
+            stage = replace(stage, coded_bits=bits + declared_bits[place])
         found.append(stage)
     return tuple(found)
 
