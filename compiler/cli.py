@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,6 +37,9 @@ from fxloom.tables import (
     list_targets,
 )
 
+if TYPE_CHECKING:
+    from fxloom.recipe import Recipe
+
 MISMATCH, INPUT_FAULT, OWN_FAULT = 1, 2, 70
 
 EXAMPLES = """
@@ -55,6 +58,8 @@ Examples:
   fxloom compile net.py:make --data net.py:data
 
   fxloom compile net.py:make --data digits.npz --recipe recipe.toml --target xczu9eg -o build/
+
+  fxloom compile small.py:make --teacher large.pt2 --data net.py:data --recipe distill.toml
 
 A recipe is a list of passes (`fxloom list passes` shows their keys):
 
@@ -224,6 +229,12 @@ def compile_(
         list[str] | None,
         typer.Option(help="Shape of one sample, as 1,28,28, where there is no data. One an input."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="What a pass distill learns from, as MODEL. Default: the model before all passes."
+        ),
+    ] = None,
 ) -> None:
     """Compile a model into an FPGA project with its exact program and a report."""
     shapes = [_shape(text) for text in shape or []]
@@ -242,9 +253,11 @@ def compile_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         passes = None if recipe is None else Recipe.load(recipe)
+        _require_use(teacher, passes)
         if target is not None:
             Target.load(target)
         loaded = load_model(model)
+        taught_by = None if teacher is None else load_model(teacher)
         samples = None if data is None else Data.load(data)
         if samples is None and not shapes:
             raise CaptureError(
@@ -255,7 +268,8 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
+        name = Path(model).name
+        build = compile(loaded, examples, passes, target, samples, out, tell, name, taught_by)
     if passes is not None and is_follower(passes.passes):
         return
     typer.echo(build.report.to_text(_width()))
@@ -266,6 +280,14 @@ def compile_(
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
     else:
         typer.echo(f"next:    fxloom check {shlex.quote(out)}")
+
+
+def _require_use(teacher: str | None, recipe: "Recipe | None") -> None:
+    """Refuse a teacher that nobody learns from, before it is loaded."""
+    if teacher is not None and recipe is None:
+        raise FxloomError("--teacher: required a recipe with distill; add --recipe")
+    if recipe is not None:
+        recipe.require_use(teacher)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -541,6 +563,7 @@ def trace_(
     recipe: Annotated[
         str | None, typer.Option(help="TOML file of passes. Default: quantize to 8 bits.")
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="As for compile.")] = None,
     samples: Annotated[
         int, typer.Option(help="How many samples are traced, spread over the data.")
     ] = 256,
@@ -571,8 +594,10 @@ def trace_(
         from fxloom.tracing import trace
 
         passes = None if recipe is None else Recipe.load(recipe)
+        _require_use(teacher, passes)
         loaded = load_model(model)
-        found = trace(loaded, Data.load(data), passes, samples=samples, progress=tell)
+        taught_by = None if teacher is None else load_model(teacher)
+        found = trace(loaded, Data.load(data), passes, None, samples, tell, taught_by)
         if json is not None:
             _write(json, found.to_json())
         if html is not None:

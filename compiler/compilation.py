@@ -122,6 +122,7 @@ def compile(
     out: str | Path = "build",
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Compilation:
     """Compile a model into a build directory, which appears whole or not at all.
 
@@ -129,7 +130,8 @@ def compile(
     where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
     TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
     Data.of takes. progress: told what begins. name: what the report calls the model; by default its
-    class. Where processes train together, the first one writes and the others open what it wrote.
+    class. teacher: of passes that distill and name none; by default the model as it is captured.
+    Where processes train together, the first one writes and the others open what it wrote.
     Raises an FxloomError for whatever is wrong with one of these; then nothing on disk has changed.
     """
     tell = progress or (lambda text: None)
@@ -140,6 +142,8 @@ def compile(
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
     steps.require_data(samples)
+    steps.require_use(teacher)
+    steps.to_toml()  # what the build cannot hold is told now
     if example_inputs is None:
         if samples is None:
             raise FxloomError("compile: required example inputs or data, got neither")
@@ -147,7 +151,7 @@ def compile(
     if is_follower(steps.passes):
         with one_thread():
             graph = capture(model, example_inputs)
-            steps.run(graph, samples)
+            steps.run(graph, samples, teacher=teacher)
         wait_for_all()
         return open_build(out)
     manifest: dict[str, Any] = {}
@@ -159,7 +163,11 @@ def compile(
         require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
         result = steps.run(
-            graph, samples, lambda text: tell(f"pass {text}"), stages or count_parameters
+            graph,
+            samples,
+            lambda text: tell(f"pass {text}"),
+            stages or count_parameters,
+            teacher,
         )
         tell("lower")
         program = lower(result.graph)
