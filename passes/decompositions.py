@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+import torch
 from torch import Tensor
 
 from fxloom.errors import RecipeError
@@ -26,7 +27,7 @@ from fxloom.passes.factorable import Layer, Method, Ranks, TwoFactors, outline, 
 from fxloom.passes.factors import Chain, positions_of_row
 from fxloom.passes.factors import macs as macs_of_chain
 from fxloom.passes.factors import parameters as parameters_of_chain
-from fxloom.passes.low_rank import split
+from fxloom.passes.low_rank import energies, split
 from fxloom.passes.two_factors import Spatial, Svd
 
 METHODS: Mapping[str, Method] = {each.name: each for each in (Svd(), Spatial())}
@@ -99,6 +100,19 @@ def parts_on_basis(method: TwoFactors, layer: Layer, basis: Tensor) -> Chain:
     basis = basis.to(matrix.dtype).reshape(layer.groups, matrix.shape[1], -1)
     check(method, layer, (basis.shape[-1],))
     return method.assemble(layer, split(matrix, basis))
+
+
+def spectra(method: Method, layer: Layer) -> tuple[Tensor, ...]:
+    """For each rank the squared singular values that it cuts off, descending, float64, added over
+    the groups: what is lost by this rank alone, as a squared error, is the sum of those beyond it.
+
+    Of a rank that bounds several matrices (cp) those of the one that loses most.
+    """
+    found = []
+    for matrices in method.unfoldings(layer):
+        values = [energies(each).sum(0) for each in matrices]
+        found.append(max(values, key=lambda each: float((each * torch.arange(len(each))).sum())))
+    return tuple(found)
 
 
 def _shown(ranks: Ranks) -> str:

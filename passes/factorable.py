@@ -112,9 +112,9 @@ class Method(Protocol):
     def assemble(self, layer: Layer, factors: Factors) -> Chain:
         """The layers with these factors as weights."""
 
-    def spectra(self, layer: Layer) -> tuple[Tensor, ...]:
-        """For each rank the squared singular values that it cuts off, descending, float64, groups
-        added: what is lost by one rank alone is the sum of those beyond it."""
+    def unfoldings(self, layer: Layer) -> tuple[tuple[Tensor, ...], ...]:
+        """For each rank the layer's weights as matrices [groups, rows, columns], which become
+        matrices of at most this rank."""
 
 
 class TwoFactors(Method, Protocol):

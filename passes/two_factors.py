@@ -25,7 +25,7 @@ from fxloom.passes.factorable import (
     reason_against_mixing,
 )
 from fxloom.passes.factors import Chain
-from fxloom.passes.low_rank import bases, energies, split
+from fxloom.passes.low_rank import bases, split
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Svd:
         weight = merged(layer, right.reshape(*right.shape[:2], *layer.weight.shape[1:]))
         return part(layer, weight, range(len(layer.kernel))), pointwise(layer, left)
 
-    def spectra(self, layer: Layer) -> tuple[Tensor, ...]:
-        return (energies(self.matrix(layer)),)
+    def unfoldings(self, layer: Layer) -> tuple[tuple[Tensor, ...], ...]:
+        return ((self.matrix(layer),),)
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Spatial:
         row = left.reshape(layer.groups, layer.n_out, width, 1, -1).permute(0, 1, 4, 3, 2)
         return part(layer, merged(layer, column), [0]), part(layer, merged(layer, row), [1])
 
-    def spectra(self, layer: Layer) -> tuple[Tensor, ...]:
-        return (energies(self.matrix(layer)),)
+    def unfoldings(self, layer: Layer) -> tuple[tuple[Tensor, ...], ...]:
+        return ((self.matrix(layer),),)
 
 
 def _factors(method: TwoFactors, layer: Layer, ranks: Ranks, seed: int) -> Factors:
