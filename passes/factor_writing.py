@@ -26,7 +26,7 @@ from fxloom.graph import BATCH, arguments, constant, origin
 from fxloom.passes.calibration import Batch, observe
 from fxloom.passes.factors import Chain, Part, positions_of_row
 from fxloom.passes.legalize.core import insert
-from fxloom.passes.prunable import Prunable
+from fxloom.passes.prunable import EMBEDDING, Prunable
 
 aten = torch.ops.aten
 
@@ -42,27 +42,38 @@ def obstacles(module: fx.GraphModule, each: Prunable, norms: bool = False) -> It
 
     norms: whether batch norms are to be between its parts.
     """
-    reading = {
-        user
-        for node in module.graph.find_nodes(op="get_attr")
-        for user in node.users
-        if node.target in each.names
-    }
-    if not each.readers or reading != set(each.readers):
+    readers = readers_of(module, each)
+    if not readers or _reading(module, each) != set(readers):
         yield "its weights are read in other ways as well"
         return
     if each.transposed:
         yield "it is a transposed convolution"
     if each.values.dim() > 2 + MOST_AXES:
         yield f"its kernel has {each.values.dim() - 2} axes, and at most {MOST_AXES} are known"
-    if len({str(arguments(reader)[3:6]) for reader in each.readers}) > 1:
+    is_convolution = readers[0].target is aten.convolution.default
+    if is_convolution and len({str(arguments(reader)[3:6]) for reader in readers}) > 1:
         yield "its weights are read with different strides, paddings or dilations"
     if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
         yield "its weights were pruned or shared: factors have none of that. Factor it before"
     if not each.kept:
         yield "all of its weights are zero"
-    if norms and len(each.readers) > 1:
+    if norms and len(readers) > 1:
         yield "its weights are read several times, and a batch norm has one set of statistics"
+
+
+def readers_of(module: fx.GraphModule, each: Prunable) -> list[Node]:
+    """The layers that a chain takes the place of, in the order of the graph: those that multiply
+    by a tensor, or embeddings where none does."""
+    if each.readers:
+        return list(each.readers)
+    reading = _reading(module, each)
+    return [node for node in module.graph.nodes if node in reading and node.target is EMBEDDING]
+
+
+def _reading(module: fx.GraphModule, each: Prunable) -> set[Node]:
+    """All that reads a tensor."""
+    sources = module.graph.find_nodes(op="get_attr")
+    return {user for node in sources if node.target in each.names for user in node.users}
 
 
 @dataclass(frozen=True)
@@ -79,19 +90,19 @@ def write_chain(
     """Put a chain in the place of a layer wherever it is called.
 
     module: edited in place, so a copy; `finish` then removes what nobody reads any more. readers:
-    the layers that read the weights, in the order of the graph, without `obstacles`. chain: its
-    weights become parameters, in the type of those that they replace; each reader keeps its bias,
-    behind the last part. norms: whether there are batch norms between the parts, which change
-    nothing; `measure_norms` gives them their statistics.
+    of a tensor without `obstacles`, as `readers_of` has them. chain: its weights become parameters,
+    in the type of those that they replace; each reader keeps its bias, behind the last part. An
+    embedding [rows, features] becomes the embedding [rows, rank] that the first part is, and linear
+    layers. norms: whether there are batch norms between the parts, which change nothing;
+    `measure_norms` gives them their statistics.
     """
-    old = arguments(readers[0])[1]
+    old = arguments(readers[0])[0 if readers[0].target is EMBEDDING else 1]
     dtype = constant(module, old.target).dtype
-    weights = [
-        tensor_node(
-            module, readers[0], f"{old.target}_factor{number}", part.weight.detach().to(dtype)
-        )
-        for number, part in enumerate(chain)
-    ]
+    weights = []
+    for number, part in enumerate(chain):
+        # Tensors of their own: parts may be views of one array, or of what they replace.
+        tensor = part.weight.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+        weights.append(tensor_node(module, readers[0], f"{old.target}_factor{number}", tensor))
     names: dict[str, None] = {}
     written: list[Node] = []
     for reader in readers:
@@ -118,14 +129,17 @@ class _Writer:
 
     def chain(self, chain: Chain, weights: Sequence[Node], norms: bool) -> Node:
         """The result of the parts one after another, of the shape that the layer has."""
-        value, _, bias = arguments(self.layer)[:3]
-        sizes = value.meta["val"].shape[:-1]
+        is_embedding = self.layer.target is EMBEDDING
+        value, bias = arguments(self.layer)[0], None if is_embedding else arguments(self.layer)[2]
+        sizes = self.layer.meta["val"].shape[:-1]
         lead = [-1 if size and size % BATCH == 0 else size for size in sizes]
         for number, (part, weight) in enumerate(zip(chain, weights, strict=True)):
             is_last = number == len(chain) - 1
             self.names.append(self._begin(f"factor{number}", is_last))
             added = bias if is_last and positions_of_row(part) == 1 else None
-            if part.is_linear:
+            if is_embedding and number == 0:
+                value = self._add(EMBEDDING, weight, *arguments(self.layer)[1:])
+            elif part.is_linear:
                 value = self._linear(value, lead, part, weight, added)
             else:
                 value = self._convolution(value, part, weight, added)
@@ -133,7 +147,7 @@ class _Writer:
             if norms and not is_last:
                 name = self._begin(f"norm{number}", False)
                 value = self._norm(value, name, -1 if part.is_linear else 1)
-            if part.is_linear:
+            if part.view:
                 value = self._shaped(value, lead, positions_of_row(part) * part.weight.shape[0])
         if bias is not added:
             last.meta["exact"] = True  # the sum is rounded

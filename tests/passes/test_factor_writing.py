@@ -15,9 +15,16 @@ from fxloom.editing import copy_graph, finish
 from fxloom.frontend import capture
 from fxloom.graph import arguments, origin, refresh_shapes
 from fxloom.passes import Finetune, FoldBatchnorm, Prune, Quantize
-from fxloom.passes.factor_writing import measure_norms, merged, obstacles, write_chain
+from fxloom.passes.factor_writing import (
+    measure_norms,
+    merged,
+    obstacles,
+    readers_of,
+    write_chain,
+)
 from fxloom.passes.factors import Chain, Part
 from fxloom.passes.prunable import Prunable, find_prunable
+from fxloom.quantized_ops import REQUANTIZE
 
 aten = torch.ops.aten
 
@@ -244,6 +251,81 @@ def test_batch_norms_change_nothing_at_first_train_and_fold_away() -> None:
         node.update_arg(5, True)
     module.recompile()
     torch.testing.assert_close(module(x), graph(x), atol=1e-5, rtol=0)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer and what reads its last step."""
+
+    def __init__(self, kind: type[nn.Module], **keys: int) -> None:
+        super().__init__()
+        self.rnn = kind(3, 4, batch_first=True, **keys)
+        self.head = nn.Linear(8 if "bidirectional" in keys else 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [(nn.LSTM, {}), (nn.GRU, {"bidirectional": True}), (nn.RNN, {"num_layers": 2})],
+)
+def test_all_steps_of_a_recurrence_read_the_same_factors_in_one_format(
+    kind: type[nn.Module], keys: dict[str, int]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 4, 3)
+    graph = capture(Recurrent(kind, **keys).eval(), x[:2])
+    layers = find_prunable(graph)
+    module = factored(graph, {each.name: svd for each in layers})
+    torch.testing.assert_close(module(x), graph(x), atol=2e-6, rtol=0)
+    weights = [name for name in dict(module.named_parameters()) if "weight" in name]
+    assert len(weights) == 2 * len(layers)
+    quantized = Quantize()(module, Data(x)).graph
+    roles: dict[str, set[object]] = {}
+    for node in quantized.graph.nodes:
+        source = arguments(node)[0] if node.target is REQUANTIZE else None
+        if source is not None and source.target is aten.linear.default and source.meta.get("tied"):
+            assert origin(source) == f"rnn.{source.meta['tied']}"
+            roles.setdefault(origin(source), set()).add(arguments(node)[1:])
+    gates = "rnn.l0.gates"
+    assert {f"{gates}.factor0", f"{gates}.factor1"} <= roles.keys()
+    assert all(len(formats) == 1 for formats in roles.values()), roles
+    program = integers_agree(quantized, x)
+    assert sum("weight" in name for name in program.constants) == len(weights)
+
+
+def test_an_embedding_becomes_a_smaller_one_and_a_linear_layer() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(12, 6, padding_idx=3), nn.Linear(18, 4)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.head(torch.relu(self.words(x) + self.words(y)).flatten(1))
+
+    torch.manual_seed(0)
+    x = torch.randint(0, 12, (40, 3)), torch.randint(0, 12, (40, 3))
+    graph = capture(Words(), (x[0][:2], x[1][:2]))
+    module = copy_graph(graph)
+    each = find_prunable(module, embeddings=True)[0]
+    u, s, v = torch.linalg.svd(each.values, full_matrices=False)
+    chain = Part(u * s), Part(v.T)
+    assert list(obstacles(module, each)) == []
+    write_chain(module, readers_of(module, each), chain)
+    module = finish(module)
+    torch.testing.assert_close(module(*x), graph(*x), atol=2e-6, rtol=0)
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    assert shapes["words.weight_factor0"] == (12, 6)
+    assert "words.weight" not in shapes
+    tables = module.graph.find_nodes(op="call_function", target=aten.embedding.default)
+    assert [origin(node) for node in tables] == ["words.factor0", "words_1.factor0"]
+    assert all(arguments(node)[2] == 3 for node in tables)
+    module(*x).sum().backward()
+    assert not bool(module.get_parameter("words.weight_factor0").grad[3].any())
+    quantized = Quantize()(module, Data(x)).graph
+    wanted = fxloom.exact_forward(quantized, *x)
+    got = fxloom.simulate(fxloom.lower(quantized), [each.numpy() for each in x])
+    np.testing.assert_array_equal(got, wanted.numpy())
 
 
 def test_all_factors_get_gradients() -> None:
