@@ -4,9 +4,8 @@ compiled C++, and costs less than the layer that it replaces."""
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
