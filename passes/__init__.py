@@ -14,6 +14,7 @@ from fxloom.settings import unknown
 if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
     from fxloom.passes.code_weights import CodeWeights
+    from fxloom.passes.distill import Distill
     from fxloom.passes.factorize import Factorize
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
@@ -30,6 +31,7 @@ __all__ = [
     "REGISTRY",
     "Circulant",
     "CodeWeights",
+    "Distill",
     "Factorize",
     "Finetune",
     "FoldBatchnorm",
@@ -50,6 +52,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "circulant": "fxloom.passes.circulant:Circulant",
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
+        "distill": "fxloom.passes.distill:Distill",
         "factorize": "fxloom.passes.factorize:Factorize",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",

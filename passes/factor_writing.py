@@ -32,6 +32,8 @@ aten = torch.ops.aten
 
 MOST_AXES = 2
 """Of a kernel."""
+ENDINGS = tuple(f"factor{number}" for number in range(16))
+"""Of the names of parts. A chain may be longer; no train of cores that saves anything is."""
 EPS = 1e-5
 MOMENTUM = 0.1
 """Of batch norms, as torch.nn has them."""
