@@ -107,26 +107,30 @@ def write_chain(
         weights.append(tensor_node(module, readers[0], f"{old.target}_factor{number}", tensor))
     names: dict[str, None] = {}
     written: list[Node] = []
+    taken = {origin(node) for node in module.graph.nodes if node.op == "call_function"}
     for reader in readers:
-        writer = _Writer(module, reader)
+        writer = _Writer(module, reader, taken)
         with module.graph.inserting_before(reader):
             result = writer.chain(chain, weights, norms)
         assert result.meta["val"].shape == reader.meta["val"].shape, origin(reader)
         reader.replace_all_uses_with(result)
         module.graph.erase_node(reader)
+        taken.update(writer.names)
         names |= dict.fromkeys(writer.names)
         written += writer.norms
     return Written(tuple(names), tuple(written))
 
 
 class _Writer:
-    """Inserts the parts of a chain in front of one layer, at the graph's insertion point."""
+    """Inserts the parts of a chain in front of one layer, at the graph's insertion point.
 
-    def __init__(self, module: fx.GraphModule, layer: Node) -> None:
-        self.module, self.layer = module, layer
+    taken: names of layers.
+    """
+
+    def __init__(self, module: fx.GraphModule, layer: Node, taken: set[str]) -> None:
+        self.module, self.layer, self._taken = module, layer, taken
         self.names: list[str] = []
         self.norms: list[Node] = []
-        self._taken = {origin(node) for node in module.graph.nodes if node.op == "call_function"}
         self._meta: dict[str, object] = {}  # of what is inserted
 
     def chain(self, chain: Chain, weights: Sequence[Node], norms: bool) -> Node:
