@@ -5,9 +5,9 @@
 Ranks by a budget of parameters over the whole network, without retraining. Networks, data and
 training are those of `benchmarks.quantization`: ten seeds, another split, other weights and another
 order of training for each. Differences are paired, dense minus factored on the same test samples; a
-bar holds where their mean + 2 standard errors reaches it. Beside it the usual: every layer
-alone, with the same share of its weights. --validation holds out a fifth of each training part and never looks at
-the test samples: what settings were chosen on.
+bar holds where their mean + 2 standard errors reaches it. Beside it the usual: every layer alone,
+with the same share of its weights. --validation holds out a fifth of each training part and never
+looks at the test samples: what settings were chosen on.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from fxloom.passes.calibration import Batch
 from fxloom.passes.decompositions import METHODS, parts
 from fxloom.passes.factor_subjects import Subject, bias_of
 from fxloom.passes.factor_writing import Moments
-from fxloom.passes.factorable import Method, Ranks
+from fxloom.passes.factorable import Method, Ranks, weight_of
 from fxloom.passes.factors import Chain, Part, positions_of_row
 from fxloom.passes.output_statistics import Statistics, roots
 from fxloom.passes.part_running import input_rows, output_rows, run_chain
@@ -52,7 +52,7 @@ class Factored:
 
     chain: Chain
     shift: Tensor | None
-    error: float | None
+    error: float
 
 
 @torch.no_grad()
@@ -88,11 +88,13 @@ def fitted(
 
 
 def unfitted(choices: Sequence[Choice], seed: int) -> Iterator[tuple[Choice, Factored]]:
-    """The chains nearest to the layers' weights, of which the error is then."""
+    """The chains nearest to the layers' weights; their errors are those of the weights."""
     for choice in choices:
         layer = choice.subject.layer
         chain = parts(choice.method, layer, choice.ranks, seed)
-        yield choice, Factored(chain, None, None)
+        wrong = (layer.weight.detach() - weight_of(layer, chain)).square().sum()
+        total = layer.weight.detach().square().sum()
+        yield choice, Factored(chain, None, float(wrong / total))
 
 
 def factored(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -82,6 +82,12 @@ class Subject:
             return run_chain(chain, x, bias)
         return run_chain(chain[1:], functional.embedding(x, chain[0].weight.T))
 
+    def written(self, chain: Chain) -> Chain:
+        """A chain as `write_chain` takes it: of an embedding the first part is the smaller one."""
+        if not self.is_embedding:
+            return chain
+        return replace(chain[0], weight=chain[0].weight.T), *chain[1:]
+
     @cached_property
     def _sizes(self) -> Mapping[tuple[int, ...], int]:
         """Sizes of what the layers read, as `positions` takes them, and how many read such."""
@@ -102,8 +108,14 @@ def layer_of(each: Prunable, reader: Node) -> Layer:
     if each.values.dim() == 2:
         return Layer(each.values)
     stride, padding, dilation, transposed = arguments(reader)[3:7]
-    sizes = (tuple(numbers) for numbers in (stride, padding, dilation))
-    return Layer(each.values, *sizes, groups=arguments(reader)[8], transposed=transposed)
+    return Layer(
+        each.values,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups=arguments(reader)[8],
+        transposed=transposed,
+    )
 
 
 def read_by(reader: Node) -> Node:

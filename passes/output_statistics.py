@@ -10,7 +10,7 @@ metric of the model's outputs, to first order: the mean product of the gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,30 +163,29 @@ def measure(
     probe = _probe(module, batches)
     samples = 0
     for batch in batches:
-        run = _Watching(module, watched)
         with torch.enable_grad():
+            run = _Watching(module, watched)
             outputs = several(run.run(*batch))
-        samples += len(outputs[0]) if outputs else len(batch[0])
-        nodes = list(run.values)
-        for _ in range(PROBES):
-            scalar = probe(outputs, generator)
-            if scalar is None or not scalar.requires_grad:
-                continue
-            gradients = torch.autograd.grad(
-                scalar,
-                [run.values[node] for node in nodes],
-                retain_graph=True,
-                allow_unused=True,
-            )
-            for node, gradient in zip(nodes, gradients, strict=True):
-                if gradient is not None:
-                    watched[node].see_gradient(gradient)
+            samples += len(outputs[0]) if outputs else len(batch[0])
+            for _ in range(PROBES):
+                scalar = probe(outputs, generator)
+                if scalar is not None and scalar.requires_grad:
+                    _see_gradients(scalar, run.values, watched)
     if not any(bool(each.curvature.any()) for each in found.values()):
         _count_outputs(found.values())
     return {each.name: sums.statistics(samples) for each, sums in found.items()}
 
 
-def _count_outputs(found: Any) -> None:
+def _see_gradients(
+    scalar: Tensor, values: Mapping[Node, Tensor], watched: Mapping[Node, _Sums]
+) -> None:
+    found = torch.autograd.grad(scalar, list(values.values()), retain_graph=True, allow_unused=True)
+    for node, gradient in zip(values, found, strict=True):
+        if gradient is not None:
+            watched[node].see_gradient(gradient)
+
+
+def _count_outputs(found: Iterable[_Sums]) -> None:
     """Where nothing is known of the model's outputs: the share of a layer's variance."""
     for sums in found:
         mean = sums.sums / sums.rows

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from fxloom.errors import RecipeError
-from fxloom.passes.decompositions import METHODS, check, parameters, spectra
+from fxloom.passes.decompositions import (
+    METHODS,
+    check,
+    parameters,
+    ranks_by_energy,
+    ranks_by_vbmf,
+)
 from fxloom.passes.factorable import Layer, Method, Ranks
-from fxloom.passes.low_rank import energies
-from fxloom.passes.vbmf import rank_of
 
 MethodName = Literal["svd", "spatial", "tucker", "cp", "tt"]
 
@@ -46,7 +48,7 @@ class Rule:
         far = self if self.says else common
         return Rule(self.method or common.method, far.rank, far.energy)
 
-    def ranks(self, layer: Layer) -> Ranks:
+    def ranks(self, layer: Layer, seed: int) -> Ranks:
         """The ranks that it says for a layer that its method takes."""
         assert self.method is not None
         method = METHODS[self.method]
@@ -58,23 +60,8 @@ class Rule:
         if isinstance(self.rank, tuple):
             return self.rank
         if self.energy is not None:
-            found = tuple(_keeping(each, self.energy) for each in spectra(method, layer))
-        else:
-            found = tuple(
-                max(
-                    int(rank_of(values, *each.shape[1:]))
-                    for each in matrices
-                    for values in energies(each)
-                )
-                for matrices in method.unfoldings(layer)
-            )
-        return method.feasible(layer, tuple(max(rank, 1) for rank in found))
-
-
-def _keeping(values: Tensor, share: float) -> int:
-    """How many of the largest have this share of the sum."""
-    sums = values.cumsum(0)
-    return int((sums < share * sums[-1]).sum()) + 1
+            return ranks_by_energy(method, layer, self.energy, seed)
+        return ranks_by_vbmf(method, layer)
 
 
 def reason_against(method: Method, layer: Layer, ranks: Ranks) -> str:
@@ -86,20 +73,21 @@ def reason_against(method: Method, layer: Layer, ranks: Ranks) -> str:
     count = parameters(method, layer, ranks)
     if count < layer.size:
         return ""
-    shown = ", ".join(map(str, ranks))
     best = _largest(method, layer)
-    advice = f"up to rank {best} it has fewer" if best else "there is no rank at which it has fewer"
-    return f"{method.name} of rank {shown} has {count:,} weights, and the layer {layer.size:,}; {advice}"
+    advice = f"up to rank {best} it has fewer" if best else "it has fewer at no rank"
+    return (
+        f"{method.name} of rank {', '.join(map(str, ranks))} has {count:,} weights, and the layer "
+        f"{layer.size:,}; {advice}"
+    )
 
 
 def _largest(method: Method, layer: Layer) -> int:
-    """The largest number that, for all ranks, saves weights; 0 where none does."""
+    """The largest number that saves weights as every rank; 0 where none does."""
     full = method.full(layer)
     low, high = 0, max(full)
     while low < high:
         middle = (low + high + 1) // 2
         ranks = method.feasible(layer, tuple(min(middle, most) for most in full))
-        low, high = (
-            (middle, high) if parameters(method, layer, ranks) < layer.size else (low, middle - 1)
-        )
+        saves = parameters(method, layer, ranks) < layer.size
+        low, high = (middle, high) if saves else (low, middle - 1)
     return low

@@ -36,9 +36,8 @@ class TwoStreams:
     def pairs(self, layer: Node) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every batch what a layer reads now, and what it gave; before its step."""
         for index in range(len(self._batches)):
-            args = fx.node.map_arg(layer.args, lambda n: self._argument(n, index)[0])
-            assert callable(layer.target)
-            yield self._argument(read_by(layer), index)[1], layer.target(*args)
+            _, now = self._argument(read_by(layer), index)
+            yield now, self._pair(layer, index, lambda x: x)[0]
 
     def step(self, node: Node, replaced: Callable[[Tensor], Tensor] | None = None) -> None:
         """Compute a node. replaced: what is in the place of a layer, of its input."""
