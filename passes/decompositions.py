@@ -130,18 +130,20 @@ def spectra(method: Method, layer: Layer) -> tuple[Tensor, ...]:
 
 
 def ranks_by_energy(method: Method, layer: Layer, energy: float, seed: int = 0) -> Ranks:
-    """The smallest ranks at which the squared error is at most 1 - energy of the squared weights.
+    """Ranks at which the squared error is at most 1 - energy of the squared weights.
 
-    energy: from 0 to 1. Where there are several ranks, each may lose the same share: the losses of
-    all together are at most their sum (De Lathauwer et al. 2000; Oseledets 2011), so less is lost.
-    The rank of cp is found by trying. Raises RecipeError for a layer that the method cannot take.
+    energy: from 0 to 1. One rank is the smallest, of cp the smallest found by trying; tucker's two
+    are those with the fewest weights. Of tt each may lose the same share: all together lose at most
+    the sum (Oseledets 2011), so less is lost. Raises RecipeError for a layer that the method cannot
+    take.
     """
     check(method, layer, method.full(layer))
     if not 0 <= energy <= 1:
         raise RecipeError(f"{method.name}: required an energy from 0 to 1, got {energy}")
+    if isinstance(method, Tucker):
+        return method.feasible(layer, method.cheapest(layer, energy))
     cut = spectra(method, layer)
-    lost = (1 - energy) / len(cut)
-    ranks = tuple(_rank_of_tail(values, lost) for values in cut)
+    ranks = tuple(_rank_of_tail(values, (1 - energy) / len(cut)) for values in cut)
     if isinstance(method, Canonical):
         return (_fewest_terms(method, layer, 1 - energy, ranks[0], seed),)
     return method.feasible(layer, ranks)
