@@ -64,6 +64,7 @@ def evaluate(
     measure: bool = False,
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Evaluation:
     """Run a recipe and say of every pass what it saves and what it costs; nothing is written.
 
@@ -71,8 +72,8 @@ def evaluate(
     training samples without those; samples: at most so many, evenly spread. output: the one that
     labels are for, where there are several: output_0, output_1 and so on. measure: also the CPU
     time on this machine, which is another one every time. progress: told what begins. name: what
-    the model is called; by default its class. Raises an FxloomError for whatever is wrong with one
-    of these.
+    the model is called; by default its class. teacher: as for `compile`. Raises an FxloomError for
+    whatever is wrong with one of these.
     """
     called = Path(recipe).stem if isinstance(recipe, str | Path) else "recipe"
     return evaluate_recipes(
@@ -86,6 +87,7 @@ def evaluate(
         measure=measure,
         progress=progress,
         name=name,
+        teacher=teacher,
     ).evaluations[0]
 
 
@@ -101,6 +103,7 @@ def evaluate_recipes(
     measure: bool = False,
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Evaluations:
     """The same for several recipes, by their names, each beginning at the original."""
     tell = progress or (lambda text: None)
@@ -115,6 +118,8 @@ def evaluate_recipes(
         called: recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         for called, recipe in recipes.items()
     }
+    if not any(steps.takes_teacher for steps in passes.values()):
+        next(iter(passes.values())).require_use(teacher)
     goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
     with one_thread():
         tell("capture")
@@ -132,7 +137,8 @@ def evaluate_recipes(
             prefix = f"{called}: " if len(passes) > 1 else ""
             told = partial(_prefixed, tell, prefix)
             label = name or type(model).__name__
-            results.append(_evaluated(first.another(), steps, called, label, told))
+            taught_by = teacher if steps.takes_teacher else None
+            results.append(_evaluated(first.another(), steps, called, label, told, taught_by))
     return Evaluations(tuple(results))
 
 
@@ -229,7 +235,7 @@ def _simulated(program: Program) -> Run:
 
 
 def _evaluated(
-    meter: _Meter, recipe: Recipe, called: str, model: str, tell: Progress
+    meter: _Meter, recipe: Recipe, called: str, model: str, tell: Progress, teacher: object
 ) -> Evaluation:
     def figures(graph: GraphModule) -> Figures:
         if graph is meter.original:
@@ -237,7 +243,9 @@ def _evaluated(
         tell("judge what it gave")
         return meter.add(graph)
 
-    result = recipe.run(meter.original, meter.data, lambda text: tell(f"pass {text}"), figures)
+    result = recipe.run(
+        meter.original, meter.data, lambda text: tell(f"pass {text}"), figures, teacher
+    )
     if fault := meter.faults[-1]:
         raise fault
     notes = list(meter.judge.notes)

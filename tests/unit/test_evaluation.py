@@ -22,7 +22,7 @@ from fxloom.errors import DataError, FxloomError, TargetError
 from fxloom.evaluation_plot import evaluations_figure
 from fxloom.evaluation_report import Evaluation, Evaluations, Quality, Stage
 from fxloom.evaluation_tables import pareto_front
-from fxloom.passes import Circulant, CodeWeights, Prune, Quantize, ShareWeights
+from fxloom.passes import Circulant, CodeWeights, Distill, Prune, Quantize, ShareWeights
 from fxloom.recipe import PassResult, Recipe
 from fxloom.report import Figure
 from fxloom.stages import quick
@@ -408,6 +408,24 @@ MANY = Evaluations(
         )
     )
 )  # fmt: skip
+
+
+def test_a_teacher_is_of_the_recipes_that_distill() -> None:
+    x = samples(6, classes=4)
+    asked = []
+
+    def teacher(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return torch.zeros(len(inputs), 4)
+
+    recipes = {
+        "prune": Recipe([Prune(sparsity=0.5)]),
+        "distill": Recipe([Distill(finetune={"epochs": 1})]),
+    }
+    fxloom.evaluate_recipes(mlp(6, 8, 4), x, recipes, teacher=teacher)
+    assert asked
+    with pytest.raises(FxloomError, match="required a pass that learns from it"):
+        fxloom.evaluate(mlp(6, 8, 4), x, recipes["prune"], teacher=teacher)
 
 
 def test_no_recipe_of_the_front_is_beaten_by_another() -> None:
