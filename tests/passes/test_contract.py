@@ -28,6 +28,7 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "distill": {"finetune": {"epochs": 1, "loss": "mse"}},
+    "factorize": {"budget": 0.8},
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
@@ -39,6 +40,7 @@ BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
     ("circulant", "constants"),
     ("distill", "two outputs"),
+    ("factorize", "constants"),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
