@@ -14,6 +14,7 @@ from fxloom.settings import unknown
 if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
     from fxloom.passes.code_weights import CodeWeights
+    from fxloom.passes.compact import Compact
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -29,6 +30,7 @@ __all__ = [
     "REGISTRY",
     "Circulant",
     "CodeWeights",
+    "Compact",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -48,6 +50,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "circulant": "fxloom.passes.circulant:Circulant",
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
+        "compact": "fxloom.passes.compact:Compact",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",
