@@ -21,7 +21,7 @@ from torch.fx.node import Node
 from fxloom.editing import copy_graph, finish
 from fxloom.errors import RecipeError
 from fxloom.facts import facts, sharing
-from fxloom.graph import BATCH, arguments, constant
+from fxloom.graph import BATCH, arguments, constant, origin
 from fxloom.passes.calibration import Batch
 from fxloom.passes.channel_criteria import batches as batches_of
 from fxloom.passes.compact_blocks import Block, Window, cast, fire, separable
@@ -29,9 +29,11 @@ from fxloom.passes.compact_fitting import (
     Seen,
     bias_of,
     error_of,
+    following,
     lifted,
     look,
     normed,
+    refitted,
     shifted,
     trained_block,
 )
@@ -171,10 +173,14 @@ class Compact:
             if (tell := progress_of_pass()) is not None:
                 tell(each.name)
             layers[each.name] = self._replaced(module, original, each, batches, number)
+        behind = following(module, original) if batches else []
+        for layer in behind:
+            refitted(module, original, layer, batches)
         module = finish(module)
         summary: dict[str, object] = {
             "layers": layers,
             **folded,
+            "fitted": [origin(layer) for layer in behind],
             "notes": notes,
             "remarks": [_total(layers), *(f"{name}: {note}" for name, note in notes.items())],
         }

@@ -119,7 +119,8 @@ def write_halved(module: fx.GraphModule, readers: Sequence[Node], halved: Halved
         reader.replace_all_uses_with(joined)
         module.graph.erase_node(reader)
         plain = torch.ones(len(rows), dtype=torch.float64)
-        if absorbed(module, joined, halved.order, axis, torch.cat([plain, 1 / halved.ratios])):
+        scales = torch.cat([plain, 1 / halved.ratios])
+        if absorbed(module, joined, halved.order, axis, scales):
             continue
         if bool((halved.ratios != 1).any()):
             if scale is None:
