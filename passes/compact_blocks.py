@@ -27,7 +27,7 @@ SWEEPS = 20
 ENOUGH = 1e-4
 """Turns of alternating least squares at most, and the relative gain at which they end."""
 
-MOST_UNKNOWNS = 4096
+MOST_UNKNOWNS = 2048
 """Entries of a first factor up to which it is solved for; larger ones stay where they began."""
 
 

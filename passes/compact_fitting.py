@@ -14,18 +14,17 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from torch.nn import functional
 
-from fxloom.editing import release_tensor, tensor_node
 from fxloom.errors import DataError
-from fxloom.facts import kept_weights, sharing
 from fxloom.graph import arguments, constant
 from fxloom.passes.calibration import Batch
-from fxloom.passes.chains import LAYERS
 from fxloom.passes.compact_blocks import Block, Head, Norm
 from fxloom.passes.factors import Part
-from fxloom.passes.fitting import LEAST_ROWS, MOST_INPUTS, drawn_rows
+from fxloom.passes.fitting import LEAST_ROWS, drawn_rows
 from fxloom.passes.layerwise import MOST_KEPT
 from fxloom.passes.replay import Replay
 from fxloom.passes.second_order import Moments, refit
+
+aten = torch.ops.aten
 
 LEARNING_RATE = 0.03
 """Of a tensor's root mean square, a step."""
@@ -64,7 +63,10 @@ def look(
             wanted: Replay = wanted, twin: Node = twin, bias: Tensor | None = bias
         ) -> Iterator[Tensor]:
             for y in wanted.values(twin):
-                yield y if bias is None else y - along(bias, y)
+                if bias is None:
+                    yield y
+                else:
+                    yield y - (bias if twin.target is aten.linear.default else along(bias, y))
 
         inputs, outputs = given.values(reader), without_bias()
         for x, y in zip(inputs, outputs, strict=True):
@@ -101,7 +103,7 @@ def convolved(part: Part, x: Tensor, bias: Tensor | None = None) -> Tensor:
         x = functional.pad(x, crop(part))
     padding = [max(pad, 0) for pad in part.padding]
     places = len(padding)
-    result: Tensor = torch.ops.aten.convolution.default(
+    result: Tensor = aten.convolution.default(
         *(x, part.weight, bias, part.stride, padding, part.dilation),
         *(False, [0] * places, part.groups),
     )
@@ -262,63 +264,3 @@ def normed(block: Block, pairs: Pairs, eps: float = 1e-5) -> Block:
     dtype = block.first.weight.dtype
     weight, shift, middle, power = (each.to(dtype) for each in vectors)
     return replace(block, offset=None, norm=Norm(weight, shift, middle, power, eps))
-
-
-def following(module: fx.GraphModule, original: fx.GraphModule) -> list[Node]:
-    """The layers of the original graph that read what was replaced, whose weights nothing else
-    reads: they can make good for errors."""
-    known = {node.name for node in original.graph.nodes}
-    changed: set[Node] = set()
-    found = []
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        is_known = node.name in known
-        if is_known and node.target in LAYERS:
-            if arguments(node)[0] in changed and _is_plain(module, node):
-                found.append(node)
-        elif not is_known or not changed.isdisjoint(node.all_input_nodes):
-            changed.add(node)
-    return found
-
-
-def _is_plain(module: fx.GraphModule, layer: Node) -> bool:
-    """Whether a layer is neither grouped nor transposed, and reads tensors of its own."""
-    weight, bias = arguments(layer)[1:3]
-    tensors = [node for node in (weight, bias) if node is not None]
-    if any(node.op != "get_attr" or len(node.users) > 1 for node in tensors):
-        return False
-    rest = arguments(layer)[3:]
-    grouped = bool(rest) and (rest[3] or rest[5] > 1)
-    same = [
-        node
-        for node in module.graph.find_nodes(op="get_attr")
-        if constant(module, node.target).data_ptr() == constant(module, weight.target).data_ptr()
-    ]
-    wide = weight.meta["val"][0].numel() > MOST_INPUTS
-    tied = grouped or wide or len(same) > 1 or layer.meta.get("tied")
-    return not tied and str(weight.target) not in sharing(module)
-
-
-def refitted(
-    module: fx.GraphModule, original: fx.GraphModule, layer: Node, batches: Sequence[Batch]
-) -> None:
-    """Give a layer of its own the weights and the bias with which its outputs are nearest to the
-    original ones; zeros that must stay do."""
-    source, bias = arguments(layer)[1:3]
-    weight = constant(module, source.target).detach()
-    rows = weight.flatten(1)[None]
-    moments = look(module, original, [layer], batches).moments
-    kept = kept_weights(module, str(source.target))
-    kept = None if kept is None else kept.reshape(rows.shape)
-    target = refit(rows, moments, kept, centred=bias is not None).target
-    tensors = {source: target.reshape(weight.shape)}
-    if bias is not None:
-        rest = moments.mean("y") - (target @ moments.mean("x")[:, :, None])[:, :, 0]
-        tensors[bias] = constant(module, bias.target).detach() + rest[0]
-    for node, values in tensors.items():
-        name = release_tensor(module, node)
-        fresh = tensor_node(module, layer, name, values.to(weight.dtype).contiguous())
-        layer.replace_input_with(node, fresh)
-        if not node.users:
-            module.graph.erase_node(node)

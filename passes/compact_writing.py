@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -25,11 +24,9 @@ from fxloom.passes.rearranging import put_in_order
 
 aten = torch.ops.aten
 
-Kind = Literal["fire", "separable"]
-
 
 def write_block(
-    module: fx.GraphModule, readers: Sequence[Node], block: Block, kind: Kind
+    module: fx.GraphModule, readers: Sequence[Node], block: Block, kind: str
 ) -> list[Node]:
     """Put a block in the place of the layers that read one weight. Returns the nodes that put
     outputs back in their order, where there had to be any."""
@@ -42,8 +39,14 @@ class _Writer:
     module: fx.GraphModule
     readers: Sequence[Node]
     block: Block
-    kind: Kind
+    kind: str
     held: dict[str, Node] = field(default_factory=dict)
+    weight: Node = field(init=False)
+    biases: list[Node | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weight = arguments(self.readers[0])[1]
+        self.biases = list(dict.fromkeys(arguments(reader)[2] for reader in self.readers))
 
     def write(self, reader: Node) -> Node | None:
         """Replace one call of the layer, and a norm and a rectifier behind it where the block has
@@ -93,14 +96,10 @@ class _Writer:
             added = bias if added is None else bias + added
         held = None
         if added is not None:
-            place = self._biases().index(arguments(reader)[2])
+            place = self.biases.index(arguments(reader)[2])
             held = self._tensor(f"{name}.bias{place or ''}", added[head.outputs])
         weight = self._tensor(f"{name}.weight", head.part.weight)
         return self._convolution(reader, value, head.part, weight, held)
-
-    def _biases(self) -> list[Node | None]:
-        """Of all calls, each once."""
-        return list(dict.fromkeys(arguments(reader)[2] for reader in self.readers))
 
     def _convolution(
         self, like: Node, value: Node, part: Part, weight: Node, bias: Node | None
@@ -127,7 +126,7 @@ class _Writer:
             key = f"{source.target}_{name}"
             if key not in self.held:
                 self.held[key] = tensor_node(
-                    *(self.module, self.readers[0], key, tensor.detach()[head.outputs]),
+                    *(self.module, self.weight, key, tensor.detach()[head.outputs]),
                     trained=is_trained,
                 )
             vectors.append(self.held[key])
@@ -141,11 +140,10 @@ class _Writer:
     def _tensor(self, name: str, values: Tensor, *, trained: bool = True) -> Node:
         """A tensor of the block, one for all calls."""
         if name not in self.held:
-            weight = arguments(self.readers[0])[1]
-            base = str(weight.target).removesuffix(".weight")
-            values = values.detach().to(weight.meta["val"].dtype).contiguous()
+            base = str(self.weight.target).removesuffix(".weight")
+            values = values.detach().to(self.weight.meta["val"].dtype).contiguous()
             self.held[name] = tensor_node(
-                self.module, self.readers[0], f"{base}.{name}", values, trained=trained
+                self.module, self.weight, f"{base}.{name}", values, trained=trained
             )
         return self.held[name]
 

@@ -59,17 +59,21 @@ class Halved:
 
 
 def halve(
-    rows: Tensor, bias: Tensor | None, metric: Tensor, pairs: Sequence[tuple[int, int]]
+    rows: Tensor, bias: Tensor | None, metric: Tensor | None, pairs: Sequence[tuple[int, int]]
 ) -> Halved:
     """The nearest filters for the pairs; all others as they are.
 
     rows: [outputs, inputs], float64. metric: the mean of the products of inputs, with a 1 behind
-    them where there is a bias.
+    them where there is a bias; None: all weights count alike.
     """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return ((a if metric is None else a @ metric) * b).sum(1)
+
     vectors = rows if bias is None else torch.cat([rows, bias[:, None]], 1)
     one, two = (torch.tensor(side) for side in zip(*pairs, strict=True))
     left, right = vectors[one], -vectors[two]
-    products = [((a @ metric) * b).sum(1) for a, b in ((left, left), (left, right), (right, right))]
+    products = [dot(left, left), dot(left, right), dot(right, right)]
     gram = torch.stack([products[0], products[1], products[1], products[2]], 1).reshape(-1, 2, 2)
     _, bases = torch.linalg.eigh(gram)
     p, q = (bases[:, place, 1].abs()[:, None] for place in range(2))
@@ -89,7 +93,7 @@ def halve(
         None if bias is None else left_over[:, width],
         torch.cat([one, singles, two]),
         torch.where((ratios - 1).abs() < SAME, 1.0, ratios),
-        float(((off @ metric) * off).sum()),
+        float(dot(off, off).sum()),
     )
 
 

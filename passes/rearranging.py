@@ -48,7 +48,8 @@ def absorbed(
     readers = readers_of(module, node)
     if not readers or any(_groups(reader) > 1 for reader in readers):
         return False
-    size = [1 if n == BATCH else n for n in node.meta["val"].shape]
+    shape = node.meta["val"].shape
+    size = [n if n % BATCH else n // BATCH for n in shape]  # of one sample
     z = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     moved = z.index_select(axis, order)
     factors = torch.ones(len(order), dtype=torch.float64) if scale is None else scale.double()

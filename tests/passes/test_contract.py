@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
     ("circulant", "constants"),
+    *(("compact", name) for name in ("mlp", "layer used twice", "constants", "two outputs")),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
