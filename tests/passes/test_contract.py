@@ -26,6 +26,7 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "compact": {"samples": 16},
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
