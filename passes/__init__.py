@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
     from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.compact import Compact
+    from fxloom.passes.distill import Distill
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -31,6 +32,7 @@ __all__ = [
     "Circulant",
     "CodeWeights",
     "Compact",
+    "Distill",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -51,6 +53,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "circulant": "fxloom.passes.circulant:Circulant",
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "compact": "fxloom.passes.compact:Compact",
+        "distill": "fxloom.passes.distill:Distill",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",

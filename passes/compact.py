@@ -10,7 +10,7 @@ the original's, layer after layer: see `compact_blocks`, `compact_fitting` and `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -43,7 +43,7 @@ from fxloom.passes.compact_fitting import (
     shifted,
     trained_block,
 )
-from fxloom.passes.compact_writing import write_block
+from fxloom.passes.compact_writing import ENDINGS, write_block
 from fxloom.passes.finetune import Finetune
 from fxloom.passes.fitting import MOST_INPUTS
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
@@ -54,7 +54,7 @@ from fxloom.passes.refitting import following, refitted
 from fxloom.passes.replacing import replaceable, require_float, trained
 from fxloom.passes.second_order import refit
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import build, typed_keys
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -67,7 +67,7 @@ OF_LAYERS = {"fire": ("squeeze", "expand"), "separable": ("multiplier",), "crelu
 """Keys that layers may have values of their own for."""
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Compact:
     """Convolutions replaced by compact filters that begin near them; batch norms behind them stay.
@@ -90,6 +90,7 @@ class Compact:
 
     name: ClassVar[str] = "compact"
     compresses: ClassVar[bool] = True
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     kind: Kind = "separable"
     squeeze: float = 0.25
@@ -106,12 +107,6 @@ class Compact:
     finetune: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Compact, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         if wrong := list(self._wrong()):
             raise RecipeError("\n".join(wrong))
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.editing import tensor_node
-from fxloom.graph import arguments, constant
+from fxloom.graph import arguments, constant, origin
 from fxloom.passes.compact_blocks import Block, Head
 from fxloom.passes.compact_fitting import bias_of, crop
 from fxloom.passes.factors import Part
@@ -23,6 +23,9 @@ from fxloom.passes.legalize.core import insert
 from fxloom.passes.rearranging import put_in_order
 
 aten = torch.ops.aten
+
+ENDINGS = ("squeeze", "expand1x1", "expand", "depthwise", "pointwise", "norm")
+"""Of the names of what takes a layer's place: "conv" becomes "conv.squeeze" and so on."""
 
 
 def write_block(
@@ -43,8 +46,12 @@ class _Writer:
     held: dict[str, Node] = field(default_factory=dict)
     weight: Node = field(init=False)
     biases: list[Node | None] = field(init=False)
+    taken: set[str] = field(init=False)
+    names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        nodes = self.module.graph.nodes
+        self.taken = {node.meta["origin"] for node in nodes if node.op == "call_function"}
         self.weight = arguments(self.readers[0])[1]
         self.biases = list(dict.fromkeys(arguments(reader)[2] for reader in self.readers))
 
@@ -78,17 +85,23 @@ class _Writer:
         block, module = self.block, self.module
         bias = None if block.offset is None else self._tensor(f"{name}.bias", block.offset)
         weight = self._tensor(f"{name}.weight", block.first.weight)
-        value = self._convolution(reader, arguments(reader)[0], block.first, weight, bias)
+        source = arguments(reader)[0]
+        value = self._convolution(reader, name, source, block.first, weight, bias)
         if (norm := block.norm) is not None:
             vectors = [
-                self._tensor(f"{name}_norm.weight", norm.weight),
-                self._tensor(f"{name}_norm.bias", norm.bias),
-                self._tensor(f"{name}_norm.running_mean", norm.mean, trained=False),
-                self._tensor(f"{name}_norm.running_var", norm.variance, trained=False),
+                self._tensor("norm.weight", norm.weight),
+                self._tensor("norm.bias", norm.bias),
+                self._tensor("norm.running_mean", norm.mean, trained=False),
+                self._tensor("norm.running_var", norm.variance, trained=False),
             ]
             rest = (False, 0.1, norm.eps, False)
             value = insert(module, reader, aten.batch_norm.default, value, *vectors, *rest)
-        return insert(module, reader, aten.relu.default, value) if block.rectified else value
+            name = self._named(reader, value, "norm")
+        if not block.rectified:
+            return value
+        value = insert(module, reader, aten.relu.default, value)
+        self._named(reader, value, name)
+        return value
 
     def _head(self, reader: Node, value: Node, head: Head, name: str, bias: Tensor | None) -> Node:
         added = self.block.shift
@@ -99,18 +112,31 @@ class _Writer:
             place = self.biases.index(arguments(reader)[2])
             held = self._tensor(f"{name}.bias{place or ''}", added[head.outputs])
         weight = self._tensor(f"{name}.weight", head.part.weight)
-        return self._convolution(reader, value, head.part, weight, held)
+        return self._convolution(reader, name, value, head.part, weight, held)
 
     def _convolution(
-        self, like: Node, value: Node, part: Part, weight: Node, bias: Node | None
+        self, like: Node, name: str, value: Node, part: Part, weight: Node, bias: Node | None
     ) -> Node:
         if any(pad < 0 for pad in part.padding):
             value = insert(self.module, like, aten.constant_pad_nd.default, value, crop(part), 0.0)
-        return insert(
+            self._named(like, value, name)
+        result = insert(
             *(self.module, like, aten.convolution.default, value, weight, bias),
             *(list(part.stride), [max(pad, 0) for pad in part.padding], list(part.dilation)),
             *(False, [0] * len(part.stride), part.groups),
         )
+        self._named(like, result, name)
+        return result
+
+    def _named(self, like: Node, node: Node, ending: str) -> str:
+        """Give a node the name of a layer of its own, the same in all calls; returns the ending."""
+        wanted = candidate = f"{origin(like)}.{ending}"
+        count = 0
+        while wanted not in self.names and candidate in self.taken:
+            count += 1
+            candidate = f"{wanted}_{count}"
+        node.meta["origin"] = self.names.setdefault(wanted, candidate)
+        return ending
 
     def _again(self, node: Node, value: Node, head: Head, name: str) -> Node:
         """A norm or a rectifier of the layer, for the outputs of one head."""
@@ -135,7 +161,7 @@ class _Writer:
     def _name(self, head: Head) -> str:
         if self.kind == "separable":
             return "pointwise"
-        return f"expand{'x'.join(str(size) for size in head.part.weight.shape[2:])}"
+        return "expand1x1" if head.part.weight[0, 0].numel() == 1 else "expand"
 
     def _tensor(self, name: str, values: Tensor, *, trained: bool = True) -> Node:
         """A tensor of the block, one for all calls."""

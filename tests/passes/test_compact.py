@@ -237,6 +237,16 @@ def test_blocks_save_what_the_summary_says_and_lower_exactly(name: str) -> None:
     np.testing.assert_array_equal(fxloom.simulate(program, x), y)
 
 
+def test_what_takes_a_layers_place_has_names_that_targets_may_use() -> None:
+    graph, _ = made()
+    compact = Compact(kind="fire")(graph).graph
+    names = [node.meta["origin"] for node in compact.graph.nodes if node.target in LAYERS]
+    parts = ["squeeze", "expand1x1", "expand"]
+    wanted = [f"{name}.{part}" for name in ("first", "twice", "twice_1", "last") for part in parts]
+    assert names == [*wanted, "head"]
+    assert set(parts) <= set(Compact.endings)
+
+
 def test_a_norm_between_changes_nothing_at_first() -> None:
     graph, data = made()
     with torch.no_grad():
