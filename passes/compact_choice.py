@@ -16,6 +16,7 @@ from fxloom.graph import BATCH, arguments
 from fxloom.passes.fitting import MOST_INPUTS
 from fxloom.passes.paired_filters import opposite
 from fxloom.passes.prunable import Prunable
+from fxloom.passes.replacing import is_read_otherwise
 
 aten = torch.ops.aten
 
@@ -49,13 +50,7 @@ class Plan:
 
 def problems(module: fx.GraphModule, each: Prunable, plan: Plan) -> Iterator[str]:
     """What stands against it."""
-    reading = {
-        user
-        for node in module.graph.find_nodes(op="get_attr")
-        for user in node.users
-        if node.target in each.names
-    }
-    if not each.readers or reading != set(each.readers):
+    if is_read_otherwise(module, each):
         yield "its weights are read in other ways as well"
         return
     if each.transposed:

@@ -204,7 +204,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "separable, norm, relu": {"between": ("batchnorm", "relu"), "steps": 5},
     "fire": {"kind": "fire", "steps": 5},
     "fire, norm": {"kind": "fire", "between": ("batchnorm",)},
-    "fire, wide": {"kind": "fire", "expand": 0.0, "layers": {"last": {"squeeze": 0.1}}},
+    "fire, wide": {
+        "kind": "fire",
+        "expand": 0.0,
+        "steps": 5,
+        "layers": {"last": {"squeeze": 0.1}},
+    },
 }
 
 
