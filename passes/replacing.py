@@ -46,7 +46,7 @@ def require_float(graph: fx.GraphModule, who: str, data: Data | None, needs_data
 
 
 def is_read_otherwise(module: fx.GraphModule, each: Prunable) -> bool:
-    """Whether anything but layers that multiply by a tensor as it lies reads it, or nothing does."""
+    """Whether something else than layers that multiply by a tensor reads it, or nothing does."""
     reading = {
         user
         for node in module.graph.find_nodes(op="get_attr")
