@@ -72,17 +72,17 @@ class Stages:
             return None  # the report is about that one
         # Passes add layers and take some away: patterns for those of other stages say nothing here.
         nodes = [node for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
-        known = _fitting(self._quantize.layers, {origin(node) for node in nodes})
+        known = fitting(self._quantize.layers, {origin(node) for node in nodes})
         try:
             program = lower(replace(self._quantize, layers=known)(graph, self._data).graph)
-            found = _fitting(self._target.layers, {instr.origin for instr in program.instrs})
+            found = fitting(self._target.layers, {instr.origin for instr in program.instrs})
             layers = estimate(program, replace(self._target, layers=found)).layers
         except FxloomError:
             return None  # whatever it is, the pass that really quantizes will say it
         return {layer.name: cost_of(layer) for layer in layers}
 
 
-def _fitting(layers: Mapping[str, T], names: Collection[str]) -> dict[str, T]:
+def fitting(layers: Mapping[str, T], names: Collection[str]) -> dict[str, T]:
     """The patterns that match one of the names."""
     missing = unmatched(layers, names)
     return {pattern: keys for pattern, keys in layers.items() if pattern not in missing}
