@@ -162,7 +162,8 @@ def _ratios(
     source: str,
 ) -> Iterator[Row]:
     """published: millions of parameters and thousand millions of FLOPs afterwards."""
-    assert of.parameters is not None and of.macs is not None
+    assert of.parameters is not None
+    assert of.macs is not None
     sizes = (published[0] * MILLION, published[1] * BILLION / 2)
     whole = (of.parameters.value, of.macs.value)
     for figure, size, first in zip(("parameters", "macs"), sizes, whole, strict=True):
