@@ -37,7 +37,7 @@ from fxloom.passes.training import Samples, Training, batch_count, forward, spli
 from fxloom.passes.training_formats import TrainingFormats
 from fxloom.processes import Processes
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import convert, known_keys, unmatched
+from fxloom.settings import typed_keys, unmatched
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -46,7 +46,7 @@ DIGITS = 6
 """Significant digits of losses in the report: sums differ in later ones between machines."""
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Finetune:
     """Training on the data's labels, of a float or a quantized graph.
@@ -90,12 +90,6 @@ class Finetune:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Finetune, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         demands = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < float("inf"), "a number above 0"),

@@ -1,0 +1,119 @@
+"""The methods by which layers are factored, and what is known of them before anything is computed.
+
+    svd      linear layers and all convolutions: two parts (passes/two_factors.py)
+    spatial  convolutions of two axes: two parts
+    tucker   convolutions: 1x1, kernel, 1x1 (passes/tucker.py)
+    cp       convolutions: 1x1, one depthwise an axis, 1x1 (passes/canonical.py)
+    tt       convolutions: 1x1, one an axis, 1x1; linear layers: one part a core
+             (passes/tensor_trains.py)
+
+Ranks: svd and spatial have one, cp one, tucker two (of the inputs, of the outputs), tt one between
+neighbouring parts or cores.
+
+Convolutions of groups are factored group by group, with the same ranks, into parts of as many
+groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fxloom.errors import RecipeError
+from fxloom.passes.factorable import Layer, Method, Ranks, TwoFactors, outline, output_sizes
+from fxloom.passes.factors import Chain, positions_of_row
+from fxloom.passes.factors import macs as macs_of_chain
+from fxloom.passes.factors import parameters as parameters_of_chain
+from fxloom.passes.low_rank import energies, split
+from fxloom.passes.two_factors import Spatial, Svd
+
+METHODS: Mapping[str, Method] = {each.name: each for each in (Svd(), Spatial())}
+
+TWO_FACTORS: Mapping[str, TwoFactors] = {each.name: each for each in (Svd(), Spatial())}
+"""Those of one matrix, of which a chain can be had from a given basis."""
+
+
+def parts(method: Method, layer: Layer, ranks: Ranks, seed: int = 0) -> Chain:
+    """The layer factored: at `method.full(layer)` it computes the same.
+
+    ranks: as many as `method.full(layer)` has. seed: of what is random; the same chain for the
+    same seed. Raises RecipeError for a layer that the method cannot take, and for ranks that are
+    too many, too few, too large or of no use beside the others, naming the largest possible.
+    """
+    check(method, layer, ranks)
+    return method.assemble(layer, method.factors(layer, ranks, seed))
+
+
+def check(method: Method, layer: Layer, ranks: Ranks) -> None:
+    """Raise RecipeError where `parts` would."""
+    if problem := method.problem(layer):
+        raise RecipeError(f"{method.name}: {problem}")
+    full = method.full(layer)
+    if len(ranks) != len(full):
+        raise RecipeError(f"{method.name}: required {len(full)} ranks, got {len(ranks)}: {ranks}")
+    if min(ranks) < 1:
+        raise RecipeError(f"{method.name}: required ranks of at least 1, got {_shown(ranks)}")
+    if (feasible := method.feasible(layer, ranks)) != tuple(ranks):
+        raise RecipeError(
+            f"{method.name}: required ranks of at most {_shown(full)}, got {_shown(ranks)}; the "
+            f"largest possible below these are {_shown(feasible)}"
+        )
+
+
+def parameters(method: Method, layer: Layer, ranks: Ranks) -> int:
+    """How many weights the chain at these ranks has."""
+    return parameters_of_chain(outline(method, layer, ranks))
+
+
+def macs(method: Method, layer: Layer, ranks: Ranks, sizes: Sequence[int]) -> int:
+    """Multiply-adds of one sample of the chain at these ranks. sizes: as with `positions`."""
+    chain = outline(method, layer, ranks)
+    return macs_of_chain(chain, positions(chain, sizes))
+
+
+def positions(chain: Chain, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Of each part how often its weights are used for one sample.
+
+    sizes: of the axes of the chain's input; of convolutions without samples and channels, of linear
+    layers without samples and the last.
+    """
+    found = []
+    for each in chain:
+        if each.is_linear:
+            found.append(prod(sizes) * positions_of_row(each))
+        else:
+            sizes = output_sizes(each, sizes)
+            found.append(prod(sizes))
+    return tuple(found)
+
+
+def parts_on_basis(method: TwoFactors, layer: Layer, basis: Tensor) -> Chain:
+    """The chain whose product is the layer's matrix projected onto a basis.
+
+    basis: [groups, rows, rank], or [rows, rank] where there is one group, with orthonormal columns;
+    rows as `method.matrix(layer)` has them: for svd the outputs.
+    """
+    matrix = method.matrix(layer)
+    basis = basis.to(matrix.dtype).reshape(layer.groups, matrix.shape[1], -1)
+    check(method, layer, (basis.shape[-1],))
+    return method.assemble(layer, split(matrix, basis))
+
+
+def spectra(method: Method, layer: Layer) -> tuple[Tensor, ...]:
+    """For each rank the squared singular values that it cuts off, descending, float64, added over
+    the groups: what is lost by this rank alone, as a squared error, is the sum of those beyond it.
+
+    Of a rank that bounds several matrices (cp) those of the one that loses most.
+    """
+    found = []
+    for matrices in method.unfoldings(layer):
+        values = [energies(each).sum(0) for each in matrices]
+        found.append(max(values, key=lambda each: float((each * torch.arange(len(each))).sum())))
+    return tuple(found)
+
+
+def _shown(ranks: Ranks) -> str:
+    return ", ".join(map(str, ranks))

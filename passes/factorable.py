@@ -1,0 +1,194 @@
+"""Layers that can be factored, and what a method of factoring them offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fxloom.passes.factors import Chain, Part
+
+Ranks = tuple[int, ...]
+Factors = tuple[Tensor, ...]
+"""The numbers that a method finds, before they are weights of layers: the first axis of each counts
+groups."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer, weight [outputs, inputs], or a convolution, [outputs, inputs / groups,
+    *kernel].
+
+    stride, padding, dilation: of a convolution, one number an axis of the kernel; empty: 1, 0 and
+    1. transposed: whether it is a transposed convolution, which no method takes.
+    """
+
+    weight: Tensor
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        axes = len(self.kernel)
+        for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            given = tuple(getattr(self, name)) or (usual,) * axes
+            if len(given) != axes:
+                raise ValueError(f"{name}: required {axes} numbers, got {given}")
+            object.__setattr__(self, name, given)
+        if self.weight.shape[0] % self.groups:
+            raise ValueError(f"{self.weight.shape[0]} outputs are no {self.groups} groups")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear layer."""
+        return self.weight.dim() == 2
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The size of the kernel, one number an axis; of a linear layer empty."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def n_out(self) -> int:
+        """Outputs of a group."""
+        return self.weight.shape[0] // self.groups
+
+    @property
+    def n_in(self) -> int:
+        """Inputs of a group."""
+        return self.weight.shape[1]
+
+    @property
+    def size(self) -> int:
+        """How many weights there are."""
+        return self.weight.numel()
+
+    @property
+    def dense(self) -> Chain:
+        """The layer as it is, a chain of one."""
+        return (part(self, self.weight, range(len(self.kernel)), self.groups),)
+
+    def grouped(self) -> Tensor:
+        """The weights, float32 or float64, [groups, outputs, inputs, *kernel], of a group each.
+
+        float64 where that costs little.
+        """
+        weight = self.weight.detach()
+        dtype = torch.float64 if weight.numel() <= DOUBLE else torch.float32
+        return weight.to(dtype).reshape(self.groups, self.n_out, *weight.shape[1:])
+
+
+DOUBLE = 1 << 18
+"""Up to so many weights a layer is factored in float64."""
+
+
+class Method(Protocol):
+    """A way to factor layers. Its functions but `problem` are for layers that it takes."""
+
+    @property
+    def name(self) -> str:
+        """What recipes call it."""
+
+    def problem(self, layer: Layer) -> str:
+        """Why it cannot take a layer; empty where it can."""
+
+    def full(self, layer: Layer) -> Ranks:
+        """The largest ranks, at which it reproduces the layer exactly."""
+
+    def feasible(self, layer: Layer, ranks: Ranks) -> Ranks:
+        """The same ranks, lowered where one alone or beside the others has no use."""
+
+    def shapes(self, layer: Layer, ranks: Ranks) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the factors."""
+
+    def factors(self, layer: Layer, ranks: Ranks, seed: int) -> Factors:
+        """The factors that come nearest to the layer's weights in least squares."""
+
+    def assemble(self, layer: Layer, factors: Factors) -> Chain:
+        """The layers with these factors as weights."""
+
+    def unfoldings(self, layer: Layer) -> tuple[tuple[Tensor, ...], ...]:
+        """For each rank the layer's weights as matrices [groups, rows, columns], which become
+        matrices of at most this rank."""
+
+
+class TwoFactors(Method, Protocol):
+    """A method that factors one matrix a group into two: rows give outputs, columns see inputs."""
+
+    def matrix(self, layer: Layer) -> Tensor:
+        """[groups, rows, columns]: the layer's weights as the matrix that is factored."""
+
+
+def part(layer: Layer, weight: Tensor, axes: Sequence[int] = (), groups: int | None = None) -> Part:
+    """A part with these weights that has the layer's stride, padding and dilation on some axes.
+
+    groups: the layer's where not given.
+    """
+    if weight.dim() == 2:
+        return Part(weight)
+
+    def chosen(values: tuple[int, ...], usual: int) -> tuple[int, ...]:
+        return tuple(v if axis in axes else usual for axis, v in enumerate(values))
+
+    return Part(
+        weight,
+        chosen(layer.stride, 1),
+        chosen(layer.padding, 0),
+        chosen(layer.dilation, 1),
+        layer.groups if groups is None else groups,
+    )
+
+
+def merged(layer: Layer, factor: Tensor) -> Tensor:
+    """A factor [groups, outputs, ...] as weights [groups * outputs, ...] of the layer's type."""
+    flat = factor.reshape(factor.shape[0] * factor.shape[1], *factor.shape[2:])
+    return flat.to(layer.weight.dtype).contiguous()
+
+
+def pointwise(layer: Layer, factor: Tensor) -> Part:
+    """The 1x1 convolution, or linear layer, with a factor [groups, outputs, inputs] as weights."""
+    weight = merged(layer, factor)
+    return part(layer, weight.reshape(*weight.shape, *(1 for _ in layer.kernel)))
+
+
+def reason_against_all(layer: Layer) -> str:
+    """Why no method takes a layer; empty where some may."""
+    if layer.transposed:
+        return "it is a transposed convolution: only linear layers and ordinary convolutions are"
+    if layer.weight.dim() < 2 or not layer.size:
+        return f"required weights of two axes or more, got {tuple(layer.weight.shape)}"
+    return ""
+
+
+def reason_against_mixing(layer: Layer) -> str:
+    """Why no method takes a layer whose parts mix channels in another number; empty where some
+    may."""
+    if found := reason_against_all(layer):
+        return found
+    if layer.groups > 1 and min(layer.n_in, layer.n_out) == 1:
+        return (
+            f"its groups have {layer.n_in} inputs and {layer.n_out} outputs (a depthwise "
+            "convolution, or nearly): there are no fewer channels. Only spatial takes it"
+        )
+    return ""
+
+
+def output_sizes(each: Part, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a convolution's output. sizes: of its input, one number an axis."""
+    return tuple(
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in zip(
+            sizes, each.weight.shape[2:], each.stride, each.padding, each.dilation, strict=True
+        )
+    )
+
+
+def outline(method: Method, layer: Layer, ranks: Ranks) -> Chain:
+    """The chain at these ranks without its numbers: weights are on the device "meta"."""
+    shapes = method.shapes(layer, ranks)
+    return method.assemble(layer, tuple(torch.empty(shape, device="meta") for shape in shapes))
