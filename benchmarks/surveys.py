@@ -79,7 +79,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    off = f"{row.off:+.1%} {verdict(row)}".rstrip()
+    off = f"{round(row.off, 3) + 0.0:+.1%} {verdict(row)}".rstrip()
     numbers = (_number(row.published, row.unit), _number(row.ours, row.unit))
     return row.network, row.setting, row.figure, *numbers, off, row.note
 
