@@ -28,9 +28,13 @@ from fxloom.passes.factors import Chain, positions_of_row
 from fxloom.passes.factors import macs as macs_of_chain
 from fxloom.passes.factors import parameters as parameters_of_chain
 from fxloom.passes.low_rank import energies, split
+from fxloom.passes.tensor_trains import TensorTrain
+from fxloom.passes.tucker import Tucker
 from fxloom.passes.two_factors import Spatial, Svd
 
-METHODS: Mapping[str, Method] = {each.name: each for each in (Svd(), Spatial())}
+METHODS: Mapping[str, Method] = {
+    each.name: each for each in (Svd(), Spatial(), Tucker(), TensorTrain())
+}
 
 TWO_FACTORS: Mapping[str, TwoFactors] = {each.name: each for each in (Svd(), Spatial())}
 """Those of one matrix, of which a chain can be had from a given basis."""

@@ -156,6 +156,19 @@ def pointwise(layer: Layer, factor: Tensor) -> Part:
     return part(layer, weight.reshape(*weight.shape, *(1 for _ in layer.kernel)))
 
 
+def axes_of(layer: Layer) -> tuple[tuple[int, ...], ...]:
+    """The axes of a kernel that get a part each, those of length 1 beside the first that is not."""
+    long = [axis for axis, size in enumerate(layer.kernel) if size > 1]
+    short = [axis for axis, size in enumerate(layer.kernel) if size == 1]
+    return tuple((axis, *(short if axis == long[0] else ())) for axis in long)
+
+
+def shaped(layer: Layer, weight: Tensor, axis: int) -> Tensor:
+    """Weights [outputs, inputs, size] as those of a kernel that is long along one axis."""
+    sizes = (weight.shape[2] if each == axis else 1 for each in range(len(layer.kernel)))
+    return weight.reshape(*weight.shape[:2], *sizes)
+
+
 def reason_against_all(layer: Layer) -> str:
     """Why no method takes a layer; empty where some may."""
     if layer.transposed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ LARGE = 1024
 
 BLOCK = 32
 """Columns by which a Krylov space grows at once."""
+
+BALANCING = 4
+"""How often factors are scaled against their neighbours."""
 
 ROUNDS = 4
 """How often at most a block is made orthogonal to those before it."""
@@ -26,7 +31,7 @@ def bases(matrix: Tensor, rank: int, seed: int = 0) -> Tensor:
     """
     rows, columns = matrix.shape[-2:]
     short, size = min(rows, columns), space_of(rank)
-    if short >= LARGE and size <= short // 2:
+    if short >= LARGE and 5 * size <= 2 * short:
         return torch.stack([_krylov(each, rank, size, seed) for each in matrix])
     if rows > columns:
         right = _leading(matrix.transpose(-1, -2) @ matrix, rank)
@@ -66,6 +71,22 @@ def split(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return basis * scale.unsqueeze(-2), right / safe.unsqueeze(-1)
 
 
+def balanced(factors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Factors [groups, outputs, inputs, ...], each reading what the one before gives, scaled so
+    that of what is between two the weights that give it are as large as those that read it."""
+    found = list(factors)
+    for _ in range(BALANCING):
+        for index in range(len(found) - 1):
+            given, read = found[index], found[index + 1]
+            lengths = given.flatten(2).norm(dim=2), read.transpose(1, 2).flatten(2).norm(dim=2)
+            ratio = (lengths[1] / lengths[0]).sqrt()
+            scale = torch.where((ratio > 0) & ratio.isfinite(), ratio, 1)
+            found[index] = given * scale.reshape(*scale.shape, *(1,) * (given.dim() - 2))
+            shape = len(scale), 1, scale.shape[1], *(1,) * (read.dim() - 3)
+            found[index + 1] = read / scale.reshape(shape)
+    return tuple(found)
+
+
 def _leading(gram: Tensor, count: int) -> Tensor:
     """The eigenvectors of the largest eigenvalues, those first."""
     vectors: Tensor = torch.linalg.eigh(gram)[1]
@@ -96,4 +117,4 @@ def _krylov(matrix: Tensor, rank: int, size: int, seed: int) -> Tensor:
             break
         block = matrix @ seen[-1]
     projected = torch.cat(seen, 1)
-    return space @ _leading(projected.T @ projected, rank)
+    return _orthonormal(space @ _leading(projected.T @ projected, rank))
