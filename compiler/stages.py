@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fxloom.errors import FxloomError
 from fxloom.estimation import estimate
+from fxloom.graph import origin
 from fxloom.lowering import lower
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import Figures, Pass, Recipe, count_parameters
 from fxloom.report import RESOURCES, LayerCost, LayerReport, StageLayer
+from fxloom.settings import unmatched
 from fxloom.target import Target
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ SAMPLES = 16
 """Samples that calibrate: formats of activations decide little of what is estimated."""
 
 Costs = Mapping[str, LayerCost]
+T = TypeVar("T")
 
 
 def compresses(recipe: Recipe) -> bool:
@@ -67,12 +70,22 @@ class Stages:
     def _costs(self, graph: GraphModule) -> Costs | None:
         if is_quantized(graph):
             return None  # the report is about that one
+        # Passes add layers and take some away: patterns for those of other stages say nothing here.
+        nodes = [node for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
+        known = fitting(self._quantize.layers, {origin(node) for node in nodes})
         try:
-            program = lower(self._quantize(graph, self._data).graph)
-            layers = estimate(program, self._target).layers
+            program = lower(replace(self._quantize, layers=known)(graph, self._data).graph)
+            found = fitting(self._target.layers, {instr.origin for instr in program.instrs})
+            layers = estimate(program, replace(self._target, layers=found)).layers
         except FxloomError:
             return None  # whatever it is, the pass that really quantizes will say it
         return {layer.name: cost_of(layer) for layer in layers}
+
+
+def fitting(layers: Mapping[str, T], names: Collection[str]) -> dict[str, T]:
+    """The patterns that match one of the names."""
+    missing = unmatched(layers, names)
+    return {pattern: keys for pattern, keys in layers.items() if pattern not in missing}
 
 
 def cost_of(layer: LayerReport) -> LayerCost:
@@ -88,7 +101,7 @@ def cost_of(layer: LayerReport) -> LayerCost:
 
 
 def _quick(passes: Sequence[Pass]) -> Quantize:
-    """The recipe's quantize pass, without what costs time and changes no width."""
+    """The recipe's quantize pass, as fast as an estimate allows."""
     from fxloom.passes.mixed_precision import MixedPrecision
     from fxloom.passes.quantize import Quantize
 
@@ -99,8 +112,13 @@ def _quick(passes: Sequence[Pass]) -> Quantize:
         if isinstance(step, Quantize):
             found = step
             break
+    return quick(found)
+
+
+def quick(step: Quantize) -> Quantize:
+    """The pass without what costs time and changes no width."""
     return replace(
-        found, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
+        step, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
     )
 
 
@@ -117,8 +135,16 @@ def _totals(costs: Collection[LayerCost]) -> Figures:
 
 
 def _paired(before: Costs, after: Costs) -> tuple[StageLayer, ...]:
-    """Layers with weights before or after, in order."""
-    names = dict.fromkeys([*before, *after])
+    """Layers with weights before or after, in order: those that are gone, then what is there."""
+    names: list[str] = []
+    left = list(after)
+    for name in before:
+        if name not in after:
+            names.append(name)
+        elif name in left:
+            place = left.index(name) + 1
+            names, left = [*names, *left[:place]], left[place:]
+    names += left
     return tuple(
         StageLayer(name, before.get(name), after.get(name))
         for name in names
