@@ -20,7 +20,6 @@ MILLION, BILLION = 1e6, 1e9
 WITHIN = 0.01
 """How far counts may be from published ones."""
 CLASSES = 1000
-LAST_OF_CAFFE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +52,15 @@ class Architecture:
         return Case(self.name, self.make, self.shape, 1, 0, 0, None)
 
 
-def alexnet(groups: int = 2, convolutional: bool = False) -> nn.Module:
-    """Krizhevsky et al. 2012; groups: of its 2nd, 4th and 5th convolution; convolutional: its first
-    linear layer is the convolution with a window of 6 x 6 that it is the same as."""
+def alexnet(groups: int = 2) -> nn.Module:
+    """Krizhevsky et al. 2012; groups: of its 2nd, 4th and 5th convolution."""
     layers: list[nn.Module] = [nn.Conv2d(3, 96, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(96, 256, 5, padding=2, groups=groups), nn.ReLU(), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(256, 384, 3, padding=1), nn.ReLU()]
     layers += [nn.Conv2d(384, 384, 3, padding=1, groups=groups), nn.ReLU()]
     layers += [nn.Conv2d(384, 256, 3, padding=1, groups=groups), nn.ReLU(), nn.MaxPool2d(3, 2)]
-    if convolutional:
-        layers += [nn.Conv2d(256, LAST_OF_CAFFE, 6), nn.ReLU(), nn.Flatten()]
-    else:
-        layers += [nn.Flatten(), nn.Linear(256 * 36, LAST_OF_CAFFE), nn.ReLU()]
-    layers += [nn.Linear(LAST_OF_CAFFE, LAST_OF_CAFFE), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(LAST_OF_CAFFE, CLASSES))
+    layers += [nn.Flatten(), nn.Linear(256 * 36, 4096), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, CLASSES))
 
 
 def vgg16_average() -> nn.Module:

@@ -18,12 +18,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import (
+    architectures,
+    surveys_binary,
+    surveys_coded,
+    surveys_filters,
+    surveys_ranks,
+    surveys_sizes,
+)
 from benchmarks.__main__ import versions
 from benchmarks.alone import ROOT, each_alone
 from benchmarks.surveys_cases import CASES, SLOW
 from benchmarks.surveys_rows import Row
 
 DOCS = ROOT / "docs" / "surveys.md"
+ABOUT = {
+    surveys_sizes.FAMILY: architectures.__doc__,
+    surveys_ranks.FAMILY: surveys_ranks.__doc__,
+    surveys_binary.FAMILY: surveys_binary.__doc__,
+    surveys_filters.FAMILY: surveys_filters.__doc__,
+    surveys_coded.FAMILY: surveys_coded.__doc__,
+}
 _HEADS = ("network", "setting", "figure", "published", "ours", "off", "note")
 
 
@@ -103,12 +118,16 @@ def document(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         "trained: ratios follow from architectures, ranks, filters and bits, and every one comes "
         "from a captured graph, compressed by a pass and counted. Speed-ups are of multiply-adds. "
         "`!`: further from the published figure than it should be; `-`: not to be held against "
-        f"it, as the note says. All cases: {seconds:.0f} s of CPU time on one thread, "
+        "it, as the note says. Sources are named with every table; figures of papers are quoted, "
+        "and where ranks, shares and bits give the published ratios, each confirms the other. "
+        f"All cases: {seconds:.0f} s of CPU time on one thread, "
         f"{peak:.1f} GB at most.",
     )
     for family in dict.fromkeys(row.family for row in rows):
         mine = [row for row in rows if row.family == family]
         yield from ("", f"## {family[0].upper()}{family[1:]}", "")
+        if about := ABOUT.get(family):
+            yield from (about.strip(), "")
         yield f"| {' | '.join(_HEADS)} |"
         yield "|---|---|---|---:|---:|---:|---|"
         for row in mine:

@@ -17,6 +17,7 @@ from benchmarks.surveys_rows import Row, counted
 from fxloom.coding import account
 from fxloom.passes import Quantize
 
+FAMILY = "binary weights"
 CHANNELS, KERNEL, SIZE = 256, 3, 14
 AT_ONCE = 64
 _SOURCE = "Rastegari et al. 2016, arXiv 1603.05279, section 4.1 (64cN / (cN + 64)) and abstract"
@@ -39,7 +40,7 @@ def rows() -> Iterator[Row]:
     network, setting = f"convolution {KERNEL}x{KERNEL}, {CHANNELS} channels", "binary"
     speed = macs / (macs / AT_ONCE + outputs)
     note = f"{macs:,} binary multiply-adds, {outputs:,} outputs"
-    yield Row("binary", network, setting, "speed-up", 62.27, speed, _SOURCE, note=note)
+    yield Row(FAMILY, network, setting, "speed-up", 62.27, speed, _SOURCE, note=note)
     ours = 1 / account(weights).rate
     note = "all that is stored counted"
-    yield Row("binary", network, setting, "compression", 32, ours, _SOURCE, note=note)
+    yield Row(FAMILY, network, setting, "compression", 32, ours, _SOURCE, note=note)

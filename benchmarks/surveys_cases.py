@@ -12,6 +12,7 @@ from benchmarks import (
     surveys_binary,
     surveys_coded,
     surveys_filters,
+    surveys_ranks,
     surveys_sizes,
 )
 from benchmarks.alone import peak_kb
@@ -19,6 +20,14 @@ from benchmarks.surveys_rows import Row
 
 CASES: Mapping[str, Callable[[], Iterable[Row]]] = {
     **{name: partial(surveys_sizes.rows, name) for name in surveys_sizes.GROUPS},
+    "low rank, AlexNet": partial(surveys_ranks.separable, "AlexNet"),
+    "low rank, AlexNet by CP": surveys_ranks.canonical,
+    "low rank, VGG-16": partial(surveys_ranks.separable, "VGG-16"),
+    "low rank, GoogLeNet": partial(surveys_ranks.searched, "GoogLeNet"),
+    "Tucker-2, layers": surveys_ranks.tucker_layers,
+    "Tucker-2, AlexNet": partial(surveys_ranks.tucker, "AlexNet"),
+    "Tucker-2, VGG-16": partial(surveys_ranks.tucker, "VGG-16"),
+    "Tucker-2, GoogLeNet": partial(surveys_ranks.tucker, "GoogLeNet"),
     "binary": surveys_binary.rows,
     "filters for CIFAR-10": surveys_filters.cifar,
     "filters of ResNet-34": surveys_filters.resnet34,
@@ -29,6 +38,10 @@ CASES: Mapping[str, Callable[[], Iterable[Row]]] = {
     "Deep Compression of VGG-16": partial(surveys_coded.rows, "VGG-16"),
 }
 SLOW = (
+    "low rank, AlexNet by CP",
+    "low rank, VGG-16",
+    "Tucker-2, AlexNet",
+    "Tucker-2, VGG-16",
     "filters of VGG-16",
     "Deep Compression of LeNets",
     "Deep Compression of VGG-16",

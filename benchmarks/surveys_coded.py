@@ -13,13 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
 import fxloom
 from benchmarks.architectures import IMAGENET
 from benchmarks.published_rates import NETWORKS, WITHIN, records
-from benchmarks.surveys_rows import Row
+from benchmarks.surveys_rows import Row, captured
 from fxloom.passes import CodeWeights, Prune, ShareWeights
 from fxloom.passes.prunable import find_prunable
 from fxloom.storage import FLOAT_BITS, published
@@ -92,10 +89,7 @@ _PUBLISHED_LENETS = {"LeNet-300-100": (32, 40), "LeNet-5": (33, 39)}
 def rows(name: str) -> Iterator[Row]:
     """Of AlexNet or VGG-16."""
     network = _NETWORKS[name]
-    case = next(each for each in IMAGENET if each.name == name).case()
-    model = case.model()
-    _spread(model)
-    graph = fxloom.capture(model, case.inputs(1))
+    graph = captured(next(each for each in IMAGENET if each.name == name))
     weights = find_prunable(graph)
     yield from _from_numbers(name, network, [each.size for each in weights])
     layers = list(zip((each.name for each in weights), network.layers, strict=True))
@@ -158,14 +152,6 @@ def _from_numbers(name: str, network: Network, sizes: Sequence[int]) -> Iterator
 def _ratio(sizes: Sequence[int], rates: Sequence[float]) -> float:
     """Of a whole network, from its layers' rates."""
     return sum(sizes) / sum(size * rate for size, rate in zip(sizes, rates, strict=True))
-
-
-def _spread(model: nn.Module) -> None:
-    """Weights as training leaves them rather than uniform: few are large."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=float(parameter[0].numel() ** -0.5))
 
 
 def lenets() -> Iterator[Row]:

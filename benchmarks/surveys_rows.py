@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import fx
+import torch
+from torch import Tensor, fx, nn
 
 import fxloom
 from benchmarks.architectures import Architecture
@@ -39,10 +40,34 @@ class Row:
         return self.ours / self.published - 1
 
 
-def captured(of: Architecture) -> fx.GraphModule:
-    """Its graph, with weights that are the same every time."""
+def captured(of: Architecture, fading: float = 0.0) -> fx.GraphModule:
+    """Its graph, with weights that are the same every time.
+
+    They are normally distributed, as large as lets every layer matter to the outputs, and biases
+    are zero (He et al. 2015, arXiv 1502.01852): a search for ranks would else find that nothing in
+    front of the last biases counts. fading: how fast channels fade, in and out, as powers of their
+    numbers: random matrices of equal channels have nothing that low ranks could keep.
+    """
     case = of.case()
-    return fxloom.capture(case.model(), case.inputs(1))
+    model = case.model()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            nn.init.kaiming_normal_(parameter)
+            _fade(parameter, fading)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return fxloom.capture(model, case.inputs(1))
+
+
+def _fade(weights: Tensor, power: float) -> None:
+    """Scale outputs and inputs, not the size of the whole."""
+    for axis in (0, 1):
+        count = weights.shape[axis]
+        scales = (1 + torch.randperm(count)).double().pow(-power)
+        scales /= scales.square().mean().sqrt()
+        with torch.no_grad():
+            weights.mul_(scales.to(weights).unflatten(0, (-1, *(1,) * (weights.dim() - 1 - axis))))
 
 
 def counted(graph: fx.GraphModule) -> LayerFigures:

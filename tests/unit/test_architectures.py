@@ -10,7 +10,6 @@ from benchmarks.architectures import (
     MILLION,
     Architecture,
     GoogLeNet,
-    alexnet,
     vgg16_average,
 )
 from benchmarks.architectures_small import CIFAR, LENETS, RESNET_34
@@ -51,15 +50,6 @@ def test_a_published_count_that_is_in_doubt_does_not_agree() -> None:
     found = [sizes(of)[1] for of in ALL if of.macs is not None and of.macs.doubt]
     assert len(doubted) == 4
     assert not any(count.agrees(ours) for count, ours in zip(doubted, found, strict=True))
-
-
-def test_a_convolution_in_the_place_of_the_first_linear_layer_changes_no_size() -> None:
-    shape = (3, 227, 227)
-    linear, convolutional = (
-        sizes(Architecture("AlexNet", make, shape))[:2]
-        for make in (alexnet, lambda: alexnet(convolutional=True))
-    )
-    assert convolutional == linear
 
 
 def test_auxiliary_classifiers_come_beside_the_main_one() -> None:
