@@ -664,6 +664,9 @@ def evaluate_(
         Path | None,
         typer.Option(help="Write the plot, accuracy over compression rate (needs matplotlib)."),
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="As for compile, of the recipes that distill.")
+    ] = None,
 ) -> None:
     """Show what every pass of a recipe saves, and what it costs in accuracy; writes no build.
 
@@ -689,6 +692,8 @@ def evaluate_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         recipes = {name: Recipe.load(file) for name, file in _names(recipe).items()}
+        if not any(each.takes_teacher for each in recipes.values()):
+            _require_use(teacher, next(iter(recipes.values())))
         if target is not None:
             Target.load(target)
         found = evaluate_recipes(
@@ -701,6 +706,7 @@ def evaluate_(
             measure=measure,
             progress=tell,
             name=Path(model).name,
+            teacher=None if teacher is None else load_model(teacher),
         )
     if any(is_follower(each.passes) for each in recipes.values()):
         return

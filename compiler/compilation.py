@@ -160,7 +160,7 @@ def compile(
         tell("capture")
         graph = capture(model, example_inputs)
         require_fitting(graph, samples)
-        _require_layers(goal, graph, steps, source)
+        require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
         result = steps.run(
             graph,
@@ -273,7 +273,7 @@ def require_fitting(graph: GraphModule, data: Data | None) -> None:
             raise DataError(f"x_{split}: {fault}") from None
 
 
-def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
+def require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
     """Raise TargetError where no layer has a name that the target speaks of.
 
     Before the passes, which take long. Ours add no names of layers but those of outputs and of what

@@ -19,12 +19,13 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from fxloom.accuracy import arrays_of, float_outputs
-from fxloom.compilation import require_fitting
+from fxloom.compilation import require_fitting, require_layers
 from fxloom.data import Data
 from fxloom.errors import DataError, FxloomError, RecipeError, TargetError
 from fxloom.evaluation_figures import (
     cycles,
     file_bytes,
+    known_to,
     no_cycles,
     numbers_of,
     quantized_for_estimate,
@@ -63,6 +64,7 @@ def evaluate(
     measure: bool = False,
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Evaluation:
     """Run a recipe and say of every pass what it saves and what it costs; nothing is written.
 
@@ -70,8 +72,8 @@ def evaluate(
     training samples without those; samples: at most so many, evenly spread. output: the one that
     labels are for, where there are several: output_0, output_1 and so on. measure: also the CPU
     time on this machine, which is another one every time. progress: told what begins. name: what
-    the model is called; by default its class. Raises an FxloomError for whatever is wrong with one
-    of these.
+    the model is called; by default its class. teacher: as for `compile`. Raises an FxloomError for
+    whatever is wrong with one of these.
     """
     called = Path(recipe).stem if isinstance(recipe, str | Path) else "recipe"
     return evaluate_recipes(
@@ -85,6 +87,7 @@ def evaluate(
         measure=measure,
         progress=progress,
         name=name,
+        teacher=teacher,
     ).evaluations[0]
 
 
@@ -100,6 +103,7 @@ def evaluate_recipes(
     measure: bool = False,
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Evaluations:
     """The same for several recipes, by their names, each beginning at the original."""
     tell = progress or (lambda text: None)
@@ -114,6 +118,8 @@ def evaluate_recipes(
         called: recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         for called, recipe in recipes.items()
     }
+    if not any(steps.takes_teacher for steps in passes.values()):
+        next(iter(passes.values())).require_use(teacher)
     goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
     with one_thread():
         tell("capture")
@@ -121,6 +127,8 @@ def evaluate_recipes(
             example_inputs = examples_of(model, found)
         graph = capture(model, example_inputs)
         require_fitting(graph, found)
+        for steps in passes.values():
+            require_layers(goal, graph, steps, "" if isinstance(target, Target) else f"{target}: ")
         tell("original")
         first = _Meter(Judge(graph, found, samples, output), found, goal, measure, graph)
         first.add(graph)
@@ -129,7 +137,8 @@ def evaluate_recipes(
             prefix = f"{called}: " if len(passes) > 1 else ""
             told = partial(_prefixed, tell, prefix)
             label = name or type(model).__name__
-            results.append(_evaluated(first.another(), steps, called, label, told))
+            taught_by = teacher if steps.takes_teacher else None
+            results.append(_evaluated(first.another(), steps, called, label, told, taught_by))
     return Evaluations(tuple(results))
 
 
@@ -142,7 +151,7 @@ class _Meter:
     """Measures the graphs that a recipe makes.
 
     original: measured once for all recipes. runs: how outputs are computed; kept, with the graphs,
-    only where they are timed at the end. faults: why there are no cycles, for each stage.
+    only where they are timed at the end. faults: what is wrong with the target for each stage.
     """
 
     judge: Judge
@@ -151,8 +160,8 @@ class _Meter:
     measure: bool
     original: GraphModule
     stages: list[Stage] = field(default_factory=list)
-    format_bits: list[int] = field(default_factory=list)
-    faults: list[FxloomError | None] = field(default_factory=list)
+    declared_bits: list[int] = field(default_factory=list)
+    faults: list[TargetError | None] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
     def another(self) -> _Meter:
@@ -160,7 +169,7 @@ class _Meter:
         return replace(
             self,
             stages=list(self.stages),
-            format_bits=list(self.format_bits),
+            declared_bits=list(self.declared_bits),
             faults=list(self.faults),
             runs=list(self.runs),
         )
@@ -173,11 +182,14 @@ class _Meter:
         sizes, (macs, nonzero_macs) = stored(graph, program), work(graph)
         fault = None
         try:
-            latency, interval = cycles(
-                program or quantized_for_estimate(graph, self.data), self.target
-            )
+            built = program or quantized_for_estimate(graph, self.data)
+            try:
+                latency, interval = cycles(built, self.target)
+            except TargetError as reason:  # it may speak of layers that another stage has
+                fault = reason
+                latency, interval = cycles(built, known_to(self.target, built))
         except FxloomError as reason:
-            fault, latency, interval = reason, no_cycles(reason), no_cycles(reason)
+            latency = interval = no_cycles(reason)
         self.stages.append(
             Stage(
                 name=ORIGINAL,
@@ -195,7 +207,7 @@ class _Meter:
                 quality=self.judge(run),
             )
         )
-        self.format_bits.append(sizes.format_bits)
+        self.declared_bits.append(sizes.declared_bits)
         self.faults.append(fault)
         if self.measure:
             self.runs.append(run)
@@ -223,7 +235,7 @@ def _simulated(program: Program) -> Run:
 
 
 def _evaluated(
-    meter: _Meter, recipe: Recipe, called: str, model: str, tell: Progress
+    meter: _Meter, recipe: Recipe, called: str, model: str, tell: Progress, teacher: object
 ) -> Evaluation:
     def figures(graph: GraphModule) -> Figures:
         if graph is meter.original:
@@ -231,8 +243,10 @@ def _evaluated(
         tell("judge what it gave")
         return meter.add(graph)
 
-    result = recipe.run(meter.original, meter.data, lambda text: tell(f"pass {text}"), figures)
-    if isinstance(fault := meter.faults[-1], TargetError):  # the user's, not the graph's
+    result = recipe.run(
+        meter.original, meter.data, lambda text: tell(f"pass {text}"), figures, teacher
+    )
+    if fault := meter.faults[-1]:
         raise fault
     notes = list(meter.judge.notes)
     measured = meter.stages
@@ -253,14 +267,14 @@ def _evaluated(
         split=meter.judge.split,
         samples=meter.judge.count,
         target=f"{target.device.name} at {target.clock_ns:g} ns, io_{target.io}",
-        stages=_named(measured, meter.format_bits, result.steps),
-        file_bytes=file_bytes(result.graph, coders[-1] if coders else CodeWeights()),
+        stages=_named(measured, meter.declared_bits, result.steps),
+        file_bytes=file_bytes(result.graph, coders[-1] if coders else None),
         notes=tuple(notes),
     )
 
 
 def _named(
-    measured: Sequence[Stage], format_bits: Sequence[int], steps: Sequence[Step]
+    measured: Sequence[Stage], declared_bits: Sequence[int], steps: Sequence[Step]
 ) -> tuple[Stage, ...]:
     """The original and a stage for every pass; one that changed nothing has the figures of the
     stage before, and `code_weights` the bits that it found."""
@@ -271,7 +285,7 @@ def _named(
         if step.name == CodeWeights.name:
             bits = step.summary["huffman_bits"]
             assert isinstance(bits, int)
-            stage = replace(stage, coded_bits=bits + format_bits[place])
+            stage = replace(stage, coded_bits=bits + declared_bits[place])
         found.append(stage)
     return tuple(found)
 

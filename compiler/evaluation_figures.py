@@ -31,59 +31,66 @@ from fxloom.program import Program
 from fxloom.quantized_ops import LOOKUP, is_quantized
 from fxloom.report import Figure
 from fxloom.rewriting import is_constant
-from fxloom.stages import quick
+from fxloom.stages import fitting, quick
 from fxloom.storage_table import FLOAT_BITS
 from fxloom.target import Target
 from fxloom.weight_entries import Written
+from fxloom.weight_entries import coded as as_coded
 from fxloom.weight_file import write_weights
 from fxloom.weights import weights_of
 
 FORMAT_BITS = 16
 """Of a fixed-point format: 6 for its width, 9 for its binary point, 1 for its sign."""
+STRUCTURE_BITS = 128
+"""Of what says that weights are hashed, circulant or in codewords: four sizes and a seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the numbers of a graph take, as in `Stage`. format_bits: the part of coded_bits that no
-    tensor of a file has, declared formats and binary points."""
+    """What the numbers of a graph take, as in `Stage`. declared_bits: the part of coded_bits that
+    no tensor of a file has: formats, further binary points, sizes of structures."""
 
     parameters: int
     nonzero: int
     plain_bits: int
     coded_bits: int
     table_bits: int
-    format_bits: int
+    declared_bits: int
 
 
 def stored(graph: fx.GraphModule, program: Program | None) -> Stored:
     """program: of a quantized graph, None for a float one."""
-    names = dict(graph.named_parameters(remove_duplicate=False))
-    parameters = nonzero = plain = 0
+    names, looked_up = dict(graph.named_parameters(remove_duplicate=False)), _tables(graph)
+    parameters = nonzero = plain = coded = tables = declared = 0
     for weights in weights_of(graph):
         values: Any = weights.tensor if weights.integers is None else weights.integers
         plain += _width(weights.tensor) * weights.tensor.numel()
         if any(name in names for name in weights.names):
             parameters += weights.tensor.numel()
             nonzero += int((values != 0).sum())
-    looked_up = _tables(graph)
-    coded = scales = tables = 0
-    for written in CodeWeights().coded(graph):
-        coded += 8 * written.nbytes
-        scales += max(len(written.entry.steps) - 1, 0)
-        if looked_up.intersection(written.entry.names):
-            tables += 8 * written.nbytes
-    if program is None:
-        return Stored(parameters, nonzero, plain, coded, 0, 0)
-    formats = _formats(program)
-    plain = sum(each.value.size * each.value.type.width for each in program.constants.values())
-    plain += FORMAT_BITS * formats
-    declared = FORMAT_BITS * (formats + scales)
+        written = as_coded(weights)
+        bits = 8 * written.nbytes
+        coded += bits
+        tables += bits if looked_up.intersection(weights.names) else 0
+        declared += FORMAT_BITS * max(len(weights.steps) - 1, 0)
+        if written.entry.shared is not None and written.entry.shared.kind != "codebook":
+            declared += STRUCTURE_BITS
+    if program is not None:
+        formats = FORMAT_BITS * _formats(program)
+        declared += formats
+        plain = formats + sum(
+            each.value.size * each.value.type.width for each in program.constants.values()
+        )
     return Stored(parameters, nonzero, plain, coded + declared, tables, declared)
 
 
-def file_bytes(graph: fx.GraphModule, coder: CodeWeights) -> int:
-    """Bytes of a file of the weights, with their names, shapes and checksums."""
-    found: list[Written] = [replace(each, patterns={}) for each in coder.coded(graph)]
+def file_bytes(graph: fx.GraphModule, coder: CodeWeights | None) -> int:
+    """Bytes of a file of the weights, with their names, shapes and checksums.
+
+    coder: which of them are coded, and how; None for the defaults.
+    """
+    written = map(as_coded, weights_of(graph)) if coder is None else coder.coded(graph)
+    found: list[Written] = [replace(each, patterns={}) for each in written]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         write_weights(path, found)
@@ -113,6 +120,12 @@ def cycles(program: Program, target: Target) -> tuple[Figure, Figure]:
     """Estimated latency and interval; in streams those of the schedule of every pack."""
     total = estimate(program, target).total
     return total.latency, total.interval
+
+
+def known_to(target: Target, program: Program) -> Target:
+    """The target without settings of layers that a program does not have."""
+    names = {instr.origin for instr in program.instrs}
+    return replace(target, layers=fitting(target.layers, names))
 
 
 def numbers_of(graph: fx.GraphModule) -> Numbers:

@@ -165,11 +165,14 @@ class Recipe:
                     "Give data= (--data on the command line): an .npz or file.py:factory"
                 )
 
+    @property
+    def takes_teacher(self) -> bool:
+        """Whether a pass learns from the teacher that `run` is given."""
+        return any(getattr(step, "takes_teacher", False) for step in self.passes)
+
     def require_use(self, teacher: object) -> None:
         """Raise RecipeError where there is a teacher and no pass that learns from it."""
-        if teacher is not None and not any(
-            getattr(step, "takes_teacher", False) for step in self.passes
-        ):
+        if teacher is not None and not self.takes_teacher:
             raise RecipeError(
                 "teacher: required a pass that learns from it and names no other: distill without "
                 f"the key teacher; the recipe has {', '.join(step.name for step in self.passes)}"

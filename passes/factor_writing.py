@@ -94,39 +94,47 @@ def write_chain(
     module: edited in place, so a copy; `finish` then removes what nobody reads any more. readers:
     of a tensor without `obstacles`, as `readers_of` has them. chain: its weights become parameters,
     in the type of those that they replace; each reader keeps its bias, behind the last part. An
-    embedding [rows, features] becomes the embedding [rows, rank] that the first part is, and linear
-    layers. norms: whether there are batch norms between the parts, which change nothing;
-    `measure_norms` gives them their statistics.
+    embedding [rows, features] is the linear layer [features, rows] whose input is 1 at the row that
+    is wanted: the first part, [rank, rows], becomes an embedding [rows, rank]. norms: whether there
+    are batch norms between the parts, which change nothing; `measure_norms` gives them their
+    statistics.
     """
-    old = arguments(readers[0])[0 if readers[0].target is EMBEDDING else 1]
+    is_embedding = readers[0].target is EMBEDDING
+    assert not (is_embedding and chain[0].view)
+    old = arguments(readers[0])[0 if is_embedding else 1]
     dtype = constant(module, old.target).dtype
     weights = []
     for number, part in enumerate(chain):
         # Tensors of their own: parts may be views of one array, or of what they replace.
-        tensor = part.weight.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+        tensor = part.weight.detach().T if is_embedding and not number else part.weight.detach()
+        tensor = tensor.to(dtype).clone(memory_format=torch.contiguous_format)
         weights.append(tensor_node(module, readers[0], f"{old.target}_factor{number}", tensor))
     names: dict[str, None] = {}
     written: list[Node] = []
+    taken = {origin(node) for node in module.graph.nodes if node.op == "call_function"}
     for reader in readers:
-        writer = _Writer(module, reader)
+        writer = _Writer(module, reader, taken)
         with module.graph.inserting_before(reader):
             result = writer.chain(chain, weights, norms)
         assert result.meta["val"].shape == reader.meta["val"].shape, origin(reader)
         reader.replace_all_uses_with(result)
         module.graph.erase_node(reader)
+        taken.update(writer.names)
         names |= dict.fromkeys(writer.names)
         written += writer.norms
     return Written(tuple(names), tuple(written))
 
 
 class _Writer:
-    """Inserts the parts of a chain in front of one layer, at the graph's insertion point."""
+    """Inserts the parts of a chain in front of one layer, at the graph's insertion point.
 
-    def __init__(self, module: fx.GraphModule, layer: Node) -> None:
-        self.module, self.layer = module, layer
+    taken: names of layers.
+    """
+
+    def __init__(self, module: fx.GraphModule, layer: Node, taken: set[str]) -> None:
+        self.module, self.layer, self._taken = module, layer, taken
         self.names: list[str] = []
         self.norms: list[Node] = []
-        self._taken = {origin(node) for node in module.graph.nodes if node.op == "call_function"}
         self._meta: dict[str, object] = {}  # of what is inserted
 
     def chain(self, chain: Chain, weights: Sequence[Node], norms: bool) -> Node:

@@ -205,3 +205,42 @@ def outline(method: Method, layer: Layer, ranks: Ranks) -> Chain:
     """The chain at these ranks without its numbers: weights are on the device "meta"."""
     shapes = method.shapes(layer, ranks)
     return method.assemble(layer, tuple(torch.empty(shape, device="meta") for shape in shapes))
+
+
+def weight_of(layer: Layer, chain: Chain) -> Tensor:
+    """The weights with which the layer computes what a chain in its place does."""
+    if layer.is_linear:
+        rows = torch.eye(layer.n_in, dtype=layer.weight.dtype)
+        for each in chain:
+            rows = through(each, rows)
+        return rows.T
+    total, done = layer.weight, ""
+    for each in chain:
+        weight = each.weight.reshape(layer.groups, -1, *each.weight.shape[1:])
+        axes = [axis for axis, size in enumerate(each.weight.shape[2:]) if size > 1]
+        weight = weight.reshape(*weight.shape[:3], *(weight.shape[3 + axis] for axis in axes))
+        new = "".join("stuvw"[axis] for axis in axes)
+        if each is chain[0]:
+            total = weight
+        elif each.groups == layer.groups:
+            total = torch.einsum(f"abc{done},adb{new}->adc{done}{new}", total, weight)
+        else:  # depthwise
+            total = torch.einsum(f"abc{done},abd{new}->abc{done}{new}", total, weight)
+        done += new
+    order = sorted(range(len(done)), key=lambda each: done[each])
+    return total.permute(0, 1, 2, *(3 + each for each in order)).reshape(layer.weight.shape)
+
+
+def through(each: Part, rows: Tensor) -> Tensor:
+    """What a linear part makes of rows [..., inputs]."""
+    return (ordered(each, rows) @ each.weight.T).flatten(rows.dim() - 1)
+
+
+def ordered(each: Part, rows: Tensor) -> Tensor:
+    """Rows [..., inputs] as a linear part reads them, each of its own on the last axis."""
+    if not each.view:
+        return rows
+    leading = rows.dim() - 1
+    order = *range(leading), *(leading + axis for axis in each.order)
+    rows = rows.reshape(*rows.shape[:-1], *each.view).permute(order)
+    return rows.reshape(*rows.shape[:leading], -1, each.weight.shape[1])

@@ -33,9 +33,10 @@ from fxloom.passes.factors import Chain, Part
 from fxloom.passes.low_rank import balanced, bases
 
 SWEEPS = 20
-"""At most so many, from one end and the other; they end where one adds less than `GAIN`."""
+"""At most so many, from one end and the other; they end where both take less than `GAIN` of the
+squared error away."""
 
-GAIN = 1e-5
+GAIN = 1e-4
 
 DIGITS = 64
 """Of a linear layer: cores are about so many weights a pair of ranks, 8 inputs by 8 outputs."""
@@ -180,13 +181,13 @@ def train(tensor: Tensor, ranks: Ranks) -> list[Tensor]:
     """Cores [groups, rank before, size, rank behind] whose product is nearest to a tensor [groups,
     *sizes]."""
     cores = _swept(tensor, ranks, None)
-    kept = float(cores[-1].square().sum())
+    kept, total = float(cores[-1].square().sum()), float(tensor.square().sum())
     turned = tensor.permute(0, *range(tensor.dim() - 1, 0, -1)).contiguous()
     for _ in range(SWEEPS):
         back = _swept(turned, ranks[::-1], cores)
         cores = _swept(tensor, ranks, back)
         before, kept = kept, float(cores[-1].square().sum())
-        if kept - before <= GAIN * kept:
+        if kept - before <= GAIN * (total - kept):
             break
     return cores
 

@@ -26,9 +26,9 @@ from fxloom.passes.factors import Chain
 from fxloom.passes.low_rank import balanced, bases
 
 SWEEPS = 100
-"""At most so many; they end where one adds less than `GAIN` of what is there."""
+"""At most so many; they end where one takes less than `GAIN` of the squared error away."""
 
-GAIN = 1e-5
+GAIN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,42 @@ class Tucker:
         flat = layer.grouped().flatten(3)
         return (flat.transpose(1, 2).flatten(2),), (flat.flatten(2),)
 
+    def kept(self, layer: Layer) -> Tensor:
+        """[inputs, outputs], float64: of the squared weights what is kept at least at each pair of
+        ranks, groups added."""
+        flat = layer.grouped().flatten(3)
+        inputs, outputs = self.full(layer)
+        first = bases(flat.transpose(1, 2).flatten(2), inputs)
+        last = bases(flat.flatten(2), outputs)
+        core = torch.einsum("gock,goq,gcp->gpqk", flat, last, first)
+        return core.to(torch.float64).square().sum((0, 3)).cumsum(0).cumsum(1)
+
+    def cheapest(self, layer: Layer, energy: float) -> Ranks:
+        """The ranks with the fewest weights at which so much of the squared weights is kept."""
+        kept = self.kept(layer)
+        inputs, outputs = (torch.arange(1, size + 1) for size in kept.shape)
+        weights = inputs[:, None] * outputs * prod(layer.kernel)
+        weights = weights + inputs[:, None] * layer.n_in + outputs * layer.n_out
+        enough = kept >= (energy - 1e-12) * kept[-1, -1]
+        place = int(torch.where(enough, weights, weights.max() + 1).argmin())
+        return place // len(outputs) + 1, place % len(outputs) + 1
+
 
 def iterated(weight: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of the inputs, [groups, inputs, rank], and of the outputs, for weights
     [groups, outputs, inputs, places]: each the best beside the other."""
     inputs, outputs = ranks
-    by_input = weight.transpose(1, 2)
-    first = bases(by_input.flatten(2), inputs)
-    last, kept = first, 0.0
+    groups, n_out, n_in, places = weight.shape
+    by_output = weight.transpose(2, 3).reshape(groups, n_out * places, n_in)
+    by_input = weight.permute(0, 2, 3, 1).reshape(groups, n_in * places, n_out)
+    total = float(weight.square().sum())
+    first = last = bases(by_input.reshape(groups, n_in, -1), inputs)
+    kept = 0.0
     for _ in range(SWEEPS):
-        last = bases(torch.einsum("gock,gcp->gopk", weight, first).flatten(2), outputs)
-        seen = torch.einsum("gock,goq->gcqk", weight, last).flatten(2)
+        last = bases((by_output @ first).reshape(groups, n_out, -1), outputs)
+        seen = (by_input @ last).reshape(groups, n_in, -1)
         first = bases(seen, inputs)
-        before, kept = kept, float((first.transpose(1, 2) @ seen).square().sum())
-        if kept - before <= GAIN * kept:
+        before, kept = kept, float((first.mT @ seen).square().sum())
+        if kept - before <= GAIN * (total - kept):
             break
     return first, last

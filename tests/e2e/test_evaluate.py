@@ -42,10 +42,14 @@ def test_one_recipe_as_table_and_json(net: Path, recipes: dict[str, str], tmp_pa
     assert evaluate(net, *more[:-1], "-") == file.read_text()
 
 
-def test_several_recipes_are_compared(net: Path, recipes: dict[str, str], tmp_path: Path) -> None:
+def test_several_recipes_are_compared(
+    net: Path, recipes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxloom.evaluation.LEAST_SECONDS", 1e-4)
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     options = [part for file in recipes.values() for part in ("--recipe", file)]
-    text = evaluate(net, *options, "--png", str(tmp_path / "c.png"), "--measure", "--samples", "9")
+    png = str(tmp_path / "c.png")
+    text = evaluate(net, *options, "--png", png, "--measure", "--samples", "9")
     assert text.startswith("fxloom evaluate: net.py:make, 2 recipes, 9 test samples")
     assert text.index("\nplain ") < text.index("\npruned ") < text.index("recipe plain\n")
     assert "measured ms" in text

@@ -22,7 +22,7 @@ from fxloom.errors import DataError, FxloomError, TargetError
 from fxloom.evaluation_plot import evaluations_figure
 from fxloom.evaluation_report import Evaluation, Evaluations, Quality, Stage
 from fxloom.evaluation_tables import pareto_front
-from fxloom.passes import CodeWeights, Prune, Quantize, ShareWeights
+from fxloom.passes import Circulant, CodeWeights, Distill, Prune, Quantize, ShareWeights
 from fxloom.recipe import PassResult, Recipe
 from fxloom.report import Figure
 from fxloom.stages import quick
@@ -67,6 +67,22 @@ class Halve:
         return PassResult(found, True, {})
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """Gives the layer "0" another name, as passes that replace layers do."""
+
+    name: ClassVar[str] = "renamed"
+    endings: ClassVar[tuple[str, ...]] = ("tail",)
+
+    def __call__(self, graph: fx.GraphModule, data: object = None) -> PassResult:
+        found = copy_graph(graph)
+        for node in found.graph.find_nodes(
+            op="call_function", target=torch.ops.aten.linear.default
+        ):
+            node.meta["origin"] = "0.tail"
+        return PassResult(found, True, {})
+
+
 def test_lenet_300_100_pruned_shared_and_coded_is_what_the_file_has(tmp_path: Path) -> None:
     model, data = mlp(784, 300, 100, 10), samples(784, classes=10)
     recipe = Recipe([Prune(sparsity=0.9, scope="layer"), ShareWeights(bits=5), CodeWeights()])
@@ -101,7 +117,8 @@ def test_a_recipe_without_effect_has_rate_one_and_loses_nothing() -> None:
     assert [stage.modified for stage in found.stages] == [True, False]
 
 
-def test_rows_multiply_up_to_the_total() -> None:
+def test_rows_multiply_up_to_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxloom.evaluation.LEAST_SECONDS", 1e-4)
     model, data = mlp(12, 16, 16, 4), samples(12, classes=4)
     with torch.no_grad():
         model[0].weight[:, :3] = 0  # zeros that the original has, which coding saves
@@ -132,6 +149,13 @@ def test_integers_count_in_their_widths_with_formats_and_binary_points() -> None
     coded = sum(8 * each.nbytes for each in CodeWeights().coded(passes[0](
         fxloom.capture(model, torch.zeros(2, 6)), data).graph))  # fmt: skip
     assert found.result.coded_bits == coded + formats
+
+
+def test_circulant_blocks_count_one_number_a_diagonal_and_what_says_so() -> None:
+    recipe = Recipe([Circulant(block=4)])
+    found = fxloom.evaluate(mlp(8, 12), samples(8), recipe)
+    assert found.result.plain_bits == 32 * (96 + 12)
+    assert found.result.coded_bits == 32 * (96 // 4 + 12) + 128
 
 
 class Branches(nn.Module):
@@ -221,6 +245,12 @@ def test_a_target_with_a_layer_that_is_not_there_is_refused() -> None:
         fxloom.evaluate(mlp(6, 3), samples(6), Recipe([Quantize()]), target)
 
 
+def test_a_target_may_speak_of_layers_that_a_pass_makes() -> None:
+    target = fxloom.Target(strategy="resource", layers={"0.tail": {"reuse": 6}})
+    found = fxloom.evaluate(mlp(6, 8), samples(6), Recipe([Renamed(), Quantize()]), target)
+    assert [stage.interval.value for stage in found.stages] == [2, 6, 6]
+
+
 def _labels(data: fxloom.Data, labels: Callable[[int], Tensor]) -> fxloom.Data:
     x = data.x_test
     assert isinstance(x, np.ndarray)
@@ -257,6 +287,45 @@ def test_every_place_of_an_image_may_have_a_label() -> None:
     assert found.original.quality.accuracy == float(met.double().mean())
     assert found.original.quality.places == met.numel()
     assert "standard errors" not in found.to_text()
+
+
+class Decision(nn.Module):
+    """Says which class is largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x).argmax(1)
+
+
+def test_a_model_that_decides_itself_is_compared_with_its_labels() -> None:
+    model, data = Decision(), samples(6, classes=3)
+    found = fxloom.evaluate(model, data, Recipe([Quantize(weights=3)]))
+    graph = fxloom.capture(model, torch.zeros(2, 6))
+    program = fxloom.lower(Quantize(weights=3)(graph, data).graph)
+    decided = [model(torch.as_tensor(data.x_test)).numpy(), fxloom.simulate(program, data.x_test)]
+    wants = [np.mean(np.asarray(each) == np.asarray(data.y_test)) for each in decided]
+    assert [stage.quality.accuracy for stage in found.stages] == wants
+
+
+class Endless(nn.Module):
+    """No weights, and outputs that are not finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) * 1e38 * 1e38
+
+
+def test_what_has_no_ratio_has_no_figure() -> None:
+    found = fxloom.evaluate(Endless(), samples(3), Recipe([Halve()]))
+    assert found.total.coded_rate is None
+    assert found.result.quality.error is None
+    assert Evaluation.from_json(found.to_json()) == found
+    assert "worth" in found.to_text()
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    assert evaluations_figure(Evaluations((found, found))).axes
 
 
 @pytest.mark.parametrize(
@@ -339,6 +408,24 @@ MANY = Evaluations(
         )
     )
 )  # fmt: skip
+
+
+def test_a_teacher_is_of_the_recipes_that_distill() -> None:
+    x = samples(6, classes=4)
+    asked = []
+
+    def teacher(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return torch.zeros(len(inputs), 4)
+
+    recipes = {
+        "prune": Recipe([Prune(sparsity=0.5)]),
+        "distill": Recipe([Distill(finetune={"epochs": 1})]),
+    }
+    fxloom.evaluate_recipes(mlp(6, 8, 4), x, recipes, teacher=teacher)
+    assert asked
+    with pytest.raises(FxloomError, match="required a pass that learns from it"):
+        fxloom.evaluate(mlp(6, 8, 4), x, recipes["prune"], teacher=teacher)
 
 
 def test_no_recipe_of_the_front_is_beaten_by_another() -> None:
