@@ -5,9 +5,9 @@
 Data and teachers are those of `benchmarks.quantization`: another split, other weights and another
 order of training for each seed. Every student is trained twice by the same passes from the same
 weights, for as many steps and with the same schedule: by `finetune` on labels alone ("alone"; where
-there are none, it is not trained), and by `distill`. Differences are paired, on the same test samples; the bar of what a student may lose
-against its teacher holds where the mean + 2 standard errors reaches it, that of what distillation
-gains where the mean does and every single seed.
+there are none, it is not trained), and by `distill`. Differences are paired, on the same test
+samples; the bar of what a student may lose against its teacher holds where the mean + 2 standard
+errors reaches it, that of what distillation gains where the mean does and every single seed.
 
 Settings are one set a case, all seeds alike. They were chosen as --validation does: it holds out a
 fifth of each training part, trains on the rest and never looks at the test samples.
