@@ -1,6 +1,7 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
 `binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16;
-`code_scale`: Huffman coding at that size; `low_rank_scale`: decompositions of large weights."""
+`code_scale`: Huffman coding at that size; `factorize_scale`: factors at that size;
+`low_rank_scale`: decompositions of large weights."""
 
 import argparse
 import json
@@ -18,8 +19,8 @@ def main() -> None:
         "what",
         nargs="?",
         choices=[
-            *("ratios", "scale", "binary_points", "prune_scale", "share_scale", "code_scale"),
-            "low_rank_scale",
+            *("ratios", "scale", "binary_points"),
+            *("prune_scale", "share_scale", "code_scale", "factorize_scale", "low_rank_scale"),
         ],
         default="ratios",
     )
@@ -40,6 +41,8 @@ def main() -> None:
         from benchmarks.code_scale import measure_all, table
     elif options.what == "low_rank_scale":
         from benchmarks.low_rank_scale import measure_all, table
+    elif options.what == "factorize_scale":
+        from benchmarks.factorize_scale import measure_all, table
     else:
         from benchmarks.tables import measure_all, table
     records = []

@@ -27,15 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div
+from torch import Tensor, fx, nn
 
 import fxloom
 from benchmarks import quantization
-from benchmarks.quantization import TASKS, mlp, train
+from benchmarks.quantization import BATCH, EPOCHS, TASKS, mlp, train
 from fxloom import Data, Program, Recipe
 from fxloom.coding import decode_weights, encode_weights
-from fxloom.passes import Finetune, Prune, Quantize, ShareWeights
+from fxloom.passes import Distill, Finetune, Prune, Quantize, ShareWeights
 
 FORMAT_BITS = 16
 """Of a fixed-point format: 6 for its width, 9 for its binary point, 1 for its sign."""
@@ -133,41 +132,26 @@ def _samples(data: Data) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(data.x_train), torch.as_tensor(data.y_train).long()
 
 
-def distilled(teacher: nn.Module, student: nn.Module, data: Data, seed: int) -> nn.Module:
-    """The student, trained on the labels and on the scores of its teacher, softened (Hinton et al.
-    2015, arXiv 1503.02531)."""
-    x, y = _samples(data)
-    with torch.no_grad():
-        targets = torch.cat([teacher(x), y[:, None]], 1)
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        scores, labels = target[:, :-1], target[:, -1].long()
-        soft = kl_div(
-            (output / TEMPERATURE).log_softmax(1),
-            (scores / TEMPERATURE).log_softmax(1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return SOFT * TEMPERATURE**2 * soft + (1 - SOFT) * cross_entropy(output, labels)
-
-    train(student, x, targets, seed, loss)
-    return student.eval()
+def distilled(teacher: nn.Module, student: nn.Module, data: Data, seed: int) -> fx.GraphModule:
+    """The student, trained on the labels and on the scores of its teacher."""
+    training = {"epochs": EPOCHS, "batch": BATCH, "learning_rate": 3e-3, "seed": seed}
+    step = Distill(teacher=teacher, temperature=TEMPERATURE, soft=SOFT, finetune=training)
+    return step(fxloom.capture(student, data.example(2)), data).graph
 
 
 def compressed(case: Case, seed: int, held_out: bool) -> dict[str, Any]:
     """One seed: accuracies in percent, bits, and the weights that are kept."""
     model, data = trained(case.task, seed, held_out), data_of(case.task, seed, held_out)
     x, y = np.asarray(data.x_test), np.asarray(data.y_test)
-    start = model
+    graph = fxloom.capture(model, torch.from_numpy(x[:2]))
     if case.student is not None:
         torch.manual_seed(seed)
-        start = distilled(model, case.student(), data, seed)
-    graph = fxloom.capture(start, torch.from_numpy(x[:2]))
+        graph = distilled(model, case.student(), data, seed)
     program = fxloom.lower(case.recipe(seed).run(graph, data).graph)
     with torch.no_grad():
         exact, first = (
             float((net(torch.from_numpy(x)).argmax(1).numpy() == y).mean())
-            for net in (model, start)
+            for net in (model, graph)
         )
     fixed = float((np.asarray(fxloom.simulate(program, x)).argmax(1) == y).mean())
     bits = stored_bits(program)

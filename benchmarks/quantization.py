@@ -30,8 +30,6 @@ import fxloom
 from fxloom import Data, Recipe
 from fxloom.passes import Finetune, Quantize
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 EPOCHS, BATCH = 120, 64
 TRAINING = {"epochs": 40, "learning_rate": 6e-3}
 """Of --trained: the recipe is Quantize, then Finetune with these."""
@@ -124,8 +122,8 @@ def trained(name: str, seed: int) -> nn.Module:
     return model.eval()
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, seed: int, loss: Loss = cross_entropy) -> None:
-    """Train a network in place. loss: of its outputs and of as many of y, samples first."""
+def train(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> None:
+    """Train a network in place, on class numbers."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
     steps = EPOCHS * -(-len(x) // BATCH)
@@ -133,7 +131,7 @@ def train(model: nn.Module, x: Tensor, y: Tensor, seed: int, loss: Loss = cross_
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(x), generator=generator).split(BATCH):
             optimizer.zero_grad()
-            loss(model(x[rows]), y[rows]).backward()
+            cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
             schedule.step()
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from fxloom.estimation import estimate
+    from fxloom.evaluation import evaluate, evaluate_recipes
+    from fxloom.evaluation_report import Evaluation, Evaluations
     from fxloom.exact import exact_forward
     from fxloom.fixed_point import FixedPoint, Overflow, Rounding
     from fxloom.frontend import capture
@@ -52,6 +54,8 @@ __all__ = [
     "Compilation",
     "Data",
     "DataError",
+    "Evaluation",
+    "Evaluations",
     "FixedPoint",
     "FxloomError",
     "Overflow",
@@ -73,6 +77,8 @@ __all__ = [
     "check",
     "compile",
     "estimate",
+    "evaluate",
+    "evaluate_recipes",
     "exact_forward",
     "load_model",
     "load_program",
@@ -93,6 +99,8 @@ _HOME = MappingProxyType(
         "Compilation": "compilation",
         "Data": "data",
         "DataError": "errors",
+        "Evaluation": "evaluation_report",
+        "Evaluations": "evaluation_report",
         "FixedPoint": "fixed_point",
         "FxloomError": "errors",
         "Overflow": "fixed_point",
@@ -112,6 +120,8 @@ _HOME = MappingProxyType(
         "check": "checking",
         "compile": "compilation",
         "estimate": "estimation",
+        "evaluate": "evaluation",
+        "evaluate_recipes": "evaluation",
         "exact_forward": "exact",
         "load_model": "model_file",
         "load_program": "program_file",

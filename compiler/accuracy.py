@@ -41,8 +41,8 @@ def measure(program: Program, graph: fx.GraphModule, data: Data) -> Accuracy:
     largest_error = total_error = largest_output = 0.0
     labelled = True
     for x, labels in data.pairs(split):
-        expected = _outputs(_float(graph, x))
-        got = _outputs(simulator.run(_arrays(x)))
+        expected = outputs_of(float_outputs(graph, x))
+        got = outputs_of(simulator.run(arrays_of(x)))
         for want, have in zip(expected, got, strict=True):
             difference = np.abs(want.astype(np.float64) - have.astype(np.float64))
             largest_error = max(largest_error, float(difference.max(initial=0.0)))
@@ -153,16 +153,19 @@ def _of_constant(node: Node) -> bool:
     return isinstance(source, Node) and source.op in ("get_attr", "placeholder")
 
 
-def _float(graph: fx.GraphModule, x: Inputs) -> Any:
+def float_outputs(graph: fx.GraphModule, x: Inputs) -> Any:
+    """What a graph returns for samples of the data, without gradients."""
     with torch.inference_mode():
         return graph(*as_indices(graph, x))
 
 
-def _arrays(x: Inputs) -> Any:
+def arrays_of(x: Inputs) -> Any:
+    """Samples as the simulator takes them."""
     return x.numpy() if isinstance(x, Tensor) else tuple(tensor.numpy() for tensor in x)
 
 
-def _outputs(result: Any) -> list[Values]:
+def outputs_of(result: Any) -> list[Values]:
+    """All outputs of a graph or a program, in order."""
     return list(_flat(result))
 
 

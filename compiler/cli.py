@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -37,6 +37,9 @@ from fxloom.tables import (
     list_targets,
 )
 
+if TYPE_CHECKING:
+    from fxloom.recipe import Recipe
+
 MISMATCH, INPUT_FAULT, OWN_FAULT = 1, 2, 70
 
 EXAMPLES = """
@@ -55,6 +58,8 @@ Examples:
   fxloom compile net.py:make --data net.py:data
 
   fxloom compile net.py:make --data digits.npz --recipe recipe.toml --target xczu9eg -o build/
+
+  fxloom compile small.py:make --teacher large.pt2 --data net.py:data --recipe distill.toml
 
 A recipe is a list of passes (`fxloom list passes` shows their keys):
 
@@ -224,6 +229,12 @@ def compile_(
         list[str] | None,
         typer.Option(help="Shape of one sample, as 1,28,28, where there is no data. One an input."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="What a pass distill learns from, as MODEL. Default: the model before all passes."
+        ),
+    ] = None,
 ) -> None:
     """Compile a model into an FPGA project with its exact program and a report."""
     shapes = [_shape(text) for text in shape or []]
@@ -242,9 +253,11 @@ def compile_(
 
         # The cheap faults first: nobody should wait for data to learn of a typing error.
         passes = None if recipe is None else Recipe.load(recipe)
+        _require_use(teacher, passes)
         if target is not None:
             Target.load(target)
         loaded = load_model(model)
+        taught_by = None if teacher is None else load_model(teacher)
         samples = None if data is None else Data.load(data)
         if samples is None and not shapes:
             raise CaptureError(
@@ -255,7 +268,8 @@ def compile_(
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
         examples = zeros if samples is None else None
-        build = compile(loaded, examples, passes, target, samples, out, tell, Path(model).name)
+        name = Path(model).name
+        build = compile(loaded, examples, passes, target, samples, out, tell, name, taught_by)
     if passes is not None and is_follower(passes.passes):
         return
     typer.echo(build.report.to_text(_width()))
@@ -266,6 +280,14 @@ def compile_(
         typer.echo(f"next:    fxloom report {shlex.quote(out)} --html report.html")
     else:
         typer.echo(f"next:    fxloom check {shlex.quote(out)}")
+
+
+def _require_use(teacher: str | None, recipe: "Recipe | None") -> None:
+    """Refuse a teacher that nobody learns from, before it is loaded."""
+    if teacher is not None and recipe is None:
+        raise FxloomError("--teacher: required a recipe with distill; add --recipe")
+    if recipe is not None:
+        recipe.require_use(teacher)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -541,6 +563,7 @@ def trace_(
     recipe: Annotated[
         str | None, typer.Option(help="TOML file of passes. Default: quantize to 8 bits.")
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="As for compile.")] = None,
     samples: Annotated[
         int, typer.Option(help="How many samples are traced, spread over the data.")
     ] = 256,
@@ -571,8 +594,10 @@ def trace_(
         from fxloom.tracing import trace
 
         passes = None if recipe is None else Recipe.load(recipe)
+        _require_use(teacher, passes)
         loaded = load_model(model)
-        found = trace(loaded, Data.load(data), passes, samples=samples, progress=tell)
+        taught_by = None if teacher is None else load_model(teacher)
+        found = trace(loaded, Data.load(data), passes, None, samples, tell, taught_by)
         if json is not None:
             _write(json, found.to_json())
         if html is not None:
@@ -580,6 +605,128 @@ def trace_(
         if png is not None:
             found.save_png(png)
     typer.echo(found.to_text(), nl=False)
+
+
+EVALUATE_EXAMPLES = """
+Examples:
+
+  fxloom evaluate net.py:make --data net.py:data --recipe recipe.toml
+
+  fxloom evaluate net.py:make --data net.py:data --recipe small.toml --recipe tiny.toml --png c.png
+
+  fxloom evaluate net.py:make --data net.py:data --recipe r.toml --target xczu9eg --json all.json
+
+How to read it: every pass has a row against the one above it, so its factors say what that pass
+did; the last row is the whole recipe against the original in 32-bit floats. Bits are counted twice:
+
+  as they are   zeros too, so that pruning alone saves nothing
+
+  coded         as the pass code_weights stores them, with codebooks, run lengths and code tables
+
+Float models are judged as torch computes them, quantized ones by their integers. Cycles are
+estimates; --measure adds the CPU time of this machine, another one every time.
+"""
+
+
+@app.command("evaluate", epilog=EVALUATE_EXAMPLES)
+def evaluate_(
+    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a .pt2 file.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="As for compile. The test samples are judged (the training samples without "
+            "those): by labels of classes or numbers, and by the original's outputs."
+        ),
+    ],
+    recipe: Annotated[
+        list[str],
+        typer.Option(help="TOML file of passes. Given more than once, recipes are compared."),
+    ],
+    target: Annotated[
+        str | None,
+        typer.Option(help="What cycles are of: a part's name, or a TOML file. Default: xc7z020."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Judge at most so many, spread over the data. Default: all.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="The output that the labels are for, where there are several: output_0."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure CPU time on this machine as well.")
+    ] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Write all figures to this file; - prints them instead of the tables."),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="Write the plot, accuracy over compression rate (needs matplotlib)."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="As for compile, of the recipes that distill.")
+    ] = None,
+) -> None:
+    """Show what every pass of a recipe saves, and what it costs in accuracy; writes no build.
+
+    Compression rate, space saving, speed-up in multiply-adds and cycles, and accuracy before and
+    after: pass by pass and in total, for one recipe or to compare several.
+    """
+    if samples is not None and samples < 1:
+        raise FxloomError(f"--samples {samples}: required 1 or more")
+    for file in (json, png):  # before the work, not after it
+        if file is not None and not file.parent.is_dir():
+            raise FxloomError(f"{file}: required a folder that exists, got {file.parent}")
+    if png is not None:
+        from fxloom.plots import require_matplotlib
+
+        require_matplotlib()
+    with _progress() as tell:
+        tell("load")
+        from fxloom.data import Data
+        from fxloom.evaluation import evaluate_recipes
+        from fxloom.model_file import load_model
+        from fxloom.recipe import Recipe
+        from fxloom.target import Target
+
+        # The cheap faults first: nobody should wait for data to learn of a typing error.
+        recipes = {name: Recipe.load(file) for name, file in _names(recipe).items()}
+        if not any(each.takes_teacher for each in recipes.values()):
+            _require_use(teacher, next(iter(recipes.values())))
+        if target is not None:
+            Target.load(target)
+        found = evaluate_recipes(
+            load_model(model),
+            Data.load(data),
+            recipes,
+            target,
+            samples=samples,
+            output=output,
+            measure=measure,
+            progress=tell,
+            name=Path(model).name,
+            teacher=None if teacher is None else load_model(teacher),
+        )
+    if any(is_follower(each.passes) for each in recipes.values()):
+        return
+    shown = found if len(recipes) > 1 else found.evaluations[0]
+    if png is not None:
+        found.save_png(png)
+    if json is not None and str(json) != "-":
+        _write(json, shown.to_json())
+    typer.echo(shown.to_json() if str(json) == "-" else shown.to_text(_width()), nl=False)
+
+
+def _names(files: list[str]) -> dict[str, str]:
+    """Files of recipes by what they are called: without folder and ending, if that tells them
+    apart."""
+    short = [Path(file).stem for file in files]
+    names = short if len(set(short)) == len(files) else files
+    if len(set(names)) < len(files):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FxloomError(f"--recipe {twice}: required each recipe once, got it twice")
+    return dict(zip(names, files, strict=True))
 
 
 def _width() -> int | None:

@@ -122,6 +122,7 @@ def compile(
     out: str | Path = "build",
     progress: Progress | None = None,
     name: str | None = None,
+    teacher: object = None,
 ) -> Compilation:
     """Compile a model into a build directory, which appears whole or not at all.
 
@@ -129,7 +130,8 @@ def compile(
     where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
     TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
     Data.of takes. progress: told what begins. name: what the report calls the model; by default its
-    class. Where processes train together, the first one writes and the others open what it wrote.
+    class. teacher: of passes that distill and name none; by default the model as it is captured.
+    Where processes train together, the first one writes and the others open what it wrote.
     Raises an FxloomError for whatever is wrong with one of these; then nothing on disk has changed.
     """
     tell = progress or (lambda text: None)
@@ -140,6 +142,8 @@ def compile(
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
     steps.require_data(samples)
+    steps.require_use(teacher)
+    steps.to_toml()  # what the build cannot hold is told now
     if example_inputs is None:
         if samples is None:
             raise FxloomError("compile: required example inputs or data, got neither")
@@ -147,7 +151,7 @@ def compile(
     if is_follower(steps.passes):
         with one_thread():
             graph = capture(model, example_inputs)
-            steps.run(graph, samples)
+            steps.run(graph, samples, teacher=teacher)
         wait_for_all()
         return open_build(out)
     manifest: dict[str, Any] = {}
@@ -155,11 +159,15 @@ def compile(
     with one_thread(), directory as folder:
         tell("capture")
         graph = capture(model, example_inputs)
-        _require_fitting(graph, samples)
-        _require_layers(goal, graph, steps, source)
+        require_fitting(graph, samples)
+        require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
         result = steps.run(
-            graph, samples, lambda text: tell(f"pass {text}"), stages or count_parameters
+            graph,
+            samples,
+            lambda text: tell(f"pass {text}"),
+            stages or count_parameters,
+            teacher,
         )
         tell("lower")
         program = lower(result.graph)
@@ -253,7 +261,7 @@ def _coded(recipe: Recipe, graph: GraphModule) -> tuple[tuple[StorageRow, ...], 
     return rows_of_entries(rows), found
 
 
-def _require_fitting(graph: GraphModule, data: Data | None) -> None:
+def require_fitting(graph: GraphModule, data: Data | None) -> None:
     """Raise DataError where the samples of a split are not what the model takes."""
     splits: tuple[SplitName, ...] = ("train", "test")
     for split in splits:
@@ -265,11 +273,11 @@ def _require_fitting(graph: GraphModule, data: Data | None) -> None:
             raise DataError(f"x_{split}: {fault}") from None
 
 
-def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
+def require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: str) -> None:
     """Raise TargetError where no layer has a name that the target speaks of.
 
-    Before the passes, which take long. Ours add no names of layers but those of outputs; of others
-    nobody knows, and `estimate` looks again.
+    Before the passes, which take long. Ours add no names of layers but those of outputs and of what
+    they say in `endings`; of others nobody knows, and `estimate` looks again.
     """
     known = {location.partition(":")[2] for location in passes.REGISTRY.values()}
     if not all(type(step).__name__ in known for step in recipe.passes):
@@ -277,8 +285,10 @@ def _require_layers(target: Target, graph: GraphModule, recipe: Recipe, source: 
     names = [origin(node) for node in graph.graph.nodes if node.op == "call_function"]
     count = len(output_nodes(graph))
     outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    endings = {ending for step in recipe.passes for ending in getattr(step, "endings", ())}
+    added = [f"{name}.{ending}" for name in names for ending in endings]
     with _named(source):
-        target.require_layers(dict.fromkeys(names), outputs)
+        target.require_layers(dict.fromkeys(names), [*outputs, *added])
 
 
 def _estimated(program: Program, target: Target, source: str) -> Report:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from io import BytesIO
 from math import inf, isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxloom.errors import ToolError
+from fxloom.errors import FxloomError, ToolError
 from fxloom.trace_report import CAUSES, Trace, ValueTrace
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ def require_matplotlib() -> None:
         raise ToolError(
             "plots need matplotlib, which is not installed: pip install 'fxloom[plots]'"
         ) from None
+
+
+def write_image(path: str | Path, image: bytes) -> None:
+    """Write a picture. Raises FxloomError where that cannot be."""
+    try:
+        Path(path).write_bytes(image)
+    except OSError as fault:
+        raise FxloomError(f"{path}: cannot be written: {fault.strerror}") from None
 
 
 def trace_png(trace: Trace) -> bytes:

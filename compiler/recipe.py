@@ -25,10 +25,18 @@ Figures = dict[str, int]
 
 _TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 
+_TEACHER: ContextVar[object] = ContextVar("teacher", default=None)
+
 
 def progress_of_pass() -> Callable[[str], None] | None:
     """What a pass that takes long may tell how far it is; None where nobody listens."""
     return _TELL.get()
+
+
+def teacher_of_recipe() -> object:
+    """What a pass that distills learns from where it names nothing itself: what `Recipe.run` was
+    given, else the graph with which it began; None outside a recipe."""
+    return _TEACHER.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,9 @@ class Pass(Protocol):
     """A graph rewrite: a frozen dataclass whose fields are its keys in a recipe.
 
     Its input keeps its nodes and the values of its tensors. A pass that cannot work without data
-    also has an attribute `needs_data`, true for it.
+    also has an attribute `needs_data`, true for it; one that learns from a teacher that it need not
+    name itself `takes_teacher`; one that writes several layers in the place of one has `endings`,
+    of which each and a dot are behind that one's name in the name of such a layer.
     """
 
     name: ClassVar[str]
@@ -155,21 +165,38 @@ class Recipe:
                     "Give data= (--data on the command line): an .npz or file.py:factory"
                 )
 
+    @property
+    def takes_teacher(self) -> bool:
+        """Whether a pass learns from the teacher that `run` is given."""
+        return any(getattr(step, "takes_teacher", False) for step in self.passes)
+
+    def require_use(self, teacher: object) -> None:
+        """Raise RecipeError where there is a teacher and no pass that learns from it."""
+        if teacher is not None and not self.takes_teacher:
+            raise RecipeError(
+                "teacher: required a pass that learns from it and names no other: distill without "
+                f"the key teacher; the recipe has {', '.join(step.name for step in self.passes)}"
+            )
+
     def run(
         self,
         graph: GraphModule,
         data: Data | None = None,
         progress: Callable[[str], None] | None = None,
         figures: Callable[[GraphModule], Figures] = count_parameters,
+        teacher: object = None,
     ) -> RecipeResult:
         """The graph after all passes, each result checked before the next pass sees it.
 
         progress: told what begins, as "2/3 quantize". figures: what is counted before and after
-        every pass. Raises RecipeError where data is missing; errors of a pass carry a note
-        with its place.
+        every pass. teacher: of passes that distill and name none; by default `graph`. Raises
+        RecipeError where data is missing, or nobody asks for the teacher; errors of a pass carry a
+        note with its place.
         """
         self.require_data(data)
+        self.require_use(teacher)
         steps, seconds, found = [], [], []
+        first = graph
         after = figures(graph)
         for number, step in enumerate(self.passes, 1):
             place = f"{number}/{len(self.passes)} {step.name}"
@@ -177,6 +204,7 @@ class Recipe:
                 progress(place)
             begin, before = perf_counter(), after
             told = _TELL.set(_prefixed(progress, place))
+            taught = _TEACHER.set(first if teacher is None else teacher)
             try:
                 result = _apply(step, graph, data)
             except FxloomError as fault:
@@ -184,6 +212,7 @@ class Recipe:
                 raise
             finally:
                 _TELL.reset(told)
+                _TEACHER.reset(taught)
             graph = result.graph
             after = figures(graph) if result.modified else before
             steps.append(Step(step.name, result.modified, result.summary, before, after))
@@ -237,6 +266,11 @@ def _read_pass(
     return step, [f"pass {number} ({name}): {problem}" for problem in problems]
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"an object of type {type(value).__name__}"
+
+
 def _write_pass(number: int, step: Pass) -> str:
     lines = ["[[pass]]\n", toml_line("name", step.name)]
     for field in fields(step):  # type: ignore[arg-type]
@@ -246,8 +280,9 @@ def _write_pass(number: int, step: Pass) -> str:
         try:
             lines.append(toml_line(field.name, value))
         except TypeError:
+            advice = field.metadata.get("advice", "")
             raise RecipeError(
                 f"pass {number} ({step.name}): {field.name}: "
-                f"required what TOML can hold, got {value!r}"
+                f"required what TOML can hold, got {_short(value)}{advice}"
             ) from None
     return "".join(lines)

@@ -112,10 +112,12 @@ def convert(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return converted, problems
 
 
-def known_keys(error: type[FxloomError]) -> Callable[[type[T]], type[T]]:
-    """For dataclasses: a keyword that is no field is an `error` that names close ones.
+def typed_keys(error: type[FxloomError]) -> Callable[[type[T]], type[T]]:
+    """For dataclasses: every keyword is a field, and every value of the type that it is annotated
+    with, converted as those of a TOML file are.
 
-    Python's own TypeError names none, and is no error of ours.
+    A keyword that is no field is an `error` that names close ones (Python's own TypeError names
+    none, and is no error of ours), as is a value of another type. Defaults are taken as they are.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -124,10 +126,18 @@ def known_keys(error: type[FxloomError]) -> Callable[[type[T]], type[T]]:
 
         @wraps(construct)
         def checked(self: T, *args: Any, **keywords: Any) -> None:
-            wrong = [key for key in keywords if key not in settable]
-            if wrong:
-                raise error("\n".join(unknown(key, settable, "key") for key in wrong))
-            construct(self, *args, **keywords)
+            problems = [unknown(key, settable, "key") for key in keywords if key not in settable]
+            given = dict(zip(settable, args, strict=False))
+            if problems or len(args) > len(settable) or given.keys() & keywords.keys():
+                converted: dict[str, Any] = {}
+            else:
+                converted, problems = convert(cls, given | keywords)
+            if problems:
+                raise error("\n".join(problems))
+            if converted:
+                construct(self, **converted)
+            else:  # nothing is given, or Python says what is wrong with the call
+                construct(self, *args, **keywords)
 
         cls.__init__ = checked  # type: ignore[method-assign, assignment]
         return cls

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from fxloom.costs import added
 from fxloom.errors import FxloomError
 from fxloom.estimation import estimate
+from fxloom.graph import origin
 from fxloom.lowering import lower
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import Figures, Pass, Recipe, count_parameters
-from fxloom.report import RESOURCES, LayerCost, LayerReport, StageLayer
+from fxloom.report import RESOURCES, LayerCost, LayerReport, Resources, StageLayer
+from fxloom.settings import unmatched
 from fxloom.target import Target
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ SAMPLES = 16
 """Samples that calibrate: formats of activations decide little of what is estimated."""
 
 Costs = Mapping[str, LayerCost]
+T = TypeVar("T")
 
 
 def compresses(recipe: Recipe) -> bool:
@@ -56,23 +60,33 @@ class Stages:
 
         modified: which of them gave another graph.
         """
-        found, place = [], 0
+        found, place, is_stream = [], 0, self._target.io == "stream"
         for changes in modified:
             before, place = self._found[place], place + changes
             after = self._found[place]
             known = changes and before is not None and after is not None
-            found.append(_paired(before or {}, after or {}) if known else ())
+            found.append(_paired(before or {}, after or {}, is_stream) if known else ())
         return found
 
     def _costs(self, graph: GraphModule) -> Costs | None:
         if is_quantized(graph):
             return None  # the report is about that one
+        # Passes add layers and take some away: patterns for those of other stages say nothing here.
+        nodes = [node for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]
+        known = fitting(self._quantize.layers, {origin(node) for node in nodes})
         try:
-            program = lower(self._quantize(graph, self._data).graph)
-            layers = estimate(program, self._target).layers
+            program = lower(replace(self._quantize, layers=known)(graph, self._data).graph)
+            found = fitting(self._target.layers, {instr.origin for instr in program.instrs})
+            layers = estimate(program, replace(self._target, layers=found)).layers
         except FxloomError:
             return None  # whatever it is, the pass that really quantizes will say it
         return {layer.name: cost_of(layer) for layer in layers}
+
+
+def fitting(layers: Mapping[str, T], names: Collection[str]) -> dict[str, T]:
+    """The patterns that match one of the names."""
+    missing = unmatched(layers, names)
+    return {pattern: keys for pattern, keys in layers.items() if pattern not in missing}
 
 
 def cost_of(layer: LayerReport) -> LayerCost:
@@ -88,7 +102,7 @@ def cost_of(layer: LayerReport) -> LayerCost:
 
 
 def _quick(passes: Sequence[Pass]) -> Quantize:
-    """The recipe's quantize pass, without what costs time and changes no width."""
+    """The recipe's quantize pass, as fast as an estimate allows."""
     from fxloom.passes.mixed_precision import MixedPrecision
     from fxloom.passes.quantize import Quantize
 
@@ -99,8 +113,13 @@ def _quick(passes: Sequence[Pass]) -> Quantize:
         if isinstance(step, Quantize):
             found = step
             break
+    return quick(found)
+
+
+def quick(step: Quantize) -> Quantize:
+    """The pass without what costs time and changes no width."""
     return replace(
-        found, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
+        step, samples=SAMPLES, weight_rounding="nearest", equalize=False, bias_correction=False
     )
 
 
@@ -116,11 +135,41 @@ def _totals(costs: Collection[LayerCost]) -> Figures:
     return found
 
 
-def _paired(before: Costs, after: Costs) -> tuple[StageLayer, ...]:
-    """Layers with weights before or after, in order."""
-    names = dict.fromkeys([*before, *after])
+def _paired(before: Costs, after: Costs, is_stream: bool) -> tuple[StageLayer, ...]:
+    """Layers with weights before or after, in order; those that a layer became, "fc1.factor0" and
+    the like, together in its place."""
+    gone = [name for name in before if name not in after]
+    parts: dict[str, list[LayerCost]] = {}
+    for name, cost in after.items():
+        wholes = [each for each in gone if name not in before and name.startswith(f"{each}.")]
+        parts.setdefault(max(wholes, key=len, default=name), []).append(cost)
+    joined = {name: _together(costs, is_stream) for name, costs in parts.items()}
     return tuple(
-        StageLayer(name, before.get(name), after.get(name))
-        for name in names
-        if any(cost is not None and cost.macs for cost in (before.get(name), after.get(name)))
+        StageLayer(name, before.get(name), joined.get(name))
+        for name in dict.fromkeys([*before, *joined])
+        if any(cost is not None and cost.macs for cost in (before.get(name), joined.get(name)))
+    )
+
+
+def _together(costs: Sequence[LayerCost], is_stream: bool) -> LayerCost:
+    """Layers one after another as one. As streams they run side by side: for as long as the slowest
+    at least, and all of them at most."""
+    if len(costs) == 1:
+        return costs[0]
+    resources = (
+        added([getattr(cost.csynth, key) for cost in costs], unit)
+        for key, unit in RESOURCES.items()
+    )
+    cycles = [cost.latency.value for cost in costs]
+    latency = added([cost.latency for cost in costs], "cycles")
+    if is_stream and (known := [each for each in cycles if each is not None]):
+        slowest = max(known)
+        latency = replace(latency, value=slowest, low=slowest, high=latency.bounds[1])
+    return LayerCost(
+        weight_count=sum(cost.weight_count for cost in costs),
+        nonzero=sum(cost.nonzero for cost in costs),
+        stored_bits=sum(cost.stored_bits for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        csynth=Resources(*resources),
+        latency=latency,
     )

@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,13 +19,12 @@ from typing_extensions import TypedDict
 from fxloom.errors import TargetError
 from fxloom.settings import (
     build,
-    convert,
     did_you_mean,
-    known_keys,
     overrides,
     parse_toml,
     read_text,
     toml_line,
+    typed_keys,
     unmatched,
 )
 
@@ -74,7 +73,7 @@ class LayerSettings:
     kernel: KernelChoice = "auto"
 
 
-@known_keys(TargetError)
+@typed_keys(TargetError)
 @dataclass(frozen=True)
 class Target:
     """A part and how a program is put on it.
@@ -99,19 +98,16 @@ class Target:
     layers: Mapping[str, LayerTable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Target, values)
-        if "part" in converted and _find(self.part) is None:
+        problems = []
+        if _find(self.part) is None:
             problems.append(f"part: {_unknown_part(self.part)}")
-        clock = converted.get("clock_ns", 5.0)
-        if not (math.isfinite(clock) and 1 <= clock <= 1000):
+        if not (math.isfinite(self.clock_ns) and 1 <= self.clock_ns <= 1000):
             problems.append(
-                f"clock_ns: required a period from 1 to 1000 (1 GHz to 1 MHz), got {clock:g}"
+                "clock_ns: required a period from 1 to 1000 (1 GHz to 1 MHz), got "
+                f"{self.clock_ns:g}"
             )
         if problems:
             raise TargetError("\n".join(problems))
-        for name, value in converted.items():  # an integer clock becomes a float, lists are copied
-            object.__setattr__(self, name, value)
 
     @property
     def device(self) -> Part:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from math import inf, log10, sqrt
 from pathlib import Path
 
-from fxloom.errors import FxloomError
 from fxloom.text_tables import aligned
 
 CAUSES = ("weights", "inherited", "rounding", "saturation", "tables")
@@ -141,13 +140,9 @@ class Trace:
 
     def save_png(self, path: str | Path) -> None:
         """Write the plot. Raises ToolError without matplotlib."""
-        from fxloom.plots import trace_png
+        from fxloom.plots import trace_png, write_image
 
-        image = trace_png(self)
-        try:
-            Path(path).write_bytes(image)
-        except OSError as fault:
-            raise FxloomError(f"{path}: cannot be written: {fault.strerror}") from None
+        write_image(path, trace_png(self))
 
     @property
     def title(self) -> str:

@@ -85,13 +85,14 @@ def trace(
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     samples: int = SAMPLES,
     progress: Callable[[str], None] | None = None,
+    teacher: object = None,
 ) -> Trace:
     """Quantize a model as `compile` does, and say of every rounded value where its error is from.
 
-    data, recipe, example_inputs: as for `compile`. samples: how many are traced, evenly spaced over
-    the test samples, or the training samples without those. With labels of classes, also the
-    accuracy with all values up to each one fixed and the rest float, which takes a run of the
-    model a value. Raises an FxloomError for whatever is wrong with one of these.
+    data, recipe, example_inputs, teacher: as for `compile`. samples: how many are traced, evenly
+    spaced over the test samples, or the training samples without those. With labels of classes,
+    also the accuracy with all values up to each one fixed and the rest float, which takes a run of
+    the model a value. Raises an FxloomError for whatever is wrong with one of these.
     """
     tell = progress or (lambda text: None)
     found = Data.of(data)
@@ -105,7 +106,7 @@ def trace(
         graph = capture(model, examples_of(model, found) if example_inputs is None
                         else example_inputs)  # fmt: skip
         passes = steps or Recipe([Quantize()])
-        fixed = passes.run(graph, found, lambda text: tell(f"pass {text}")).graph
+        fixed = passes.run(graph, found, lambda text: tell(f"pass {text}"), teacher=teacher).graph
         floats = fixed.meta.get("floats")
         if floats is None:
             names = ", ".join(step.name for step in passes.passes)

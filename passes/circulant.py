@@ -10,7 +10,7 @@ block-circulant to the last bit and the hardware stores one value a diagonal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import fx
@@ -24,7 +24,7 @@ from fxloom.passes.goals import keys_of
 from fxloom.passes.prunable import Prunable
 from fxloom.passes.replacing import key_problems, replaceable, require_float, trained
 from fxloom.recipe import PassResult
-from fxloom.settings import convert, known_keys
+from fxloom.settings import typed_keys
 from fxloom.sharing import Circulant as Blocks
 from fxloom.sharing import expanded, holds, means
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fxloom.data import Data
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Circulant:
     """Block-circulant weights of linear layers and convolutions; biases stay.
@@ -55,12 +55,6 @@ class Circulant:
     finetune: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Circulant, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         problems = list(key_problems("block", self.block, 2, self.layers, self.finetune))
         if problems:
             raise RecipeError("\n".join(problems))

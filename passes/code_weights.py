@@ -5,7 +5,7 @@ Mao, Dally, 2016, arXiv 1510.00149). What is computed stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +16,7 @@ from fxloom.coded_tensors import encode, plain
 from fxloom.errors import RecipeError
 from fxloom.huffman import LONGEST
 from fxloom.recipe import PassResult
-from fxloom.settings import convert, known_keys, unknown
+from fxloom.settings import typed_keys, unknown
 from fxloom.storage_table import StorageRow, times, total
 from fxloom.weight_entries import Weights, Written, coded
 from fxloom.weight_storage import row_of_entry, rows_of_entries
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fxloom.data import Data
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class CodeWeights:
     """Every weight encoded, decoded and compared, for a coded file of weights in the build.
@@ -44,12 +44,6 @@ class CodeWeights:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(CodeWeights, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         if self.index_bits is not None and not 0 <= self.index_bits <= LONGEST:
             raise RecipeError(f"index_bits: required 0 to {LONGEST}, got {self.index_bits}")
 

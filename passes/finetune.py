@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from rich.console import Console
@@ -31,13 +31,20 @@ from fxloom.graph import (
     set_training,
 )
 from fxloom.passes.checkpoints import Checkpoint, digest
-from fxloom.passes.losses import LossName, loss_of
+from fxloom.passes.losses import LabelObjective, LossName, loss_of
 from fxloom.passes.trainable import batch_norms, own_copy, readers
-from fxloom.passes.training import Samples, Training, batch_count, forward, split
+from fxloom.passes.training import (
+    Objective,
+    Samples,
+    Training,
+    batch_count,
+    forward,
+    split,
+)
 from fxloom.passes.training_formats import TrainingFormats
 from fxloom.processes import Processes
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import convert, known_keys, unmatched
+from fxloom.settings import typed_keys, unmatched
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -46,7 +53,37 @@ DIGITS = 6
 """Significant digits of losses in the report: sums differ in later ones between machines."""
 
 
-@known_keys(RecipeError)
+class Goal(Protocol):
+    """What a training of a graph is for, where that is more than to answer as the labels say.
+
+    identity: what a checkpoint says of it, texts by name; after `begin`.
+    """
+
+    identity: Mapping[str, str]
+
+    def begin(
+        self, module: fx.GraphModule, output: int, samples: Samples, place: torch.device
+    ) -> tuple[Samples, list[str]]:
+        """The samples, on the CPU, with what their outputs are compared with, and the names of
+        parameters of its own that train along.
+
+        module: the graph that will train, on the CPU; may get more outputs behind its own.
+        """
+        ...
+
+    def objective(
+        self, keys: Finetune, first: tuple[Tensor, ...], samples: Samples
+    ) -> tuple[str, Objective]:
+        """The loss and its name. first: all outputs of the first samples; samples: all, both where
+        training is."""
+        ...
+
+    def end(self, module: fx.GraphModule) -> None:
+        """Take out of the graph what `begin` put in."""
+        ...
+
+
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Finetune:
     """Training on the data's labels, of a float or a quantized graph.
@@ -90,12 +127,6 @@ class Finetune:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Finetune, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         demands = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < float("inf"), "a number above 0"),
@@ -123,16 +154,25 @@ class Finetune:
             raise RecipeError("\n".join(problems))
 
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
+        return self.towards(None, graph, data)
+
+    def towards(
+        self, goal: Goal | None, graph: fx.GraphModule, data: Data | None = None
+    ) -> PassResult:
+        """The same for another goal than the labels alone; None: for those."""
         if data is None:
             raise RecipeError("finetune: required data to train on, got none")
-        samples = _samples(graph, data)
+        samples = _samples(graph, data, needs_labels=goal is None)
         output = self._output(graph)
         processes = self._processes()
         place = processes.device if self.distributed else _device(self.device)
         own = own_copy(graph)
         trained = self._trained(own)
-        checkpoint = self._checkpoint(graph, samples)
-        samples = _moved(samples, place)
+        if goal is not None:
+            samples, along = goal.begin(own, output, samples, place)
+            trained += along
+        checkpoint = self._checkpoint(graph, samples, {} if goal is None else goal.identity)
+        samples = samples.to(place)
         training_samples, held_out = split(samples, self.validation, self.seed)
         self._require_batches(own, len(training_samples), processes.count)
         formats = TrainingFormats(own, trained, self._is_frozen, self.narrowing, self._learning)
@@ -144,17 +184,19 @@ class Finetune:
         formats.to(place)
         module = formats.graph
         with torch.no_grad():
-            first = forward(
-                module, samples.rows(torch.arange(min(len(samples), 64))).inputs, output
-            )
-        name, loss = loss_of(self.loss, first, samples.labels)
+            first = forward(module, samples.rows(torch.arange(min(len(samples), 64))).inputs)
+        if goal is None:
+            assert samples.labels is not None
+            name, loss = loss_of(self.loss, first[output], samples.labels)
+            objective: Objective = LabelObjective(loss, output)
+        else:
+            name, objective = goal.objective(self, first, samples)
         with _progress(self.epochs, processes.index == 0) as progress:
             training = Training(
                 formats,
                 {target: constant(module, target) for target in trained} | formats.points,
                 lambda flag: self._set_training(module, flag),
-                loss,
-                output,
+                objective,
                 self.epochs,
                 self.learning_rate,
                 self.weight_decay,
@@ -168,6 +210,8 @@ class Finetune:
             training.run(training_samples, held_out)
         result, biases, learned = formats.finished()
         result.to("cpu")
+        if goal is not None:
+            goal.end(result)
         for target, p in result.named_parameters():
             p.grad = None
             p.requires_grad_(constant(graph, target).requires_grad)
@@ -264,7 +308,9 @@ class Finetune:
                 "fold_batchnorm or quantize before this pass, or freeze it"
             )
 
-    def _checkpoint(self, graph: fx.GraphModule, samples: Samples) -> Checkpoint | None:
+    def _checkpoint(
+        self, graph: fx.GraphModule, samples: Samples, goal: Mapping[str, str]
+    ) -> Checkpoint | None:
         if self.checkpoint is None:
             return None
         state = graph.state_dict()
@@ -285,18 +331,21 @@ class Finetune:
                     ),
                 ]
             ),
-            "data": digest([*samples.inputs, samples.labels]),
+            "data": digest(
+                [*samples.inputs, *([] if samples.labels is None else [samples.labels])]
+            ),
+            **goal,
             **keys,
         }
         return Checkpoint(Path(self.checkpoint), identity)
 
 
-def _samples(graph: fx.GraphModule, data: Data) -> Samples:
-    """All training samples with their labels."""
+def _samples(graph: fx.GraphModule, data: Data, *, needs_labels: bool) -> Samples:
+    """All training samples, with their labels if they have some."""
     parts: list[tuple[Tensor, ...]] = []
     labels = []
     for x, y in data.pairs("train"):
-        if y is None:
+        if y is None and needs_labels:
             raise DataError("finetune: required labels, y_train, but the data has none")
         inputs = as_indices(graph, x)
         try:
@@ -304,14 +353,12 @@ def _samples(graph: fx.GraphModule, data: Data) -> Samples:
         except CaptureError as error:
             raise DataError(f"training data: {error}") from None
         parts.append(inputs)
-        labels.append(y)
+        if y is not None:
+            labels.append(y)
     if len({y.is_floating_point() for y in labels}) > 1:
         labels = [y.to(torch.float32) for y in labels]
-    return Samples(tuple(torch.cat(each) for each in zip(*parts, strict=True)), torch.cat(labels))
-
-
-def _moved(samples: Samples, place: torch.device) -> Samples:
-    return Samples(tuple(x.to(place) for x in samples.inputs), samples.labels.to(place))
+    inputs = tuple(torch.cat(each) for each in zip(*parts, strict=True))
+    return Samples(inputs, torch.cat(labels) if labels else None)
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,12 +11,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from fxloom.errors import DataError, RecipeError
-from fxloom.passes.training import Loss
+from fxloom.passes.training import Samples
 
 LossName = Literal["auto", "cross_entropy", "nll", "mse"]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 PROBABILITY_FLOOR = 2.0**-12
 """Added to probabilities before their logarithm: fixed-point ones may be zero."""
+
+
+@dataclass(frozen=True)
+class LabelObjective:
+    """The objective of a training on labels. output: the number of the one that they are for."""
+
+    loss: Loss
+    output: int
+    first_final: int = 0
+
+    def __call__(self, outputs: tuple[Tensor, ...], samples: Samples, epoch: int) -> Tensor:
+        assert samples.labels is not None
+        return self.loss(outputs[self.output], samples.labels)
 
 
 def loss_of(name: LossName, output: Tensor, labels: Tensor) -> tuple[str, Loss]:

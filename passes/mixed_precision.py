@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import fx
@@ -12,7 +12,7 @@ from fxloom.errors import RecipeError
 from fxloom.passes.quantize import Quantize
 from fxloom.passes.width_search import WidthSearch
 from fxloom.recipe import PassResult
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import build, typed_keys
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -22,7 +22,7 @@ BUDGETS = ("weight_bits", "bit_operations", "error", "points", "dsp")
 Method = Literal["sensitivity", "hessian", "learned"]
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class MixedPrecision:
     """Quantize with as many bits for each layer's weights as they are worth.
@@ -59,17 +59,12 @@ class MixedPrecision:
     quantize: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(MixedPrecision, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         given = [key for key in BUDGETS if getattr(self, key) is not None]
         if len(given) != 1:
             raise RecipeError(
                 f"required one budget of {', '.join(BUDGETS)}, got {', '.join(given) or 'none'}"
             )
+        problems = []
         budget = getattr(self, given[0])
         may_be_zero = given[0] in ("points", "dsp")
         if not 0 <= budget < float("inf") or (budget == 0 and not may_be_zero):

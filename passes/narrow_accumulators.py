@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -28,7 +28,7 @@ from fxloom.passes.chains import LAYERS
 from fxloom.passes.quantize import as_declared
 from fxloom.quantized_ops import REQUANTIZE, blocks
 from fxloom.recipe import PassResult
-from fxloom.settings import convert, known_keys, overrides, unmatched
+from fxloom.settings import overrides, typed_keys, unmatched
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -37,7 +37,7 @@ MOST_BITS = 63
 LAYER_KEYS = ("bits", "headroom")
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class NarrowAccumulators:
     """Accumulators of linear layers and convolutions with fewer bits than the proof needs.
@@ -59,12 +59,6 @@ class NarrowAccumulators:
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(NarrowAccumulators, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         if self.overflow is not Overflow.WRAP:
             raise RecipeError(
                 f"overflow: required WRAP, got {self.overflow}: what a saturating accumulator "

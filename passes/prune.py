@@ -8,7 +8,7 @@ What is zero afterwards stays zero through every later pass: see `facts`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +29,7 @@ from fxloom.passes.sparsity import Schedule, shares
 from fxloom.passes.training import as_declared
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import build, typed_keys
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -38,7 +38,7 @@ LAYER_KEYS = ("sparsity", "reuse")
 STEPS = 5
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Prune:
     """Weights of linear layers and convolutions set to zero for good; biases stay.
@@ -80,14 +80,8 @@ class Prune:
     samples: int = 1024
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Prune, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         pattern = Pattern.parse(self.pattern)
-        problems += self._sparsity_problems(pattern)
+        problems = [*self._sparsity_problems(pattern)]
         problems += self._layer_problems(pattern)
         if pattern.is_blocks != (self.reuse is not None) and not self._reuses_by_layer(pattern):
             problems.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -35,7 +35,7 @@ from fxloom.passes.channel_reconstruction import Reconstruction
 from fxloom.passes.channel_removal import without
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult
-from fxloom.settings import convert, known_keys, overrides, unmatched
+from fxloom.settings import overrides, typed_keys, unmatched
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -44,7 +44,7 @@ WITH_DATA = ("taylor", "reconstruction")
 LAYER_KEYS = ("sparsity", "keep")
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class PruneChannels:
     """Removal of whole channels, filters, neurons, heads and hidden units.
@@ -79,12 +79,7 @@ class PruneChannels:
     samples: int = 256
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(PruneChannels, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
+        problems = []
         shares = {} if self.sparsity is None else {"sparsity": self.sparsity}
         for pattern, keys in self.layers.items():
             where = f'layers."{pattern}"'

@@ -9,7 +9,7 @@ that rounding weights causes is corrected in the bias (Nagel et al. 2019, sectio
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -81,7 +81,7 @@ from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
 from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, is_quantized
 from fxloom.recipe import PassResult
-from fxloom.settings import convert, known_keys
+from fxloom.settings import convert, typed_keys
 from fxloom.sharing import Shared
 from fxloom.support import refused_ports
 
@@ -114,7 +114,7 @@ LAYER_KEYS = (
 )
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Quantize:
     """Post-training fixed point.
@@ -164,12 +164,6 @@ class Quantize:
     layers: Mapping[str, Mapping[str, int | str | tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Quantize, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():  # text becomes a mode
-            object.__setattr__(self, name, value)
         widths = {
             "weights": self.weights,
             "activations": self.activations,

@@ -45,6 +45,17 @@ def require_float(graph: fx.GraphModule, who: str, data: Data | None, needs_data
         raise RecipeError(f"{who}: the graph is quantized already. Put {who} before quantize")
 
 
+def is_read_otherwise(module: fx.GraphModule, each: Prunable) -> bool:
+    """Whether something else than layers that multiply by a tensor reads it, or nothing does."""
+    reading = {
+        user
+        for node in module.graph.find_nodes(op="get_attr")
+        for user in node.users
+        if node.target in each.names
+    }
+    return not each.readers or reading != set(each.readers)
+
+
 def replaceable(
     module: fx.GraphModule,
     who: str,
@@ -52,13 +63,14 @@ def replaceable(
     exclude: Sequence[str],
     layers: Layers,
     problems: Callable[[Prunable], Iterator[str]],
+    embeddings: bool = False,
 ) -> tuple[list[Prunable], dict[str, str]]:
     """The weights to replace, and why others of those that are included stay as they are.
 
     Raises RecipeError listing those that a pattern other than "*" names and that have problems, and
     where nothing is left.
     """
-    chosen = choose(module, include, exclude, layers, False, who)
+    chosen = choose(module, include, exclude, layers, embeddings, who)
     require_finite(chosen, who)
     found = ((each.name, next(problems(each), "")) for each in chosen)
     notes = {name: note for name, note in found if note}

@@ -8,7 +8,7 @@ Which weights are one number stays so through every later pass: see `facts`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -29,7 +29,7 @@ from fxloom.passes.prunable import Prunable
 from fxloom.passes.replacing import trained
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import build, convert, known_keys
+from fxloom.settings import build, typed_keys
 from fxloom.sharing import Codebook, classes_of, expanded
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ BUDGET_BITS = 8
 """Bits of an index up to which a budget is divided among layers."""
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class ShareWeights:
     """Weights of linear layers and convolutions made few numbers for good; biases stay.
@@ -86,13 +86,7 @@ class ShareWeights:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(ShareWeights, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
-        problems += self._problems()
+        problems = [*self._problems()]
         problems += [f"finetune.{line}" for line in build(Finetune, self.finetune)[1]]
         if problems:
             raise RecipeError("\n".join(problems))

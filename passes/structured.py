@@ -12,7 +12,7 @@ and no smaller hardware or file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,10 +26,16 @@ from fxloom.graph import arguments
 from fxloom.passes.goals import keys_of
 from fxloom.passes.legalize.core import insert
 from fxloom.passes.prunable import Prunable
-from fxloom.passes.replacing import key_problems, replaceable, require_float, trained
+from fxloom.passes.replacing import (
+    is_read_otherwise,
+    key_problems,
+    replaceable,
+    require_float,
+    trained,
+)
 from fxloom.passes.transforms import Chain, Kind, chain_of, fit, numbers_of
 from fxloom.recipe import PassResult, progress_of_pass
-from fxloom.settings import convert, known_keys
+from fxloom.settings import typed_keys
 from fxloom.sharing import Codebook
 
 if TYPE_CHECKING:
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
-@known_keys(RecipeError)
+@typed_keys(RecipeError)
 @dataclass(frozen=True)
 class Structured:
     """Linear layers replaced by chains of trained vectors and fixed transforms; biases stay.
@@ -66,12 +72,6 @@ class Structured:
     finetune: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        converted, problems = convert(Structured, values)
-        if problems:
-            raise RecipeError("\n".join(problems))
-        for name, value in converted.items():
-            object.__setattr__(self, name, value)
         problems = list(key_problems("depth", self.depth, 1, self.layers, self.finetune))
         for key, value in (("steps", self.steps), ("seed", self.seed)):
             if not 0 <= value < 2**32:
@@ -132,13 +132,7 @@ class Structured:
 
     def _problems(self, module: fx.GraphModule, each: Prunable) -> Iterator[str]:
         """What stands against a chain in a layer's place."""
-        reading = {
-            user
-            for node in module.graph.find_nodes(op="get_attr")
-            for user in node.users
-            if node.target in each.names
-        }
-        if not each.readers or reading != set(each.readers):
+        if is_read_otherwise(module, each):
             yield "its weights are read in other ways as well"
             return
         if each.readers[0].target is not aten.linear.default:

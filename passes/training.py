@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil, cos, isfinite, pi
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,22 +23,48 @@ from fxloom.passes.checkpoints import Checkpoint, Epochs
 from fxloom.passes.training_formats import TrainingFormats
 from fxloom.processes import Processes
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
 class Samples:
-    """inputs: one tensor an input of the graph, samples first. labels: int64 or float32."""
+    """inputs: one tensor an input of the graph, samples first. labels: int64 or float32; None where
+    nobody looks at them. targets: what else outputs are compared with, samples first."""
 
     inputs: tuple[Tensor, ...]
-    labels: Tensor
+    labels: Tensor | None
+    targets: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.inputs[0])
 
     def rows(self, chosen: Tensor) -> Samples:
         """Some of the samples."""
-        return Samples(tuple(x[chosen] for x in self.inputs), self.labels[chosen])
+        return self._each(lambda x: x[chosen.to(x.device)])
+
+    def to(self, place: torch.device) -> Samples:
+        """The samples on a device."""
+        return self._each(lambda x: x.to(place))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        return Samples(
+            tuple(change(x) for x in self.inputs),
+            None if self.labels is None else change(self.labels),
+            tuple(change(x) for x in self.targets),
+        )
+
+
+class Objective(Protocol):
+    """What a training lowers.
+
+    first_final: the first epoch in which it is what it is in the end; a stage of its own, with
+    another schedule and optimizer, lies before it.
+    """
+
+    @property
+    def first_final(self) -> int: ...
+
+    def __call__(self, outputs: tuple[Tensor, ...], samples: Samples, epoch: int) -> Tensor:
+        """The mean loss. outputs: all of the graph for these samples, samples first."""
+        ...
 
 
 @dataclass
@@ -45,15 +72,14 @@ class Training:
     """One training of a graph whose tensors are its own; it changes them in place.
 
     formats: of its numbers, with the graph. parameters: by name, those that train. set_training:
-    tells the graph that it trains, or that it does not. output: the one that the loss
-    is of. batch: samples of a step, of all processes together.
+    tells the graph that it trains, or that it does not. batch: samples of a step, of all
+    processes together.
     """
 
     formats: TrainingFormats
     parameters: Mapping[str, Tensor]
     set_training: Callable[[bool], None]
-    loss: Loss
-    output: int
+    objective: Objective
     epochs: int
     learning_rate: float
     weight_decay: float
@@ -81,7 +107,7 @@ class Training:
                 break
             record = {"loss": self._epoch(epoch, samples)}
             if held_out is not None:
-                record["validation"] = self._validate(held_out)
+                record["validation"] = self._validate(held_out, epoch)
             self.history.append(record)
             if held_out is not None and self.best_epoch == epoch:
                 best = {name: t.detach().clone() for name, t in self._state().items()}
@@ -95,12 +121,11 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose state is kept: of those with the final formats the first with the least
-        validation loss; without any the last."""
-        last = len(self.history) - 1
-        losses = [each["validation"] for each in self.history[self.formats.first_final :]
-                  if "validation" in each]  # fmt: skip
-        return self.formats.first_final + losses.index(min(losses)) if losses else last
+        """The epoch whose state is kept: of those with the final formats and loss the first with
+        the least validation loss; without any the last."""
+        first = max(self.formats.first_final, self.objective.first_final)
+        losses = [each["validation"] for each in self.history[first:] if "validation" in each]
+        return first + losses.index(min(losses)) if losses else len(self.history) - 1
 
     def _find_facts(self) -> None:
         """Which weights stay zero, and which are one number."""
@@ -128,14 +153,17 @@ class Training:
         if self._wrapped is not self.module:
             self._wrapped, self._call = self.module, self.processes.wrap(self.module)
         self.set_training(True)
+        stage = self.objective.first_final
+        begin, end = (0, stage) if epoch < stage else (stage, self.epochs)
+        if epoch == stage:  # moments of the gradients of another loss say nothing of this one's
+            self._optimizer.state.clear()
         for index, rows in enumerate(batches):
-            progress = (epoch + index / len(batches)) / self.epochs
+            progress = (epoch - begin + index / len(batches)) / (end - begin)
             rate = self.learning_rate * (1 + cos(pi * progress)) / 2
             own = self.processes.share(rows)
             # The mean over processes of such losses is the mean over the samples.
             weight = len(own) * self.processes.count / len(rows)
-            part = samples.rows(own.to(samples.labels.device))
-            total += self._step(part, weight, rate, epoch)
+            total += self._step(samples.rows(own), weight, rate, epoch)
         self.set_training(False)
         return self.processes.total(total) / len(samples)
 
@@ -145,8 +173,8 @@ class Training:
             group["lr"] = rate
         self._optimizer.zero_grad()
         with torch.enable_grad():  # whatever the caller is in
-            output = forward(self.module, samples.inputs, self.output, self._call)
-            loss = self.loss(output, samples.labels)
+            outputs = forward(self.module, samples.inputs, self._call)
+            loss = self.objective(outputs, samples, epoch)
             weighted = loss * weight
         if not loss.requires_grad:
             raise RecipeError(
@@ -180,14 +208,14 @@ class Training:
                 tied.tie(self.parameters[name])
         return value * len(samples)
 
-    def _validate(self, samples: Samples) -> float:
+    def _validate(self, samples: Samples, epoch: int) -> float:
         """The mean loss."""
         total = 0.0
         with torch.no_grad():
             for rows in torch.split(torch.arange(len(samples)), self.batch):
-                part = samples.rows(self.processes.share(rows).to(samples.labels.device))
+                part = samples.rows(self.processes.share(rows))
                 if len(part):
-                    loss = self.loss(forward(self.module, part.inputs, self.output), part.labels)
+                    loss = self.objective(forward(self.module, part.inputs), part, epoch)
                     total += float(loss) * len(part)
         total = self.processes.total(total)
         if not isfinite(total):
@@ -272,15 +300,16 @@ def as_declared(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Ten
 
 
 def forward(
-    module: fx.GraphModule, inputs: tuple[Tensor, ...], index: int, call: nn.Module | None = None
-) -> Tensor:
-    """One of the outputs of a graph, samples first. inputs: samples first. call: the graph as
-    several processes call it."""
+    module: fx.GraphModule, inputs: tuple[Tensor, ...], call: nn.Module | None = None
+) -> tuple[Tensor, ...]:
+    """All outputs of a graph, samples first. inputs: samples first. call: the graph as several
+    processes call it."""
     result = (call or module)(*as_declared(module, inputs))
-    output = result[index] if isinstance(result, tuple | list) else result
-    assert isinstance(output, Tensor)
-    axis = output_nodes(module)[index].meta.get("batch_axis") or 0
-    return output.movedim(axis, 0)
+    values = result if isinstance(result, tuple | list) else (result,)
+    return tuple(
+        value.movedim(node.meta.get("batch_axis") or 0, 0)
+        for value, node in zip(values, output_nodes(module), strict=True)
+    )
 
 
 def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples | None]:

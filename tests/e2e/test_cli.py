@@ -185,13 +185,44 @@ def test_weights_of_a_build_are_shown_and_decoded(net: Path, tmp_path: Path) -> 
     assert all(torch.equal(decoded[name], tensor) for name, tensor in wanted.items())
 
 
+def test_a_model_learns_from_the_teacher_of_the_command_line(net: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        '[[pass]]\nname = "distill"\nfinetune = { epochs = 2 }\n[[pass]]\nname = "quantize"\n'
+    )
+    (tmp_path / "large.py").write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(36, 50), nn.ReLU(), nn.Linear(50, 4))\n"
+    )
+    out = str(tmp_path / "build")
+    line = ["compile", f"{net}/net.py:make", "--data", f"{net}/net.py:data", "-o", out]
+    teacher = ["--teacher", f"{tmp_path}/large.py:make"]
+    for more, what in ([], "add --recipe"), (["--recipe", f"{tmp_path}/8.toml"], "that learns"):
+        (tmp_path / "8.toml").write_text('[[pass]]\nname = "quantize"\n')
+        result = CliRunner().invoke(cli.app, [*line, *teacher, *more])
+        assert result.exit_code == 2
+        assert what in result.stderr
+    run(*line, *teacher, "--recipe", str(tmp_path / "recipe.toml"))
+    steps = json.loads((Path(out) / "report.json").read_text())["passes"]
+    assert steps[0]["summary"]["teacher"] == "Sequential, 2,054 parameters"
+
+
 def test_a_build_without_coded_weights_says_how_to_get_them(pristine: Path) -> None:
     result = CliRunner().invoke(cli.app, ["weights", str(pristine)])
     assert result.exit_code == 2
     assert "put a pass code_weights at the end of its recipe" in result.stderr
 
 
-VERBS = ["compile", "trace", "check", "report", "list", "demo", "verify-estimate", "weights"]
+VERBS = [
+    "compile",
+    "trace",
+    "check",
+    "report",
+    "list",
+    "demo",
+    "verify-estimate",
+    "weights",
+    "evaluate",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -271,7 +271,7 @@ def test_the_best_state_on_held_out_samples_is_kept(
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
     states: list[dict[str, Tensor]] = []
 
-    def validate(self: training.Training, samples: training.Samples) -> float:
+    def validate(self: training.Training, samples: training.Samples, epoch: int) -> float:
         assert len(samples) == 24
         states.append({name: t.detach().clone() for name, t in self.parameters.items()})
         return next(losses)
