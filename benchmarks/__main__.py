@@ -1,6 +1,6 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
 `binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16;
-`code_scale`: Huffman coding at that size."""
+`code_scale`: Huffman coding at that size; `factorize_scale`: factors at that size."""
 
 import argparse
 import json
@@ -17,7 +17,10 @@ def main() -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["ratios", "scale", "binary_points", "prune_scale", "share_scale", "code_scale"],
+        choices=[
+            *("ratios", "scale", "binary_points"),
+            *("prune_scale", "share_scale", "code_scale", "factorize_scale"),
+        ],
         default="ratios",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no stock hls4ml")
@@ -35,6 +38,8 @@ def main() -> None:
         from benchmarks.share_scale import measure_all, table
     elif options.what == "code_scale":
         from benchmarks.code_scale import measure_all, table
+    elif options.what == "factorize_scale":
+        from benchmarks.factorize_scale import measure_all, table
     else:
         from benchmarks.tables import measure_all, table
     records = []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fxloom.passes.code_weights import CodeWeights
     from fxloom.passes.compact import Compact
     from fxloom.passes.distill import Distill
+    from fxloom.passes.factorize import Factorize
     from fxloom.passes.finetune import Finetune
     from fxloom.passes.fold_batchnorm import FoldBatchnorm
     from fxloom.passes.legalize import Legalize
@@ -33,6 +34,7 @@ __all__ = [
     "CodeWeights",
     "Compact",
     "Distill",
+    "Factorize",
     "Finetune",
     "FoldBatchnorm",
     "Legalize",
@@ -54,6 +56,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
         "compact": "fxloom.passes.compact:Compact",
         "distill": "fxloom.passes.distill:Distill",
+        "factorize": "fxloom.passes.factorize:Factorize",
         "finetune": "fxloom.passes.finetune:Finetune",
         "fold_batchnorm": "fxloom.passes.fold_batchnorm:FoldBatchnorm",
         "legalize": "fxloom.passes.legalize:Legalize",

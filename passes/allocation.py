@@ -24,18 +24,24 @@ MOST_DOUBLINGS = 400.0
 """Between the least and the largest price of a bit."""
 
 
-def cheapest(harm: Table, size: npt.NDArray[np.int64], budget: int) -> list[int] | None:
+def cheapest(
+    harm: Table, size: npt.NDArray[np.int64], budget: int, least: int = 0
+) -> list[int] | None:
     """For every item one of its choices, so that the sizes fit the budget and the harm is least.
 
-    harm, size: [items, choices]. None where not even the smallest choices fit.
+    harm, size: [items, choices]. least: what the sizes are to come to, where there are few items
+    and any choice does. None where not even the smallest choices fit.
     """
     if int(size.min(1).sum()) > budget:
         return None
     found = _at_a_price(harm, size, budget)
     if len(harm) <= FEW:
-        exact = _programme(harm, size, budget)
         rows = np.arange(len(harm))
-        if exact is not None and harm[rows, exact].sum() < harm[rows, found].sum():
+        is_enough = size[rows, found].sum() >= least
+        exact = _programme(harm, size, budget, least)
+        if exact is not None and (
+            not is_enough or harm[rows, exact].sum() < harm[rows, found].sum()
+        ):
             return exact
     return found
 
@@ -66,14 +72,17 @@ def _at_a_price(harm: Table, size: npt.NDArray[np.int64], budget: int) -> list[i
         found[item] = choice
 
 
-def _programme(harm: Table, size: npt.NDArray[np.int64], budget: int) -> list[int] | None:
+def _programme(
+    harm: Table, size: npt.NDArray[np.int64], budget: int, least: int
+) -> list[int] | None:
     """The dynamic programme: exact where sizes and budget are few steps of a common divisor."""
     unit = gcd(*size.flatten().tolist()) or 1
     if budget // unit > STEPS:
         unit = ceil(budget / STEPS)
     steps = -(-size // unit)
     most = budget // unit
-    best = np.zeros(most + 1)
+    best = np.full(most + 1, inf)
+    best[0] = 0
     choices = []
     for row, sizes in zip(harm, steps.tolist(), strict=True):
         totals = np.full((len(row), most + 1), inf)
@@ -82,9 +91,11 @@ def _programme(harm: Table, size: npt.NDArray[np.int64], budget: int) -> list[in
                 totals[choice, used:] = best[: most + 1 - used] + row[choice]
         choices.append(totals.argmin(0))
         best = totals.min(0)
-    if best[most] == inf:
+    enough = min(-(-least // unit), most)
+    left = enough + int(best[enough:].argmin())
+    if best[left] == inf:
         return None
-    found, left = [], most
+    found = []
     for choice, sizes in zip(reversed(choices), reversed(steps.tolist()), strict=True):
         found.append(int(choice[left]))
         left -= sizes[found[-1]]

@@ -141,10 +141,10 @@ def _filters(weight: Tensor, places: NDArray[np.int64], count: int) -> Iterator[
 
 
 def batches(
-    module: fx.GraphModule, data: Data, samples: int
+    module: fx.GraphModule, data: Data, samples: int, size: int = BATCH_SIZE
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    """Training samples as the graph takes them, with their labels."""
-    for x, labels in data.sampled("train", samples, BATCH_SIZE):
+    """Training samples as the graph takes them, with their labels. size: of a batch, at most."""
+    for x, labels in data.sampled("train", samples, size):
         try:
             inputs = as_samples(module, x)
         except CaptureError as fault:

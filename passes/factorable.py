@@ -233,10 +233,14 @@ def weight_of(layer: Layer, chain: Chain) -> Tensor:
 
 def through(each: Part, rows: Tensor) -> Tensor:
     """What a linear part makes of rows [..., inputs]."""
+    return (ordered(each, rows) @ each.weight.T).flatten(rows.dim() - 1)
+
+
+def ordered(each: Part, rows: Tensor) -> Tensor:
+    """Rows [..., inputs] as a linear part reads them, each of its own on the last axis."""
     if not each.view:
-        return rows @ each.weight.T
+        return rows
     leading = rows.dim() - 1
     order = *range(leading), *(leading + axis for axis in each.order)
     rows = rows.reshape(*rows.shape[:-1], *each.view).permute(order)
-    rows = rows.reshape(*rows.shape[:leading], -1, each.weight.shape[1])
-    return (rows @ each.weight.T).flatten(leading)
+    return rows.reshape(*rows.shape[:leading], -1, each.weight.shape[1])

@@ -63,13 +63,14 @@ def replaceable(
     exclude: Sequence[str],
     layers: Layers,
     problems: Callable[[Prunable], Iterator[str]],
+    embeddings: bool = False,
 ) -> tuple[list[Prunable], dict[str, str]]:
     """The weights to replace, and why others of those that are included stay as they are.
 
     Raises RecipeError listing those that a pattern other than "*" names and that have problems, and
     where nothing is left.
     """
-    chosen = choose(module, include, exclude, layers, False, who)
+    chosen = choose(module, include, exclude, layers, embeddings, who)
     require_finite(chosen, who)
     found = ((each.name, next(problems(each), "")) for each in chosen)
     notes = {name: note for name, note in found if note}

@@ -29,6 +29,7 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 OPTIONS: dict[str, dict[str, Any]] = {
     "compact": {"samples": 16},
     "distill": {"finetune": {"epochs": 1, "loss": "mse"}},
+    "factorize": {"budget": 0.8},
     "finetune": {"epochs": 1, "loss": "mse"},
     "mixed_precision": {"weight_bits": 6},
     "prune": {"sparsity": 0.5, "method": "obs"},
@@ -41,6 +42,7 @@ REFUSED = [
     ("circulant", "constants"),
     *(("compact", name) for name in ("mlp", "layer used twice", "constants", "two outputs")),
     ("distill", "two outputs"),
+    ("factorize", "constants"),
     ("finetune", "two outputs"),
     ("mixed_precision", "constants"),
     ("prune", "constants"),
