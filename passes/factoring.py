@@ -87,8 +87,7 @@ class Factoring:
                 old = constant(module, subject.bias).detach()
                 replace_tensor(module, subject.bias, old + made.shift)
             readers = readers_of(module, prunables[subject.name])
-            chain = subject.written(made.chain)
-            norms += write_chain(module, readers, chain, norms=self.norms).norms
+            norms += write_chain(module, readers, made.chain, norms=self.norms).norms
             layers[subject.name] = {
                 "method": choice.method.name,
                 "ranks": list(choice.ranks),
