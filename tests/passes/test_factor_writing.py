@@ -15,8 +15,8 @@ from fxloom.editing import copy_graph, finish
 from fxloom.frontend import capture
 from fxloom.graph import arguments, origin, refresh_shapes
 from fxloom.passes import Factorize, Finetune, FoldBatchnorm, Prune, Quantize
+from fxloom.passes.factor_norms import measure_norms
 from fxloom.passes.factor_writing import (
-    measure_norms,
     merged,
     obstacles,
     readers_of,
