@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from fxloom.costs import added
 from fxloom.errors import FxloomError
 from fxloom.estimation import estimate
 from fxloom.graph import origin
 from fxloom.lowering import lower
 from fxloom.quantized_ops import is_quantized
 from fxloom.recipe import Figures, Pass, Recipe, count_parameters
-from fxloom.report import RESOURCES, LayerCost, LayerReport, StageLayer
+from fxloom.report import RESOURCES, LayerCost, LayerReport, Resources, StageLayer
 from fxloom.settings import unmatched
 from fxloom.target import Target
 
@@ -59,12 +60,12 @@ class Stages:
 
         modified: which of them gave another graph.
         """
-        found, place = [], 0
+        found, place, is_stream = [], 0, self._target.io == "stream"
         for changes in modified:
             before, place = self._found[place], place + changes
             after = self._found[place]
             known = changes and before is not None and after is not None
-            found.append(_paired(before or {}, after or {}) if known else ())
+            found.append(_paired(before or {}, after or {}, is_stream) if known else ())
         return found
 
     def _costs(self, graph: GraphModule) -> Costs | None:
@@ -134,19 +135,41 @@ def _totals(costs: Collection[LayerCost]) -> Figures:
     return found
 
 
-def _paired(before: Costs, after: Costs) -> tuple[StageLayer, ...]:
-    """Layers with weights before or after, in order: those that are gone, then what is there."""
-    names: list[str] = []
-    left = list(after)
-    for name in before:
-        if name not in after:
-            names.append(name)
-        elif name in left:
-            place = left.index(name) + 1
-            names, left = [*names, *left[:place]], left[place:]
-    names += left
+def _paired(before: Costs, after: Costs, is_stream: bool) -> tuple[StageLayer, ...]:
+    """Layers with weights before or after, in order; those that a layer became, "fc1.factor0" and
+    the like, together in its place."""
+    gone = [name for name in before if name not in after]
+    parts: dict[str, list[LayerCost]] = {}
+    for name, cost in after.items():
+        wholes = [each for each in gone if name not in before and name.startswith(f"{each}.")]
+        parts.setdefault(max(wholes, key=len, default=name), []).append(cost)
+    joined = {name: _together(costs, is_stream) for name, costs in parts.items()}
     return tuple(
-        StageLayer(name, before.get(name), after.get(name))
-        for name in names
-        if any(cost is not None and cost.macs for cost in (before.get(name), after.get(name)))
+        StageLayer(name, before.get(name), joined.get(name))
+        for name in dict.fromkeys([*before, *joined])
+        if any(cost is not None and cost.macs for cost in (before.get(name), joined.get(name)))
+    )
+
+
+def _together(costs: Sequence[LayerCost], is_stream: bool) -> LayerCost:
+    """Layers one after another as one. As streams they run side by side: for as long as the slowest
+    at least, and all of them at most."""
+    if len(costs) == 1:
+        return costs[0]
+    resources = (
+        added([getattr(cost.csynth, key) for cost in costs], unit)
+        for key, unit in RESOURCES.items()
+    )
+    cycles = [cost.latency.value for cost in costs]
+    latency = added([cost.latency for cost in costs], "cycles")
+    if is_stream and (known := [each for each in cycles if each is not None]):
+        slowest = max(known)
+        latency = replace(latency, value=slowest, low=slowest, high=latency.bounds[1])
+    return LayerCost(
+        weight_count=sum(cost.weight_count for cost in costs),
+        nonzero=sum(cost.nonzero for cost in costs),
+        stored_bits=sum(cost.stored_bits for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        csynth=Resources(*resources),
+        latency=latency,
     )

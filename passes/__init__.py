@@ -14,6 +14,7 @@ from fxloom.settings import unknown
 if TYPE_CHECKING:
     from fxloom.passes.circulant import Circulant
     from fxloom.passes.code_weights import CodeWeights
+    from fxloom.passes.compact import Compact
     from fxloom.passes.distill import Distill
     from fxloom.passes.factorize import Factorize
     from fxloom.passes.finetune import Finetune
@@ -31,6 +32,7 @@ __all__ = [
     "REGISTRY",
     "Circulant",
     "CodeWeights",
+    "Compact",
     "Distill",
     "Factorize",
     "Finetune",
@@ -52,6 +54,7 @@ REGISTRY: Mapping[str, str] = MappingProxyType(
     {
         "circulant": "fxloom.passes.circulant:Circulant",
         "code_weights": "fxloom.passes.code_weights:CodeWeights",
+        "compact": "fxloom.passes.compact:Compact",
         "distill": "fxloom.passes.distill:Distill",
         "factorize": "fxloom.passes.factorize:Factorize",
         "finetune": "fxloom.passes.finetune:Finetune",

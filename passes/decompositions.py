@@ -132,10 +132,10 @@ def spectra(method: Method, layer: Layer) -> tuple[Tensor, ...]:
 def ranks_by_energy(method: Method, layer: Layer, energy: float, seed: int = 0) -> Ranks:
     """Ranks at which the squared error is at most 1 - energy of the squared weights.
 
-    energy: from 0 to 1. One rank is the smallest, of cp the smallest found by trying; tucker's two
-    are those with the fewest weights. Of tt each may lose the same share: all together lose at most
-    the sum (Oseledets 2011), so less is lost. Raises RecipeError for a layer that the method cannot
-    take.
+    energy: from 0 to 1. One rank is the smallest; of cp the smallest found by trying, and at 1 the
+    full rank; tucker's two are those with the fewest weights. Of tt each may lose the same share:
+    all together lose at most the sum (Oseledets 2011), so less is lost. Raises RecipeError for a
+    layer that the method cannot take.
     """
     check(method, layer, method.full(layer))
     if not 0 <= energy <= 1:
@@ -171,6 +171,8 @@ def _fewest_terms(method: Canonical, layer: Layer, lost: float, least: int, seed
         return float(missing.square().sum()) <= lost * float(layer.weight.square().sum())
 
     (most,) = method.full(layer)
+    if lost == 0 and bool(layer.weight.any()):
+        return most
     low, high = least - 1, least
     while high < most and not is_enough(high):
         low, high = high, min(2 * high, most)

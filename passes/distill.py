@@ -35,7 +35,8 @@ class Distill:
     softened by temperature (Hinton 2015); the rest is of the labels, and 1 needs none. Where
     outputs are numbers and not scores of classes, it is of their squared differences. hints: layers
     of the teacher, each with the one of the student that is to give the same (FitNets, Romero
-    2015), through a regressor where shapes differ, which trains along and is dropped. hint_epochs:
+    2015; of layers that are called several times the last call), through a regressor where shapes
+    differ or bits are few, which trains along and is dropped. hint_epochs:
     how many epochs in the beginning train for the hints alone, which then end; 0: hints add
     hint_weight times their loss all the time. attention: likewise layers that are to look at the
     same places (Zagoruyko 2017), with attention_weight. finetune: keys of the finetune pass.

@@ -33,7 +33,8 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     student, teacher: scores [N, classes, ...]. Returns the mean over samples and places.
     """
-    wanted, got = ((x / temperature).log_softmax(1) for x in (teacher, student))
+    softened = (x / temperature for x in (teacher.to(student.dtype), student))
+    wanted, got = (x.log_softmax(1) for x in softened)
     divergence = functional.kl_div(got, wanted, reduction="none", log_target=True).sum(1)
     return divergence.mean() * temperature**2
 

@@ -67,7 +67,7 @@ def find_links(module: fx.GraphModule, chains: Iterable[Chain]) -> list[Link]:
         layer = chain.nodes[0]
         if layer.target not in LAYERS or not _is_own(module, layer):
             continue
-        readers = _readers(module, layer)
+        readers = readers_of(module, layer)
         if not readers or layer in readers:
             continue
         marks = _marks(module, layer)
@@ -88,10 +88,11 @@ def _is_own(module: fx.GraphModule, layer: Node) -> bool:
     return alone and not layer.meta.get("tied") and layer.meta["batch_axis"] == 0
 
 
-def _readers(module: fx.GraphModule, layer: Node) -> list[Node]:
-    """The layers that read a layer's outputs, [] where something else does."""
+def readers_of(module: fx.GraphModule, source: Node) -> list[Node]:
+    """The layers that read a value as it is or through what scales along with it, [] where
+    something else does, or a layer whose weights others read as well."""
     found: list[Node] = []
-    pending, seen = list(layer.users), {layer}
+    pending, seen = list(source.users), {source}
     while pending:
         node = pending.pop()
         if node in seen:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from fxloom.passes.low_rank import bases
+from fxloom.passes.tucker import iterated
 
-STARTS = 6
+STARTS = 12
 SWEEPS = 200
 """Of every start at most."""
 
@@ -27,6 +28,13 @@ MORE = 400
 
 WORK = 6e10
 """Multiply-adds that all sweeps together may have: larger tensors get fewer starts and sweeps."""
+
+WIDER = 1.5
+"""Of a large tensor: as many times as there are terms its first two axes are long, if not shorter,
+while terms are sought."""
+
+AFTER = 5
+"""Sweeps over a large tensor afterwards."""
 
 SHARE = 0.003
 """Of the squared error, what the size of the terms costs."""
@@ -56,19 +64,42 @@ def polyadic(tensor: Tensor, count: int, seed: int) -> Terms:
     tensor = tensor.unsqueeze(1)
     length = tensor.flatten(1).norm(dim=1).reshape(-1, *(1 for _ in tensor.shape[1:]))
     tensor = tensor / torch.where(length > 0, length, 1)
-    terms = _of_slices(tensor, count)
-    if count < enough(tensor.shape[2:]):
-        affordable = int(WORK / (2 * tensor.numel() * count))
-        others = min(STARTS, max(2, affordable // SWEEPS)) - 1
-        drawn = _random(tensor, count, others, seed)
-        leading = map(_beside, _bases(tensor, count), drawn)
-        terms = tuple(torch.cat(each, 1) for each in zip(terms, leading, strict=True))
-        sweeps = min(SWEEPS, affordable // (2 * (1 + others)))
-        terms, errors = _swept(tensor, terms, max(sweeps, 2))
-        terms, errors = _swept(tensor, _best(terms, errors, 2), max(2, min(MORE, affordable // 4)))
-        terms = _best(terms, errors, 1)
+    is_large = 2 * tensor.numel() * count * STARTS * SWEEPS > WORK
+    if count == enough(tensor.shape[2:]):
+        terms = _of_slices(tensor, count)
+    elif is_large and max(tensor.shape[2:4]) > WIDER * count:
+        terms = _by_core(tensor, count, seed)
+    else:
+        terms = _searched(tensor, count, seed)
     first, *rest = (each[:, 0] for each in terms)
     return _even((first * length.reshape(-1, 1, 1), *rest))
+
+
+def _searched(tensor: Tensor, count: int, seed: int) -> Terms:
+    """The best of several starts. tensor: [groups, 1, *sizes], of length 1 each."""
+    affordable = int(WORK / (2 * tensor.numel() * count))
+    starts = min(STARTS, max(2, affordable // SWEEPS))
+    drawn = _random(tensor, count, starts - 1, seed)
+    leading = map(_beside, _bases(tensor, count), drawn)
+    both = zip(_of_slices(tensor, count), leading, strict=True)
+    terms = tuple(torch.cat(each, 1) for each in both)
+    terms, errors = _swept(tensor, terms, max(2, min(SWEEPS, affordable // (2 * starts))))
+    terms, errors = _swept(tensor, _best(terms, errors, 2), max(2, min(MORE, affordable // 4)))
+    return _best(terms, errors, 1)
+
+
+def _by_core(tensor: Tensor, count: int, seed: int) -> Terms:
+    """The same by way of a tensor with the first two axes shorter (Bro & Andersson 1998)."""
+    flat = tensor[:, 0].flatten(3)
+    inputs, outputs = (min(size, int(WIDER * count)) for size in (flat.shape[2], flat.shape[1]))
+    # In float32: sweeps over the whole tensor come afterwards.
+    bases_of_both = iterated(flat.to(torch.float32), (inputs, outputs))
+    first, last = (each.to(tensor.dtype) for each in bases_of_both)
+    core = torch.einsum("gock,goq,gcp->gqpk", flat, last, first)
+    core = core.reshape(len(core), 1, outputs, inputs, *tensor.shape[4:])
+    terms = _searched(core, count, seed)
+    lifted = last.unsqueeze(1) @ terms[0], first.unsqueeze(1) @ terms[1], *terms[2:]
+    return _swept(tensor, lifted, AFTER)[0]
 
 
 def _of_slices(tensor: Tensor, count: int) -> Terms:

@@ -26,7 +26,13 @@ from fxloom.graph import arguments
 from fxloom.passes.goals import keys_of
 from fxloom.passes.legalize.core import insert
 from fxloom.passes.prunable import Prunable
-from fxloom.passes.replacing import key_problems, replaceable, require_float, trained
+from fxloom.passes.replacing import (
+    is_read_otherwise,
+    key_problems,
+    replaceable,
+    require_float,
+    trained,
+)
 from fxloom.passes.transforms import Chain, Kind, chain_of, fit, numbers_of
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import typed_keys
@@ -126,13 +132,7 @@ class Structured:
 
     def _problems(self, module: fx.GraphModule, each: Prunable) -> Iterator[str]:
         """What stands against a chain in a layer's place."""
-        reading = {
-            user
-            for node in module.graph.find_nodes(op="get_attr")
-            for user in node.users
-            if node.target in each.names
-        }
-        if not each.readers or reading != set(each.readers):
+        if is_read_otherwise(module, each):
             yield "its weights are read in other ways as well"
             return
         if each.readers[0].target is not aten.linear.default:

@@ -21,7 +21,7 @@ from fxloom.editing import copy_graph
 from fxloom.errors import CaptureError, RecipeError
 from fxloom.exporting import untouched
 from fxloom.frontend import capture
-from fxloom.graph import as_samples, input_specs, origin, output_nodes
+from fxloom.graph import as_indices, as_samples, input_specs, origin, output_nodes
 from fxloom.passes.checkpoints import digest
 from fxloom.passes.trainable import own_copy
 from fxloom.passes.training import as_declared, forward
@@ -131,7 +131,7 @@ class GraphTeacher:
 
     def answer(self, inputs: Inputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         with torch.no_grad():
-            found = forward(self.graph, inputs)
+            found = forward(self.graph, as_indices(self.graph, inputs))
         return found[: self.outputs], found[self.outputs :]
 
     def identity(self, inputs: Inputs) -> str:

@@ -7,10 +7,12 @@ chain from the quantized graph to C++ for every first op, alone and together.
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fxloom.backends import get
 from fxloom.backends.hls4ml import csim
@@ -20,9 +22,11 @@ from fxloom.encodings import Encoding
 from fxloom.fixed_point import Overflow, Rounding
 from fxloom.frontend import capture
 from fxloom.lowering import lower
+from fxloom.passes.compact import Compact
 from fxloom.passes.mixed_precision import MixedPrecision
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program
+from fxloom.recipe import Recipe
 from fxloom.target import Target
 from tests.conformance.packing import pack
 from tests.models import CASES, make
@@ -129,6 +133,36 @@ def test_channels_of_their_own_widths_give_the_simulators_integers(
         programs.append(program)
         inputs += quantize_inputs(program, [3 * x[0][:SAMPLES].numpy()])
     packed = pack(programs)
+    build = get("hls4ml").emit(packed, target, tmp_path / "project", cache=tmp_path / "cache")
+    for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_compact_filters_give_the_simulators_integers(tmp_path: Path) -> None:
+    """Blocks with a window that is cropped and one that is padded, opposite filters put back in
+    order and in columns of the next layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)),
+    ).eval()
+    x = torch.randn(64, 4, 7, 6)
+    data = Data(x)
+    kinds: list[dict[str, Any]] = [
+        {"kind": "separable", "between": ("batchnorm", "relu"), "steps": 5},
+        {"kind": "fire", "steps": 5},
+        {"kind": "crelu", "threshold": -0.1},
+    ]
+    programs, inputs = [], []
+    for io, keys in enumerate(kinds):
+        step = Recipe(
+            [Compact(**keys), Quantize(weights=6, activations=7, per_channel=io % 2 == 1)]
+        )
+        program = lower(step.run(capture(model, x[:2]), data).graph)
+        programs.append(program)
+        inputs += quantize_inputs(program, [3 * x[:SAMPLES].numpy()])
+    packed = pack(programs)
+    target = Target(io="stream", strategy="resource", reuse=4)
     build = get("hls4ml").emit(packed, target, tmp_path / "project", cache=tmp_path / "cache")
     for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
         np.testing.assert_array_equal(got, wanted)

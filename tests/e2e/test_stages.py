@@ -99,17 +99,20 @@ def test_settings_of_layers_that_a_pass_makes_hold_from_there_on(tmp_path: Path)
         data=torch.randn(64, 16),
         out=tmp_path / "b",
     )
-    rows = {layer.name: layer for layer in build.report.passes[0].layers}
-    assert list(rows) == ["0", "0.factor0", "0.factor1", "2"]
-    assert rows["0"].before is not None
-    assert rows["0"].after is rows["0.factor0"].before is rows["0.factor1"].before is None
-    costs = [rows[f"0.factor{k}"].after for k in range(2)]
-    real = {layer.name: layer for layer in build.report.layers}
-    for k, cost in enumerate(costs):
-        assert cost is not None
-        assert cost.latency == real[f"0.factor{k}"].latency
-    assert real["0.factor0"].latency.value > 8
-    assert [real[f"0.factor{k}"].weights[0][:7] for k in range(2)] == ["fixed<8", "fixed<5"]
+    whole, other = build.report.passes[0].layers
+    assert (whole.name, other.name) == ("0", "2")
+    assert other.before == other.after
+    assert whole.before is not None
+    assert whole.after is not None
+    parts = {layer.name: layer for layer in build.report.layers if layer.name.startswith("0.")}
+    assert [each.weights[0][:7] for each in parts.values()] == ["fixed<8", "fixed<5"]
+    assert whole.before.macs == 16 * 12
+    assert whole.after.macs == sum(each.macs for each in parts.values()) == 2 * (16 + 12)
+    dsp = [each.csynth.dsp.value for each in parts.values()]
+    assert whole.before.csynth.dsp.value > whole.after.csynth.dsp.value == sum(dsp)
+    cycles = [each.latency.value for each in parts.values()]
+    assert whole.after.latency.value == sum(cycles) > 8
+    assert "\n0 " in build.report.to_text().partition("pass split, before -> after")[2]
 
 
 def test_a_recipe_that_only_quantizes_is_not_estimated_twice(tmp_path: Path) -> None:

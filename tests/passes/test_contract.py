@@ -27,6 +27,7 @@ def snapshot(graph: GraphModule) -> tuple[str, dict[str, torch.Tensor], dict[str
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "compact": {"samples": 16},
     "distill": {"finetune": {"epochs": 1, "loss": "mse"}},
     "factorize": {"budget": 0.8},
     "finetune": {"epochs": 1, "loss": "mse"},
@@ -39,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BEHIND_QUANTIZE = ("narrow_accumulators",)
 REFUSED = [
     ("circulant", "constants"),
+    *(("compact", name) for name in ("mlp", "layer used twice", "constants", "two outputs")),
     ("distill", "two outputs"),
     ("factorize", "constants"),
     ("finetune", "two outputs"),

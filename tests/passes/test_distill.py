@@ -445,6 +445,10 @@ def test_a_student_that_would_teach_itself_is_told() -> None:
         ({"hint_weight": 0.0}, "hint_weight: required a number above 0"),
         ({"hint_epochs": 2}, "hint_epochs: required hints"),
         ({"hint_epochs": 20, "hints": {"a": "b"}}, "required fewer than all 20 epochs, got 20"),
+        (
+            {"hint_epochs": 2, "hints": {"a": "b"}, "finetune": {"distributed": True}},
+            "hint_epochs: required 0 where processes train together",
+        ),
         ({"teacher": "net.py:make"}, "names no code to run"),
         ({"teacher": 3}, "teacher: required a .pt2 file, a module.*got 3"),
         ({"teacher": nn.Linear}, "teacher: required a .pt2 file, a module"),
@@ -455,6 +459,11 @@ def test_a_student_that_would_teach_itself_is_told() -> None:
 def test_a_key_that_cannot_be_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Distill(**keys)
+
+
+def test_processes_that_train_together_wait_for_it() -> None:
+    assert Distill(finetune={"distributed": True}).distributed
+    assert not Distill().distributed
 
 
 def test_keys_survive_toml() -> None:
