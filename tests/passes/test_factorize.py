@@ -1,5 +1,6 @@
 """The pass that factors layers: ranks given, by energy and by budget, fitted to data."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,24 @@ def test_budget_is_met(cost: Any, method: Any) -> None:
         assert kept[cost] == pytest.approx(counts[1] / counts[0], rel=1e-3)
 
 
+@pytest.mark.parametrize(("cost", "share"), [("dsp", 0.6), ("lut", 0.5)])
+def test_budget_of_hardware_is_met_by_the_estimate(cost: Any, share: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU())
+    x = torch.randn(64, 24)
+    graph, data = capture(net.eval(), x[:2]), Data(x)
+    keys = {"weights": 7}
+    step = Factorize(budget=share, cost=cost, target="xczu9eg", quantize=keys)
+    needed = []
+    for each in (graph, step(graph, data).graph):
+        program = fxloom.lower(Quantize(weights=7)(each, data).graph)
+        total = fxloom.estimate(program, fxloom.Target(part="xczu9eg")).total
+        needed.append(getattr(total.csynth, cost).value)
+    assert 0.98 * share <= needed[1] / needed[0] <= share
+    with pytest.raises(RecipeError, match=f"of .* {cost} the smallest share that was found is"):
+        replace(step, budget=0.01)(graph, data)
+
+
 def test_budget_goes_where_the_outputs_need_it() -> None:
     """Nearer than the same share of every layer, with data and without; what is found can be had
     again without a search."""
@@ -277,6 +296,8 @@ def test_norms_between_and_training() -> None:
         ({"budget": 1.5}, "budget: required a share above 0 and up to 1, got 1.5"),
         ({"method": "auto", "rank": 2}, 'method: "auto" is for a budget'),
         ({"rank": 2, "cost": "macs"}, "cost: is for a budget"),
+        ({"budget": 0.5, "target": "xczu9eg"}, "target: is for a cost of dsp or lut"),
+        ({"budget": 0.5, "cost": "dsp", "quantize": {"bits": 3}}, "quantize.bits: unknown key"),
         ({"rank": 2, "layers": {"fc": {"ranks": 3}}}, 'layers."fc".ranks: unknown key'),
         ({"rank": 2, "layers": {"fc": {"rank": 3, "energy": 0.5}}}, "got both"),
         ({"rank": 2, "finetune": {"epoch": 1}}, "finetune.epoch: unknown key"),
