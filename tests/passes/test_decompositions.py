@@ -275,6 +275,14 @@ def test_krylov_spaces_hold_the_best_basis(
     assert left_over <= 1.01 * best + 1e-5 * float(values.norm())
 
 
+def test_energies_of_large_matrices_are_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = decaying(60, 90).unsqueeze(0)
+    exact = torch.linalg.svdvals(matrix.double()).square()
+    torch.testing.assert_close(energies(matrix), exact)
+    monkeypatch.setattr(low_rank, "DOUBLE", 0)
+    torch.testing.assert_close(energies(matrix), exact, rtol=0, atol=1e-6 * float(exact.max()))
+
+
 def test_factors_are_balanced_and_compute_the_same() -> None:
     layer = Layer(decaying(12, 8, 3, 3))
     for method in METHODS.values():
