@@ -12,7 +12,7 @@ from torch import fx
 from fxloom.errors import RecipeError
 from fxloom.passes.decompositions import METHODS
 from fxloom.passes.factor_subjects import Cost, Subject, layer_of, whole
-from fxloom.passes.factor_writing import obstacles, readers_of
+from fxloom.passes.factor_writing import ENDINGS, obstacles, readers_of
 from fxloom.passes.factorable import Method
 from fxloom.passes.factoring import Factoring, Plan
 from fxloom.passes.finetune import Finetune
@@ -56,6 +56,7 @@ class Factorize:
 
     name: ClassVar[str] = "factorize"
     compresses: ClassVar[bool] = True
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     method: Literal["svd", "spatial", "tucker", "cp", "tt", "auto"] = "svd"
     rank: int | tuple[int, ...] | Literal["vbmf"] | None = None
