@@ -33,20 +33,21 @@ class Subject:
 
     readers: the layers that do, in the order of the graph. layer: of an embedding [rows, features]
     the linear layer whose input is 1 at the row that is wanted. bias: the name of the layer's bias
-    where that is its own and may move.
+    where that is its own and may move. norms: whether there are batch norms between its parts.
     """
 
     prunable: Prunable
     readers: Sequence[Node]
     layer: Layer
     bias: str | None
+    norms: bool = False
 
     @classmethod
-    def of(cls, module: fx.GraphModule, each: Prunable) -> Subject:
+    def of(cls, module: fx.GraphModule, each: Prunable, norms: bool = False) -> Subject:
         """A tensor that `factor_writing.obstacles` has nothing against."""
         readers = readers_of(module, each)
         bias = own_bias(module, each) if each.readers else None
-        return cls(each, readers, layer_of(each, readers[0]), bias)
+        return cls(each, readers, layer_of(each, readers[0]), bias, norms)
 
     @property
     def name(self) -> str:
@@ -61,7 +62,8 @@ class Subject:
     def cost_of(self, chain: Chain, cost: Cost) -> int:
         """What a chain in the layer's place costs, without the bias."""
         if cost == "parameters":
-            return parameters(chain)
+            between = sum(len(part.weight) for part in chain[:-1])
+            return parameters(chain) + (2 * between if self.norms else 0)
         computed = chain[1:] if self.is_embedding else chain
         return sum(
             count * macs(computed, positions(computed, sizes))

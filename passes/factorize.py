@@ -122,7 +122,7 @@ class Factorize:
             lambda each: self._problems(graph, each),
             embeddings=True,
         )
-        subjects = [Subject.of(graph, each) for each in chosen]
+        subjects = [Subject.of(graph, each, self.batchnorm) for each in chosen]
         plan = self._plan(subjects, notes)
         factoring = Factoring.of(graph, subjects, data, self.samples, self.batchnorm, self.seed)
         is_search = self.budget is not None
