@@ -62,7 +62,7 @@ class HardwareSharing:
             name: candidates(subjects[name], each, "parameters", factoring.statistics[name])
             for name, each in methods.items()
         }
-        self._names = {name: subjects[name].prunable.layers for name in methods}
+        self._names = {name: subjects[name].prunable.layers for name in (*methods, *plan)}
 
     def within(self, share: float) -> Plan:
         """The best plan found that needs this share of what the graph needs. Raises RecipeError,
@@ -87,7 +87,8 @@ class HardwareSharing:
         best = needed, smallest
         weights = {name: table[-1].cost for name, table in self._tables.items()}
         price = {name: dense[name] / weights[name] for name in self._tables}
-        fixed, slack = total - sum(dense.values()), 1.0
+        fixed = total - sum(dense.values()) + sum(parts[name] for name in self._plan)
+        slack = 1.0
         for _ in range(TRIALS):
             if best[0] >= CLOSE * limit:
                 break
