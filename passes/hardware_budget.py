@@ -1,8 +1,8 @@
 """Ranks under a budget of what the hardware is estimated to need.
 
 No formula says what a layer will take before it is quantized and laid out, so the plan is tried:
-written, quantized, lowered and estimated. What the factors of each layer took for a weight is what
-the next plan counts with, until the estimate meets the budget.
+written, quantized, lowered and estimated. The next plan counts with what each layer took in the
+trials where it had a few weights less and a few more, until the estimate meets the budget.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from torch import fx
 
 from fxloom.errors import RecipeError
@@ -34,8 +35,15 @@ CLOSE = 0.985
 
 TRIALS = 8
 
+WORSE = 10.0
+"""So many times the least harm is borne where that uses more of the budget."""
+
 FINE = 1000
-"""Steps that a unit is divided in, for what a layer needs in the mean."""
+"""Steps that a unit is divided in, for what a layer is expected to need."""
+
+
+Choice = dict[str, Candidate]
+"""By the names of layers."""
 
 
 class HardwareSharing:
@@ -62,7 +70,7 @@ class HardwareSharing:
             name: candidates(subjects[name], each, "parameters", factoring.statistics[name])
             for name, each in methods.items()
         }
-        self._names = {name: subjects[name].prunable.layers for name in (*methods, *plan)}
+        self._names = {name: subjects[name].prunable.layers for name in methods}
 
     def within(self, share: float) -> Plan:
         """The best plan found that needs this share of what the graph needs. Raises RecipeError,
@@ -84,53 +92,39 @@ class HardwareSharing:
                 f"factorize: budget = {share:g} cannot be had: of {total:g} {self._unit} the "
                 f"smallest share that was found is {nearest:g}"
             )
-        best = needed, smallest
-        weights = {name: table[-1].cost for name, table in self._tables.items()}
-        price = {name: dense[name] / weights[name] for name in self._tables}
-        fixed = total - sum(dense.values()) + sum(parts[name] for name in self._plan)
-        slack = 1.0
+        fits, plans = [(needed, smallest)], [smallest]
+        tried = {name: {table[-1]: dense[name]} for name, table in self._tables.items()}
         for _ in range(TRIALS):
-            if best[0] >= CLOSE * limit:
+            for name, each in plans[-1].items():
+                tried[name][each] = parts[name]
+            unshared = needed - sum(parts[name] for name in self._tables)
+            if _best(fits)[0] >= CLOSE * limit:
                 break
-            found = self._cheapest(price, dense, slack * limit - fixed)
-            if found is None:
+            found = self._cheapest(tried, limit - unshared)
+            if found is None or found in plans:
                 break
             needed, parts = self._tried(found)
-            if best[0] < needed <= limit:
-                best = needed, found
-            expected = fixed
-            for name, each in found.items():
-                expected += price[name] * each.cost if each.method else dense[name]
-                if each.method:
-                    price[name] = parts[name] / each.cost
-            # What no layer accounts for, or another rank would not need in proportion.
-            slack *= (
-                1 + (limit - needed) / limit / 2 if abs(needed - expected) < 0.02 * limit else 1
-            )
-        return self._plan | _factored(best[1])
+            plans.append(found)
+            if needed <= limit:
+                fits.append((needed, found))
+        return self._plan | _factored(_best(fits)[1])
 
     def _cheapest(
-        self, price: Mapping[str, float], dense: Mapping[str, float], budget: float
-    ) -> dict[str, Candidate] | None:
-        tables = {}
+        self, tried: Mapping[str, Mapping[Candidate, float]], budget: float
+    ) -> Choice | None:
+        tables, own = {}, {}
         for name, table in self._tables.items():
-            costs = [round(FINE * price[name] * each.cost) for each in table[:-1]]
-            whole = round(FINE * dense[name])
-            tables[name] = [
-                *(
-                    replace(each, cost=cost)
-                    for each, cost in zip(table[:-1], costs, strict=True)
-                    if cost < whole
-                ),
-                replace(table[-1], cost=whole),
+            costs = [round(FINE * _expected(tried[name], each)) for each in table]
+            priced = [
+                replace(each, cost=cost)
+                for each, cost in zip(table, costs, strict=True)
+                if cost < costs[-1] or each is table[-1]
             ]
+            tables[name] = priced
+            own[name] = {(each.method, each.ranks): each for each in table}
         found = chosen(tables, int(FINE * budget)) if budget > 0 else None
         if found is None:
             return None
-        own = {
-            name: {(each.method, each.ranks): each for each in table}
-            for name, table in self._tables.items()
-        }
         return {name: own[name][each.method, each.ranks] for name, each in found.items()}
 
     def _tried(self, found: Mapping[str, Candidate]) -> tuple[float, dict[str, float]]:
@@ -154,6 +148,28 @@ class HardwareSharing:
                 ):
                     needed[name] += value
         return float(whole.value), needed
+
+
+def _best(fits: Sequence[tuple[float, Choice]]) -> tuple[float, Choice]:
+    """The one that uses most of the budget, of those that do no more harm by far than another."""
+    harms = [sum(each.harm for each in found.values()) for _, found in fits]
+    good = (fit for fit, harm in zip(fits, harms, strict=True) if harm <= WORSE * min(harms))
+    return max(good, key=lambda fit: fit[0])
+
+
+def _expected(tried: Mapping[Candidate, float], each: Candidate) -> float:
+    """What a layer needs: between those that were tried with fewer and with more weights.
+
+    The layer as it is counts only until two chains were tried: its products may be wider.
+    """
+    if each in tried:
+        return tried[each]
+    chains = [(other.cost, needed) for other, needed in tried.items() if other.method]
+    if len(chains) < 2:
+        chains = [(other.cost, needed) for other, needed in tried.items()]
+    costs, needed = zip(*sorted(chains), strict=True)
+    between = float(np.interp(each.cost, costs, needed))
+    return between * max(1.0, each.cost / max(cost for cost, _ in chains))
 
 
 def _factored(found: Mapping[str, Candidate]) -> Plan:

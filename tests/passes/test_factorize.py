@@ -199,7 +199,7 @@ def test_budget_of_hardware_is_met_by_the_estimate(cost: Any, share: float) -> N
     x = torch.randn(64, 24)
     graph, data = capture(net.eval(), x[:2]), Data(x)
     keys = {"weights": 7}
-    given = {"0": {"rank": 4}} if cost == "lut" else {}
+    given = {"0": {"rank": 10}} if cost == "lut" else {}
     step = Factorize(budget=share, cost=cost, target="xczu9eg", quantize=keys, layers=given)
     needed = []
     for each in (graph, step(graph, data).graph):
