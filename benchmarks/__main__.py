@@ -1,6 +1,7 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
 `binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16;
-`code_scale`: Huffman coding at that size; `factorize_scale`: factors at that size."""
+`code_scale`: Huffman coding at that size; `factorize_scale`: factors at that size;
+`low_rank_scale`: decompositions of large weights."""
 
 import argparse
 import json
@@ -19,7 +20,7 @@ def main() -> None:
         nargs="?",
         choices=[
             *("ratios", "scale", "binary_points"),
-            *("prune_scale", "share_scale", "code_scale", "factorize_scale"),
+            *("prune_scale", "share_scale", "code_scale", "factorize_scale", "low_rank_scale"),
         ],
         default="ratios",
     )
@@ -38,6 +39,8 @@ def main() -> None:
         from benchmarks.share_scale import measure_all, table
     elif options.what == "code_scale":
         from benchmarks.code_scale import measure_all, table
+    elif options.what == "low_rank_scale":
+        from benchmarks.low_rank_scale import measure_all, table
     elif options.what == "factorize_scale":
         from benchmarks.factorize_scale import measure_all, table
     else:

@@ -4,10 +4,10 @@
 
 Data and teachers are those of `benchmarks.quantization`: another split, other weights and another
 order of training for each seed. Every student is trained twice by the same passes from the same
-weights, for as many steps and with the same schedule: by `finetune` on labels alone, and by
-`distill`. Differences are paired, on the same test samples; the bar of what a student may lose
-against its teacher holds where the mean + 2 standard errors reaches it, that of what distillation
-gains where the mean does and every single seed.
+weights, for as many steps and with the same schedule: by `finetune` on labels alone ("alone"; where
+there are none, it is not trained), and by `distill`. Differences are paired, on the same test
+samples; the bar of what a student may lose against its teacher holds where the mean + 2 standard
+errors reaches it, that of what distillation gains where the mean does and every single seed.
 
 Settings are one set a case, all seeds alike. They were chosen as --validation does: it holds out a
 fifth of each training part, trains on the rest and never looks at the test samples.
@@ -36,6 +36,7 @@ from fxloom.passes import Distill, Finetune, Prune, PruneChannels, Quantize
 
 LABELS = 126
 """Samples that have labels: a tenth of the training part."""
+TERNARY = {"weight_format": "ternary", "per_channel": True}
 SMALL = (64, 48, 24, 10)
 """A student of 4,546 parameters, 11.1 times fewer than those of 64-300-100-10."""
 LONG, SHORT = 1000, 100
@@ -125,18 +126,19 @@ def few_labels(seed: int, held_out: bool, case: str) -> tuple[float, float, floa
     return accuracy(teacher, data), accuracy(alone, data), accuracy(taught, data)
 
 
-def few_bits(seed: int, held_out: bool, task: str, weights: Any) -> tuple[float, float, float]:
-    """Weights of two bits or three values, activations of four bits: the float network teaches."""
+def few_bits(
+    seed: int, held_out: bool, task: str, weights: Any, labels: bool
+) -> tuple[float, float, float]:
+    """Weights of two bits or three values, activations of four bits: the float network teaches.
+    labels: whether there are some; without them there is nothing but the teacher to train on."""
     data, teacher = data_of(task, seed, held_out), trained(task, seed, held_out)
     graph = fxloom.capture(teacher, data.example(2))
     keys = {"epochs": 40, "learning_rate": 6e-3, "seed": seed}
-    steps = (Finetune(**keys), Distill(soft=0.9, finetune=keys))
-    found = [
-        fixed_accuracy(
-            Recipe([Quantize(activations=4, **weights), step]).run(graph, data).graph, data
-        )
-        for step in steps
-    ]
+    steps: list[list[Any]] = [[Finetune(**keys)], [Distill(soft=0.9, finetune=keys)]]
+    if not labels:
+        steps = [[], [Distill(soft=1.0, finetune=keys)]]
+    recipes = [Recipe([Quantize(activations=4, **weights), *each]) for each in steps]
+    found = [fixed_accuracy(recipe.run(graph, data).graph, data) for recipe in recipes]
     return accuracy(teacher, data), found[0], found[1]
 
 
@@ -168,13 +170,10 @@ CASES = {
     "126 labels, same": case(few_labels, "same", seeds=6, gained=3.0),
     "126 labels, rest": case(few_labels, "rest", seeds=6, gained=3.0),
     "126 labels, own": case(few_labels, "own", seeds=6),
-    "mlp w2a4": case(few_bits, "digits mlp", {"weights": 2}),
-    "mlp ternary a4": case(
-        few_bits, "digits mlp", {"weight_format": "ternary", "per_channel": True}
-    ),
-    "cnn w2a4": case(few_bits, "digits cnn", {"weights": 2}),
-    "mlp 90% pruned": case(few_weights, "digits mlp", 0.9),
-    "mlp 95% pruned": case(few_weights, "digits mlp", 0.95),
+    "mlp w2a4": case(few_bits, "digits mlp", {"weights": 2}, True),
+    "mlp w2a4, no labels": case(few_bits, "digits mlp", {"weights": 2}, False, seeds=5),
+    "cnn ternary, no labels": case(few_bits, "digits cnn", TERNARY, False, seeds=5),
+    "mlp 95% pruned": case(few_weights, "digits mlp", 0.95, seeds=4),
 }
 
 
@@ -218,7 +217,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("case               teacher  alone  distilled  lost, + 2 errors     bar     "
+    print("case                   teacher  alone  distilled  lost, + 2 errors     bar     "
           "gained, + or - 2 errors (least)  bar     s each")  # fmt: skip
     records = []
     for record in measure(options.case or list(CASES), options.seeds, options.validation):
@@ -235,7 +234,7 @@ def _line(record: dict[str, Any]) -> str:
     worst = min(record["gained"], record["gained_least"])
     reached = "" if least is None else f"{'>=' if worst >= least else '< '} {least:.1f}"
     return (
-        f"{record['case']:18} {record['teacher']:7.2f} {record['alone']:6.2f} "
+        f"{record['case']:22} {record['teacher']:7.2f} {record['alone']:6.2f} "
         f"{record['distilled']:10.2f}  {record['lost']:5.2f} + {record['lost_two_errors']:.2f} = "
         f"{bound:5.2f}  {judged:6}  {record['gained']:+6.2f} +- {record['gained_two_errors']:.2f} "
         f"({record['gained_least']:+6.2f})            {reached:6}  {record['seconds']:6.1f}"

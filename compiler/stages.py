@@ -138,7 +138,8 @@ def _totals(costs: Collection[LayerCost]) -> Figures:
 def _paired(before: Costs, after: Costs, is_stream: bool) -> tuple[StageLayer, ...]:
     """Layers with weights before or after, in order; those that a layer became, "fc1.factor0" and
     the like, together in its place."""
-    gone = [name for name in before if name not in after]
+    held = {name for name, cost in after.items() if cost.weight_count}
+    gone = [name for name, cost in before.items() if cost.weight_count and name not in held]
     parts: dict[str, list[LayerCost]] = {}
     for name, cost in after.items():
         wholes = [each for each in gone if name not in before and name.startswith(f"{each}.")]

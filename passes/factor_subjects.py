@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -81,12 +81,6 @@ class Subject:
         if not self.is_embedding:
             return run_chain(chain, x, bias)
         return run_chain(chain[1:], functional.embedding(x, chain[0].weight.T))
-
-    def written(self, chain: Chain) -> Chain:
-        """A chain as `write_chain` takes it: of an embedding the first part is the smaller one."""
-        if not self.is_embedding:
-            return chain
-        return replace(chain[0], weight=chain[0].weight.T), *chain[1:]
 
     @cached_property
     def _sizes(self) -> Mapping[tuple[int, ...], int]:

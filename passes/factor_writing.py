@@ -10,20 +10,19 @@ stays one thing however many layers read it: all of them read the same factors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 from torch.fx.node import Node
 
 from fxloom.batch_rules import position_of
 from fxloom.editing import tensor_node
 from fxloom.facts import facts, sharing
 from fxloom.graph import BATCH, arguments, constant, origin
-from fxloom.passes.calibration import Batch, observe
 from fxloom.passes.factors import Chain, Part, positions_of_row
 from fxloom.passes.legalize.core import insert
 from fxloom.passes.prunable import EMBEDDING, Prunable
@@ -253,47 +252,3 @@ def merged(view: Sequence[int], order: Sequence[int]) -> tuple[tuple[int, ...], 
     found = tuple(starts.index(run[0]) for run in runs)
     sizes = {run[0]: prod(view[kept[place]] for place in run) for run in runs}
     return tuple(sizes[start] for start in starts), found
-
-
-def measure_norms(module: fx.GraphModule, norms: Iterable[Node], batches: Iterable[Batch]) -> None:
-    """Give batch norms that were just written the statistics of data, and the scale and offset with
-    which they still change nothing.
-
-    batches: as the graph takes them.
-    """
-    seen = {node: Moments() for node in norms}
-    observe(module, batches, {arguments(node)[0]: [each] for node, each in seen.items()})
-    for node, moments in seen.items():
-        variance = moments.variance
-        values = ((variance + EPS).sqrt(), moments.mean, moments.mean, variance)
-        for source, tensor in zip(arguments(node)[1:5], values, strict=True):
-            old = constant(module, source.target)
-            *path, leaf = str(source.target).split(".")
-            fresh: Tensor = tensor.to(old.dtype)
-            if isinstance(old, nn.Parameter):
-                fresh = nn.Parameter(fresh)
-            setattr(module.get_submodule(".".join(path)), leaf, fresh)
-
-
-class Moments:
-    """Mean and variance of every channel, the second axis, in float64."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def see(self, x: Tensor) -> None:
-        """Add the values of a tensor."""
-        values = x.to(torch.float64).transpose(0, 1).flatten(1)
-        self._count += values.shape[1]
-        self._sum = self._sum + values.sum(1)
-        self._squares = self._squares + values.square().sum(1)
-
-    @property
-    def mean(self) -> Tensor:
-        """Of every channel."""
-        return self._sum / self._count
-
-    @property
-    def variance(self) -> Tensor:
-        """Of every channel, not below zero."""
-        return (self._squares / self._count - self.mean.square()).clamp_(min=0)

@@ -15,8 +15,9 @@ from fxloom.graph import BATCH, constant
 from fxloom.passes.calibration import Batch, batch_size
 from fxloom.passes.channel_criteria import batches
 from fxloom.passes.factor_fitting import Choice, Factored, fitted, unfitted
+from fxloom.passes.factor_norms import measure_norms
 from fxloom.passes.factor_subjects import Subject
-from fxloom.passes.factor_writing import measure_norms, readers_of, write_chain
+from fxloom.passes.factor_writing import readers_of, write_chain
 from fxloom.passes.factorable import Method, Ranks
 from fxloom.passes.factors import parameters
 from fxloom.passes.layerwise import replace_tensor
@@ -87,8 +88,7 @@ class Factoring:
                 old = constant(module, subject.bias).detach()
                 replace_tensor(module, subject.bias, old + made.shift)
             readers = readers_of(module, prunables[subject.name])
-            chain = subject.written(made.chain)
-            norms += write_chain(module, readers, chain, norms=self.norms).norms
+            norms += write_chain(module, readers, made.chain, norms=self.norms).norms
             layers[subject.name] = {
                 "method": choice.method.name,
                 "ranks": list(choice.ranks),

@@ -7,22 +7,26 @@ from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from torch import fx
+from torch import fx, nn
 
 from fxloom.errors import RecipeError
+from fxloom.graph import constant
 from fxloom.passes.decompositions import METHODS
 from fxloom.passes.factor_subjects import Cost, Subject, layer_of, whole
-from fxloom.passes.factor_writing import obstacles, readers_of
+from fxloom.passes.factor_writing import ENDINGS, obstacles, readers_of
 from fxloom.passes.factorable import Method
 from fxloom.passes.factoring import Factoring, Plan
 from fxloom.passes.finetune import Finetune
 from fxloom.passes.goals import keys_of
+from fxloom.passes.hardware_budget import HardwareSharing, Unit
 from fxloom.passes.prunable import Prunable
+from fxloom.passes.quantize import Quantize
 from fxloom.passes.rank_budget import Sharing
 from fxloom.passes.rank_rules import Rule, reason_against
 from fxloom.passes.replacing import replaceable, require_float, trained
 from fxloom.recipe import PassResult
 from fxloom.settings import build, typed_keys
+from fxloom.target import Target
 
 if TYPE_CHECKING:
     from fxloom.data import Data
@@ -38,25 +42,30 @@ class Factorize:
     tt (tensor train); auto: with a budget, of all that take a layer the best. One of the next three
     says how far. rank: of every layer, one number for each rank of the method; "vbmf" finds what is
     more than noise in the weights (Nakajima 2013). energy: share of the squares of the weights that
-    every rank keeps alone. budget: share of the whole model's `cost` that is kept; the layers share
-    it so that the model's outputs move least, and some stay as they are. cost: parameters or macs.
-    include, exclude: layers by name (fnmatch patterns). What cannot be factored, or
-    would save nothing, stays, and the summary says why; if a pattern other than "*" names it and it
-    cannot, that is an error. layers: method, rank or energy of their own for layers that match a
-    pattern (the last match wins). batchnorm: batch norms between the parts (Tai 2015). samples:
-    training samples that say what layers give: each chain is fitted to that on what the factored
-    layers before it give; without data the weights alone decide. seed: of what is random. finetune:
-    keys of the finetune pass, which then runs.
+    is kept. budget: share of the whole model's `cost` that is kept; the layers share it so that the
+    model's outputs move least, and some stay as they are. cost: parameters, macs, or dsp or lut as
+    C synthesis is estimated to report them on `target` (a part, or a TOML file) once quantized with
+    the keys of `quantize`. include, exclude: layers by name (fnmatch patterns). What cannot be
+    factored, or would save nothing, stays, and the summary says why; if a pattern other than "*"
+    names it and it cannot, that is an error. layers: method, rank or energy of their own for layers
+    that match a pattern (the last match wins). batchnorm: batch norms between the parts (Tai 2015).
+    samples: training samples that say what layers give: each chain is fitted to that on what the
+    factored layers before it give; without data the weights alone decide. seed: of what is random.
+    finetune: keys of the finetune pass, which then runs. What a budget found is a factorize pass
+    with ranks; `compile` writes it to found.toml.
     """
 
     name: ClassVar[str] = "factorize"
     compresses: ClassVar[bool] = True
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     method: Literal["svd", "spatial", "tucker", "cp", "tt", "auto"] = "svd"
     rank: int | tuple[int, ...] | Literal["vbmf"] | None = None
     energy: float | None = None
     budget: float | None = None
-    cost: Cost = "parameters"
+    cost: Literal["parameters", "macs", "dsp", "lut"] = "parameters"
+    target: str | None = None
+    quantize: Mapping[str, Any] = field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -83,6 +92,10 @@ class Factorize:
             yield from (f'layers."{pattern}".{line}' for line in wrong)
             if rule is not None:
                 yield from (f'layers."{pattern}".{line}' for line in rule.problems())
+        for key in ("target", "quantize"):
+            if getattr(self, key) and self.cost not in get_args(Unit):
+                yield f"{key}: is for a cost of dsp or lut, got {self.cost}"
+        yield from (f"quantize.{line}" for line in build(Quantize, self.quantize)[1])
         if self.cost != "parameters" and self.budget is None:
             yield f"cost: is for a budget, which is not given, got {self.cost}"
         if self.samples < 1:
@@ -114,9 +127,10 @@ class Factorize:
         factoring = Factoring.of(graph, subjects, data, self.samples, self.batchnorm, self.seed)
         is_search = self.budget is not None
         if self.budget is not None:
+            assert data is not None
             free = [each for each in subjects if each.name not in {*plan, *notes}]
             methods = {each.name: self._methods(each.prunable) for each in free}
-            plan = Sharing(factoring, plan, methods, self.cost).within(self.budget)
+            plan = self._sharing(factoring, plan, methods, data).within(self.budget)
             notes |= {each.name: "it is worth its cost" for each in free if each.name not in plan}
         elif not plan:
             lines = [f"{name}: {note}" for name, note in notes.items()]
@@ -128,6 +142,19 @@ class Factorize:
         if self.finetune:
             module, summary["finetune"] = trained(module, data, self.finetune)
         return PassResult(module, True, summary, self._found(subjects, plan) if is_search else None)
+
+    def _sharing(
+        self,
+        factoring: Factoring,
+        plan: Plan,
+        methods: Mapping[str, Sequence[Method]],
+        data: Data,
+    ) -> Sharing | HardwareSharing:
+        if self.cost == "parameters" or self.cost == "macs":
+            return Sharing(factoring, plan, methods, self.cost)
+        target = Target.load(self.target) if self.target else Target()
+        quantize = Quantize(**self.quantize)
+        return HardwareSharing(factoring, plan, methods, self.cost, target, quantize, data)
 
     def _rule(self, each: Prunable) -> Rule:
         method = None if self.method == "auto" else self.method
@@ -147,6 +174,9 @@ class Factorize:
         """What stands against factors in a layer's place."""
         if reason := next(obstacles(graph, each, self.batchnorm), ""):
             yield reason
+            return
+        if not isinstance(constant(graph, each.names[0]), nn.Parameter):
+            yield "its weights are a buffer and no parameter"
             return
         layer, rule = layer_of(each, readers_of(graph, each)[0]), self._rule(each)
         methods = self._methods(each)
@@ -215,6 +245,8 @@ class Factorize:
             energy=None,
             budget=None,
             cost="parameters",
+            target=None,
+            quantize={},
             include=tuple(layers),
             exclude=(),
             layers=layers,

@@ -15,13 +15,12 @@ import fxloom
 from fxloom.data import Data
 from fxloom.editing import copy_graph, finish
 from fxloom.frontend import capture
-from fxloom.graph import arguments
 from fxloom.passes import Quantize, decompositions
 from fxloom.passes.decompositions import parts
+from fxloom.passes.factor_subjects import layer_of
 from fxloom.passes.factor_writing import obstacles, readers_of, write_chain
-from fxloom.passes.factorable import Layer
-from fxloom.passes.factors import Chain
-from fxloom.passes.prunable import Prunable, find_prunable
+from fxloom.passes.factorable import Ranks
+from fxloom.passes.prunable import find_prunable
 from fxloom.passes.tensor_trains import TensorTrain
 from fxloom.program import Program
 from fxloom.target import Target
@@ -78,22 +77,14 @@ STREAMS = ("rows", "groups", "spatial", "cp", "tt of a flattened image", "embedd
 """Those that are tried as streams; the others are tried in parallel."""
 
 
-def layer_of(each: Prunable) -> Layer:
-    """Weights as the methods take them."""
-    if not each.readers:
-        return Layer(each.values.T)
-    if each.values.dim() == 2:
-        return Layer(each.values)
-    stride, padding, dilation = (tuple(n) for n in arguments(each.readers[0])[3:6])
-    return Layer(each.values, stride, padding, dilation, each.groups)
-
-
-def factored(graph: GraphModule, make: Callable[[Prunable], Chain]) -> GraphModule:
-    """Every layer with weights as a chain."""
+def factored(graph: GraphModule, chosen: Callable[[str], tuple[str, Ranks]]) -> GraphModule:
+    """Every layer with weights as a chain. chosen: method and ranks, by the name of a layer."""
     module = copy_graph(graph)
     for each in find_prunable(module, embeddings=True):
         assert list(obstacles(module, each)) == []
-        write_chain(module, readers_of(module, each), make(each))
+        readers = readers_of(module, each)
+        method, ranks = chosen(each.name)
+        write_chain(module, readers, parts(METHODS[method], layer_of(each, readers[0]), ranks))
     return finish(module)
 
 
@@ -104,7 +95,7 @@ def program_of(name: str) -> Program:
     torch.manual_seed(len(name))
     x = torch.randn(64, *shape) if name != "embedding" else torch.randint(0, 9, (64, *shape))
     graph = capture(make().eval(), x[:2])
-    module = factored(graph, lambda each: parts(METHODS[method], layer_of(each), ranks))
+    module = factored(graph, lambda _: (method, ranks))
     return fxloom.lower(Quantize(weights=6, activations=7)(module, Data(x)).graph)
 
 
@@ -137,13 +128,8 @@ def test_the_report_has_what_chains_save() -> None:
     graph = capture(model, x[:2])
     chosen = {"0": ("tucker", (4, 4)), "3": ("svd", (5,)), "5": ("svd", (3,))}
 
-    def make(each: Prunable) -> Chain:
-        method, ranks = chosen[each.name]
-        return parts(METHODS[method], layer_of(each), ranks)
-
-    dense, chains = (
-        fxloom.lower(Quantize()(each, Data(x)).graph) for each in (graph, factored(graph, make))
-    )
+    both = graph, factored(graph, chosen.__getitem__)
+    dense, chains = (fxloom.lower(Quantize()(each, Data(x)).graph) for each in both)
     for io in ("parallel", "stream"):
         reports = [
             fxloom.estimate(program, Target("xcvu9p", io=io, strategy="resource", reuse=reuse))

@@ -10,15 +10,12 @@ from torch.fx import GraphModule
 
 from fxloom.compilation import compile
 from fxloom.data import Data
-from fxloom.editing import copy_graph, finish
+from fxloom.editing import copy_graph
 from fxloom.estimation import estimate
 from fxloom.facts import keep_zeros
 from fxloom.frontend import capture
 from fxloom.lowering import lower
-from fxloom.passes import FoldBatchnorm, Quantize
-from fxloom.passes.factor_writing import write_chain
-from fxloom.passes.factors import Part
-from fxloom.passes.prunable import find_prunable
+from fxloom.passes import Factorize, FoldBatchnorm, Quantize
 from fxloom.recipe import PassResult, Recipe
 from fxloom.report import Report
 from fxloom.target import LayerTable, Target
@@ -73,37 +70,25 @@ def test_the_report_shows_what_a_pass_saves(tmp_path: Path) -> None:
     assert Report.from_json(report.to_json()) == report
 
 
-@dataclass(frozen=True)
-class Split:
-    """A layer becomes two."""
-
-    name: ClassVar[str] = "split"
-    compresses: ClassVar[bool] = True
-
-    def __call__(self, graph: GraphModule, data: Data | None = None) -> PassResult:
-        module = copy_graph(graph)
-        first = find_prunable(module)[0]
-        u, s, v = torch.linalg.svd(first.values, full_matrices=False)
-        chain = Part(v[:2]), Part(u[:, :2] * s[:2])
-        write_chain(module, first.readers, chain)
-        return PassResult(finish(module), True, {})
-
-
 def test_settings_of_layers_that_a_pass_makes_hold_from_there_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
     quantize = Quantize(layers={"0.factor1": {"weights": 5}, "0*": {"activations": 7}})
     layers: dict[str, LayerTable] = {"0.factor0": {"strategy": "resource", "reuse": 8}}
     build = compile(
-        *(model, torch.zeros(2, 16), Recipe([Split(), quantize]), Target(layers=layers)),
+        model,
+        recipe=Recipe([Factorize(rank=2, include=("0",)), quantize]),
+        target=Target(layers=layers),
         data=torch.randn(64, 16),
         out=tmp_path / "b",
     )
     whole, other = build.report.passes[0].layers
     assert (whole.name, other.name) == ("0", "2")
-    assert other.before == other.after
+    assert other.before is not None
     assert whole.before is not None
     assert whole.after is not None
+    assert other.after is not None
+    assert other.before.macs == other.after.macs
     parts = {layer.name: layer for layer in build.report.layers if layer.name.startswith("0.")}
     assert [each.weights[0][:7] for each in parts.values()] == ["fixed<8", "fixed<5"]
     assert whole.before.macs == 16 * 12
@@ -112,7 +97,7 @@ def test_settings_of_layers_that_a_pass_makes_hold_from_there_on(tmp_path: Path)
     assert whole.before.csynth.dsp.value > whole.after.csynth.dsp.value == sum(dsp)
     cycles = [each.latency.value for each in parts.values()]
     assert whole.after.latency.value == sum(cycles) > 8
-    assert "\n0 " in build.report.to_text().partition("pass split, before -> after")[2]
+    assert "\n0 " in build.report.to_text().partition("pass factorize, before -> after")[2]
 
 
 def test_a_recipe_that_only_quantizes_is_not_estimated_twice(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from fxloom.data import Data
 from fxloom.editing import copy_graph, finish
 from fxloom.frontend import capture
 from fxloom.graph import arguments, origin, refresh_shapes
-from fxloom.passes import Finetune, FoldBatchnorm, Prune, Quantize
+from fxloom.passes import Factorize, Finetune, FoldBatchnorm, Prune, Quantize
+from fxloom.passes.factor_norms import measure_norms
 from fxloom.passes.factor_writing import (
-    measure_norms,
     merged,
     obstacles,
     readers_of,
@@ -326,6 +326,33 @@ def test_an_embedding_becomes_a_smaller_one_and_a_linear_layer() -> None:
     wanted = fxloom.exact_forward(quantized, *x)
     got = fxloom.simulate(fxloom.lower(quantized), [each.numpy() for each in x])
     np.testing.assert_array_equal(got, wanted.numpy())
+
+
+def test_the_pass_factors_embeddings_and_recurrences() -> None:
+    torch.manual_seed(0)
+    words, rnn = nn.Embedding(20, 8), nn.RNN(8, 8, batch_first=True)
+
+    class Sentence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.rnn = words, rnn
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(self.words(x))[0][:, -1]
+
+    with torch.no_grad():  # of rank 2 and 3
+        words.weight.copy_(torch.randn(20, 2) @ torch.randn(2, 8))
+        left = torch.randn(8, 3) / 8
+        rnn.weight_ih_l0.copy_(left @ torch.randn(3, 8))
+        rnn.weight_hh_l0.copy_(left @ torch.randn(3, 8))
+    x = torch.randint(0, 20, (40, 3))
+    graph = capture(Sentence(), x[:2])
+    step = Factorize(rank=2, layers={"rnn*": {"rank": 3}})
+    module = step(graph).graph
+    torch.testing.assert_close(module(x), graph(x), atol=1e-5, rtol=0)
+    shapes = {tuple(p.shape) for name, p in module.named_parameters() if "factor" in name}
+    assert shapes == {(20, 2), (8, 2), (3, 16), (8, 3)}
+    integers_agree(Quantize()(module, Data(x)).graph, x)
 
 
 def test_all_factors_get_gradients() -> None:

@@ -1,5 +1,7 @@
 """The pass that factors layers: ranks given, by energy and by budget, fitted to data."""
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,6 +190,24 @@ def test_budget_is_met(cost: Any, method: Any) -> None:
         assert kept[cost] == pytest.approx(counts[1] / counts[0], rel=1e-3)
 
 
+@pytest.mark.parametrize(("cost", "share"), [("dsp", 0.6), ("lut", 0.5)])
+def test_budget_of_hardware_is_met_by_the_estimate(cost: Any, share: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU())
+    x = torch.randn(64, 24)
+    graph, data = capture(net.eval(), x[:2]), Data(x)
+    keys = {"weights": 7}
+    step = Factorize(budget=share, cost=cost, target="xczu9eg", quantize=keys)
+    needed = []
+    for each in (graph, step(graph, data).graph):
+        program = fxloom.lower(Quantize(weights=7)(each, data).graph)
+        total = fxloom.estimate(program, fxloom.Target(part="xczu9eg")).total
+        needed.append(getattr(total.csynth, cost).value)
+    assert 0.98 * share <= needed[1] / needed[0] <= share
+    with pytest.raises(RecipeError, match=f"of .* {cost} the smallest share that was found is"):
+        replace(step, budget=0.01)(graph, data)
+
+
 def test_budget_goes_where_the_outputs_need_it() -> None:
     """Nearer than the same share of every layer, with data and without; what is found can be had
     again without a search."""
@@ -223,7 +243,7 @@ def test_whole_budget_changes_nothing() -> None:
 
 def test_layers_of_tokens_and_recurrences_share_a_budget() -> None:
     torch.manual_seed(0)
-    x = torch.randint(0, 30, (40, 5))
+    x = torch.randint(0, 30, (40, 3))
     graph = capture(Tokens().eval(), x[:2])
     data = Data(x)
     result = Factorize(budget=0.7)(graph, data)
@@ -277,6 +297,8 @@ def test_norms_between_and_training() -> None:
         ({"budget": 1.5}, "budget: required a share above 0 and up to 1, got 1.5"),
         ({"method": "auto", "rank": 2}, 'method: "auto" is for a budget'),
         ({"rank": 2, "cost": "macs"}, "cost: is for a budget"),
+        ({"budget": 0.5, "target": "xczu9eg"}, "target: is for a cost of dsp or lut"),
+        ({"budget": 0.5, "cost": "dsp", "quantize": {"bits": 3}}, "quantize.bits: unknown key"),
         ({"rank": 2, "layers": {"fc": {"ranks": 3}}}, 'layers."fc".ranks: unknown key'),
         ({"rank": 2, "layers": {"fc": {"rank": 3, "energy": 0.5}}}, "got both"),
         ({"rank": 2, "finetune": {"epoch": 1}}, "finetune.epoch: unknown key"),
@@ -319,6 +341,12 @@ def test_what_is_refused_is_named() -> None:
         Factorize(budget=0.5)(graph)
     with pytest.raises(RecipeError, match="Put factorize before quantize"):
         Factorize(rank=2)(Quantize()(graph, data).graph, data)
+    buffers = copy.deepcopy(graph)
+    weight = buffers.get_parameter("hidden.weight").detach()
+    del buffers.hidden.weight  # type: ignore[union-attr]
+    buffers.hidden.register_buffer("weight", weight)  # type: ignore[operator, union-attr]
+    with pytest.raises(RecipeError, match="hidden: its weights are a buffer"):
+        Factorize(rank=2, include=("hidden",))(buffers)
     pruned = Prune(sparsity=0.5, include=("hidden",))(graph).graph
     with pytest.raises(RecipeError, match="hidden: its weights were pruned"):
         Factorize(rank=2, include=("hidden",))(pruned)
