@@ -344,6 +344,9 @@ def test_what_is_refused_is_named() -> None:
         Factorize(budget=0.5)(graph)
     with pytest.raises(RecipeError, match="Put factorize before quantize"):
         Factorize(rank=2)(Quantize()(graph, data).graph, data)
+    rows = capture(nn.Embedding(20, 8).eval(), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(RecipeError, match="budget: the model has no macs"):
+        Factorize(budget=0.5, cost="macs")(rows, Data(torch.zeros(4, 3, dtype=torch.int64)))
     buffers = copy.deepcopy(graph)
     weight = buffers.get_parameter("hidden.weight").detach()
     del buffers.hidden.weight  # type: ignore[union-attr]
