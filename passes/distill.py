@@ -33,13 +33,14 @@ class Distill:
     graph, an exported program or a function of a batch; by default what --teacher names, else the
     graph with which the recipe began. soft: share of the loss that is of the teacher's scores,
     softened by temperature (Hinton 2015); the rest is of the labels, and 1 needs none. Where
-    outputs are numbers and not scores of classes, it is of their squared differences. hints: layers
-    of the teacher, each with the one of the student that is to give the same (FitNets, Romero
-    2015; of layers that are called several times the last call), through a regressor where shapes
-    differ or bits are few, which trains along and is dropped. hint_epochs:
-    how many epochs in the beginning train for the hints alone, which then end; 0: hints add
-    hint_weight times their loss all the time. attention: likewise layers that are to look at the
-    same places (Zagoruyko 2017), with attention_weight. finetune: keys of the finetune pass.
+    outputs are numbers and not scores of classes, it is of their squared differences: with labels
+    that are such numbers, one output only, or loss = "mse" in finetune. hints: layers of the
+    teacher, each with the one of the student that is to give the same (FitNets, Romero 2015; of
+    layers that are called several times the last call), through a regressor where shapes differ or
+    bits are few, which trains along and is dropped. hint_epochs: how many epochs in the beginning
+    train for the hints alone, which then end; 0: hints add hint_weight times their loss all the
+    time. attention: likewise layers that are to look at the same places (Zagoruyko 2017), with
+    attention_weight. finetune: keys of the finetune pass.
     """
 
     name: ClassVar[str] = "distill"

@@ -94,6 +94,7 @@ class Teaching:
             **{key: str(getattr(keys, key)) for key in ("attention", "attention_weight")},
         }
         labels = samples.labels if keys.soft < 1 else None
+        self._labels_are_numbers = samples.labels is not None and samples.labels.is_floating_point()
         size = sum(x.nbytes for x in self._first) / len(several) * len(samples)
         self.is_cached = size <= CACHED
         targets: tuple[Tensor, ...] = ()
@@ -115,6 +116,8 @@ class Teaching:
         if samples.labels is not None:
             name, labelled = loss_of(keys.loss, mine, samples.labels)
             parts.append(f"{1 - own.soft:g} {name}")
+        elif name == "auto" and self._labels_are_numbers:
+            name = "mse"
         is_number = name == "mse" or mine.dim() < 2 or mine.shape[1] == 1
         softened: Loss | None = None
         if own.soft:

@@ -316,6 +316,23 @@ def test_numbers_are_learned_by_their_squares() -> None:
     assert step(graph, data).summary["loss"] == "0.3 mse + 0.7 mse"
 
 
+@pytest.mark.parametrize(
+    ("labels", "keys", "loss"),
+    [
+        (TEACHER(X).detach(), {}, "mse"),
+        (None, {"loss": "mse"}, "mse"),
+        (TEACHER(X).detach(), {"loss": "cross_entropy"}, "soft scores at 4"),
+        (Y, {}, "soft scores at 4"),
+        (None, {}, "soft scores at 4"),
+    ],
+)
+def test_labels_say_whether_several_outputs_are_numbers(
+    labels: Tensor | None, keys: dict[str, Any], loss: str
+) -> None:
+    step = Distill(teacher=TEACHER, soft=1.0, finetune={"epochs": 1, **keys})
+    assert step(student(), Data(X, labels)).summary["loss"] == f"1 {loss}"
+
+
 def interrupted(step: Distill, graph: fx.GraphModule, epochs: int) -> None:
     """Runs the training until some epochs are saved."""
     plain = training_loop.Training._epoch
