@@ -51,6 +51,24 @@ class Teacher(Protocol):
         ...
 
 
+def teacher_problem(value: object) -> str | None:
+    """Why something cannot be a teacher, whatever the student is."""
+    if isinstance(value, str):
+        if value.endswith(".pt2"):
+            return None
+        return (
+            f'required a .pt2 file of torch.export.save, got "{value}". A recipe '
+            "names no code to run; on the command line --teacher FILE.py:FUNCTION may"
+        )
+    is_known = isinstance(value, nn.Module | ExportedProgram) or callable(value)
+    if is_known and not isinstance(value, type):
+        return None
+    return (
+        "required a .pt2 file, a module, a graph, an exported program or a function "
+        f"of a batch, got {value!r}"
+    )
+
+
 def teacher_of(
     value: object,
     layers: Sequence[str],

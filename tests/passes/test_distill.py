@@ -446,6 +446,8 @@ def test_labels_are_required_where_they_count_and_a_teacher_outside_a_recipe() -
         Distill(teacher=TEACHER)(student())
     with pytest.raises(RecipeError, match="required one outside a recipe"):
         Distill()(student(), DATA)
+    with pytest.raises(RecipeError, match=r"teacher: required a \.pt2 file, a module.*got 3"):
+        Recipe([Distill(finetune=SHORT)]).run(student(), DATA, teacher=3)
 
 
 def test_a_student_that_would_teach_itself_is_told() -> None:
