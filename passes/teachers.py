@@ -91,7 +91,7 @@ def teacher_of(
         try:
             value = load_program_file(value)
         except CaptureError as fault:
-            raise RecipeError(f"distill: teacher: {title}: {fault}") from None
+            raise RecipeError(f"distill: teacher: {fault}") from None
     if isinstance(value, ExportedProgram):
         axes = [spec.batch_axis for spec in input_specs(student)]
         try:
