@@ -170,11 +170,11 @@ _OF_BOTH = {
 _OF_PAPER = {(1.0, 224): 569, (1.0, 192): 418, (1.0, 160): 290, (1.0, 128): 186, (0.75, 224): 325,
              (0.5, 224): 149, (0.25, 224): 41}  # fmt: skip
 _DOUBTS = {
-    (0.75, 0): "that table has 317 at 224, where the paper has 325",
+    (0.75, 0): "its source has 317 at 224, where the paper has 325",
     (
         0.25,
         192,
-    ): "that table has 34, more than the square of the resolution allows beside 41 and 21",
+    ): "more than the square of the resolution allows beside 41 and 21",
 }
 RESOLUTIONS = (224, 192, 160, 128)
 

@@ -111,6 +111,7 @@ def document(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     rows = rows_of(records)
     seconds = sum(record["seconds"] for record in records)
     peak = max(record["peak_gb"] for record in records)
+    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     yield from (
         "# What each family reaches on the networks of the surveys",
         "",
@@ -118,9 +119,10 @@ def document(records: Sequence[dict[str, Any]]) -> Iterator[str]:
         "trained: ratios follow from architectures, ranks, filters and bits, and every one comes "
         "from a captured graph, compressed by a pass and counted. Speed-ups are of multiply-adds. "
         "`!`: further from the published figure than it should be; `-`: not to be held against "
-        "it, as the note says. Sources are named with every table; figures of papers are quoted, "
-        "and where ranks, shares and bits give the published ratios, each confirms the other. "
-        f"All cases: {seconds:.0f} s of CPU time on one thread, "
+        "it, as the note says. Sources are named with every table; figures of papers are "
+        "quoted from memory where no repository is named, and ranks, shares and bits that give the "
+        "published ratios confirm them. "
+        f"Made with {made_with}; all cases: {seconds:.0f} s of CPU time on one thread, "
         f"{peak:.1f} GB at most.",
     )
     for family in dict.fromkeys(row.family for row in rows):

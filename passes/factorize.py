@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from glob import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from torch import fx
+from torch import fx, nn
 
 from fxloom.errors import RecipeError
+from fxloom.graph import constant
 from fxloom.passes.decompositions import METHODS
 from fxloom.passes.factor_subjects import Cost, Subject, layer_of, whole
 from fxloom.passes.factor_writing import ENDINGS, obstacles, readers_of
@@ -173,6 +174,9 @@ class Factorize:
         """What stands against factors in a layer's place."""
         if reason := next(obstacles(graph, each, self.batchnorm), ""):
             yield reason
+            return
+        if not isinstance(constant(graph, each.names[0]), nn.Parameter):
+            yield "its weights are a buffer and no parameter"
             return
         layer, rule = layer_of(each, readers_of(graph, each)[0]), self._rule(each)
         methods = self._methods(each)

@@ -10,6 +10,9 @@ from torch import Tensor
 LARGE = 1024
 """From this shorter side on few columns of a basis are sought in a Krylov space."""
 
+DOUBLE = 1 << 22
+"""Up to so many numbers singular values are found in float64, which takes twice as long."""
+
 BLOCK = 32
 """Columns by which a Krylov space grows at once."""
 
@@ -50,12 +53,12 @@ def space_of(rank: int) -> int:
 
 def energies(matrix: Tensor) -> Tensor:
     """[groups, shorter side]: the squared singular values of matrices [groups, rows, columns],
-    descending, float64."""
+    descending, float64; of more than `DOUBLE` numbers within 1e-6 of the largest."""
     rows, columns = matrix.shape[-2:]
     short = matrix if rows <= columns else matrix.transpose(-1, -2)
-    short = short.to(torch.float64)
+    short = short.to(torch.float64) if short.numel() <= DOUBLE else short
     values: Tensor = torch.linalg.eigvalsh(short @ short.transpose(-1, -2))
-    return values.flip(-1).clamp(min=0)
+    return values.flip(-1).clamp(min=0).to(torch.float64)
 
 
 def split(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def _by_core(tensor: Tensor, count: int, seed: int) -> Terms:
     flat = tensor[:, 0].flatten(3)
     inputs, outputs = (min(size, int(WIDER * count)) for size in (flat.shape[2], flat.shape[1]))
     # In float32: sweeps over the whole tensor come afterwards.
-    bases_of_both = iterated(flat.to(torch.float32), (inputs, outputs))
+    bases_of_both = iterated(flat.to(torch.float32), (inputs, outputs), seed)
     first, last = (each.to(tensor.dtype) for each in bases_of_both)
     core = torch.einsum("gock,goq,gcp->gqpk", flat, last, first)
     core = core.reshape(len(core), 1, outputs, inputs, *tensor.shape[4:])

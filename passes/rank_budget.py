@@ -64,6 +64,10 @@ class Sharing:
     def within(self, share: float) -> Plan:
         """The best plan that keeps this share of what the graph costs. Raises RecipeError, naming
         the smallest there is, where none does."""
+        if not self._whole:
+            raise RecipeError(
+                f"factorize: budget: the model has no {self._cost}. Count another cost"
+            )
         found = chosen(self._tables, floor(share * self._whole + 1e-6) - self._fixed)
         if found is None:
             smallest = self._fixed + least(self._tables)

@@ -25,6 +25,12 @@ from fxloom.passes.factorable import (
 from fxloom.passes.factors import Chain
 from fxloom.passes.low_rank import balanced, bases
 
+SMALL = 1 << 15
+"""Up to so many weights there are random starts as well."""
+
+STARTS = 3
+"""That many."""
+
 SWEEPS = 100
 """At most so many; they end where one takes less than `GAIN` of the squared error away."""
 
@@ -65,7 +71,7 @@ class Tucker:
     def factors(self, layer: Layer, ranks: Ranks, seed: int) -> Factors:
         weight = layer.grouped()
         flat = weight.flatten(3)
-        first, last = iterated(flat, ranks)
+        first, last = iterated(flat, ranks, seed)
         core = torch.einsum("gock,goq,gcp->gqpk", flat, last, first)
         core = core.reshape(*core.shape[:3], *layer.kernel)
         return balanced((first.transpose(1, 2), core, last))
@@ -100,16 +106,31 @@ class Tucker:
         return place // len(outputs) + 1, place % len(outputs) + 1
 
 
-def iterated(weight: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def iterated(weight: Tensor, ranks: Ranks, seed: int) -> tuple[Tensor, Tensor]:
     """Orthonormal bases of the inputs, [groups, inputs, rank], and of the outputs, for weights
-    [groups, outputs, inputs, places]: each the best beside the other."""
+    [groups, outputs, inputs, places]: each the best beside the other.
+
+    seed: of the starts that are random, which small weights have besides.
+    """
+    inputs, _ = ranks
+    groups, _, n_in, _ = weight.shape
+    starts = [bases(weight.transpose(1, 2).flatten(2), inputs)]
+    if weight.numel() <= SMALL:
+        generator = torch.Generator().manual_seed(seed)
+        shape = STARTS, groups, n_in, inputs
+        starts += torch.linalg.qr(torch.randn(shape, generator=generator, dtype=weight.dtype))[0]
+    found = (_iterated(weight, ranks, start) for start in starts)
+    return max(found, key=lambda each: each[0])[1:]
+
+
+def _iterated(weight: Tensor, ranks: Ranks, first: Tensor) -> tuple[float, Tensor, Tensor]:
+    """What is kept of the squared weights, and both bases. first: of the inputs, to begin with."""
     inputs, outputs = ranks
     groups, n_out, n_in, places = weight.shape
     by_output = weight.transpose(2, 3).reshape(groups, n_out * places, n_in)
     by_input = weight.permute(0, 2, 3, 1).reshape(groups, n_in * places, n_out)
     total = float(weight.square().sum())
-    first = last = bases(by_input.reshape(groups, n_in, -1), inputs)
-    kept = 0.0
+    last, kept = first, 0.0
     for _ in range(SWEEPS):
         last = bases((by_output @ first).reshape(groups, n_out, -1), outputs)
         seen = (by_input @ last).reshape(groups, n_in, -1)
@@ -117,4 +138,4 @@ def iterated(weight: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
         before, kept = kept, float((first.mT @ seen).square().sum())
         if kept - before <= GAIN * (total - kept):
             break
-    return first, last
+    return kept, first, last

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fxloom import cli, compilation
+from fxloom.commands import console
 from tests.e2e.conftest import snapshot
 
 MODELS = """
@@ -323,7 +324,7 @@ def test_a_signal_at_any_stage_leaves_the_earlier_build(
     def progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: signal.raise_signal(number) if text.startswith(stage) else None
 
-    monkeypatch.setattr(cli, "_progress", progress)
+    monkeypatch.setattr(console, "progress", progress)
     before = snapshot(tmp_path)
     with cli.terminate_as_interrupt():
         result = CliRunner().invoke(cli.app, command(Case(""), files, tmp_path, build))

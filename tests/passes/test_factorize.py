@@ -1,5 +1,6 @@
 """The pass that factors layers: ranks given, by energy and by budget, fitted to data."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_whole_budget_changes_nothing() -> None:
 
 def test_layers_of_tokens_and_recurrences_share_a_budget() -> None:
     torch.manual_seed(0)
-    x = torch.randint(0, 30, (40, 5))
+    x = torch.randint(0, 30, (40, 3))
     graph = capture(Tokens().eval(), x[:2])
     data = Data(x)
     result = Factorize(budget=0.7)(graph, data)
@@ -340,6 +341,15 @@ def test_what_is_refused_is_named() -> None:
         Factorize(budget=0.5)(graph)
     with pytest.raises(RecipeError, match="Put factorize before quantize"):
         Factorize(rank=2)(Quantize()(graph, data).graph, data)
+    rows = capture(nn.Embedding(20, 8).eval(), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(RecipeError, match="budget: the model has no macs"):
+        Factorize(budget=0.5, cost="macs")(rows, Data(torch.zeros(4, 3, dtype=torch.int64)))
+    buffers = copy.deepcopy(graph)
+    weight = buffers.get_parameter("hidden.weight").detach()
+    del buffers.hidden.weight  # type: ignore[union-attr]
+    buffers.hidden.register_buffer("weight", weight)  # type: ignore[operator, union-attr]
+    with pytest.raises(RecipeError, match="hidden: its weights are a buffer"):
+        Factorize(rank=2, include=("hidden",))(buffers)
     pruned = Prune(sparsity=0.5, include=("hidden",))(graph).graph
     with pytest.raises(RecipeError, match="hidden: its weights were pruned"):
         Factorize(rank=2, include=("hidden",))(pruned)
