@@ -176,7 +176,8 @@ class FunctionTeacher:
 
     def answer(self, inputs: Inputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         place = inputs[0].device
-        given = tuple(x.to(self._place(place)) for x in as_declared(self.student, inputs))
+        there = self._place(place)  # copies, for the function may write on what it reads
+        given = tuple(x.to(there, copy=True) for x in as_declared(self.student, inputs))
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), self._quiet():
                 result, seen = self._call(given)

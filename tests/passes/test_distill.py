@@ -225,6 +225,14 @@ def losses_at(step: Distill, graph: fx.GraphModule, data: Data) -> list[float]:
     return [first["loss"], kept["loss"]]
 
 
+def test_a_teacher_may_write_on_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teaching, "CACHED", 0)
+    teachers: list[Callable[[Tensor], Tensor]] = [TEACHER, lambda x: TEACHER(x.sub_(1).add_(1))]
+    steps = (Distill(teacher=each, soft=1.0, finetune=SHORT) for each in teachers)
+    plain, written = (state(step(student(), DATA).graph) for step in steps)
+    torch.testing.assert_close(plain, written)
+
+
 def test_hints_and_attention_are_learned() -> None:
     graph = capture(images(4, padding=2, seed=2), IMAGES[:2])
     keys = {"epochs": 20, "batch": 16, "learning_rate": 0.01}
