@@ -40,6 +40,7 @@ from fxloom.passes.compact_fitting import (
     lifted,
     look,
     normed,
+    relative,
     shifted,
     trained_block,
 )
@@ -282,12 +283,12 @@ def _halved(
     metric: Tensor | None = None
     if bias is not None:
         bias = bias.double()
-    power = float(target.square().sum())
+    variance: float | None = None
     if seen is not None:
         moments = seen.moments
         mean = moments.mean("x")[0]
         metric = moments.covariance("x", centred=False)[0]
-        power = float(((target @ moments.covariance("x")[0]) * target).sum())
+        variance = float(((target @ moments.covariance("x")[0]) * target).sum())
         if bias is not None:
             ones = metric.new_ones(1)
             metric = torch.cat([metric, mean[None]])
@@ -300,7 +301,7 @@ def _halved(
     rows, inputs = halved.rows.shape
     biases = 0 if bias is None else rows
     multiplied = rows * inputs + beside
-    error = halved.error / max(power, torch.finfo(torch.float64).tiny)
+    error = relative(halved.error, halved.square, halved.square if variance is None else variance)
     return {
         **figures(before, (rows * inputs + biases + beside, multiplied * places)),
         "pairs": len(pairs),
