@@ -125,11 +125,13 @@ class Teaching:
             parts.append(
                 f"{own.soft:g} " + ("mse" if is_number else f"soft scores at {own.temperature:g}")
             )
-        parts += [f"{own.hint_weight:g} hints"] if own.hints else []
+        parts += [f"{own.hint_weight:g} hints"] if own.hints and not own.hint_epochs else []
         parts += [f"{own.attention_weight:g} attention"] if own.attention else []
+        before = f"hints for {own.hint_epochs} epochs, then " if own.hint_epochs else ""
         said = None if self.is_cached else self._said
         count = self._count
-        return " + ".join(parts), _Loss(self.keys, labelled, softened, self._output, count, said)
+        objective = _Loss(self.keys, labelled, softened, self._output, count, said)
+        return before + " + ".join(parts), objective
 
     def end(self, module: fx.GraphModule) -> None:
         module.graph.output_node().args = (self._returned(module),)

@@ -267,6 +267,8 @@ def test_a_stage_of_hints_trains_only_what_leads_to_them() -> None:
     assert torch.equal(seen[0], state(graph)["2.weight"])
     assert not torch.equal(seen[2], seen[4])
     assert int(str(result.summary["kept_epoch"])) > 3
+    wanted = "hints for 3 epochs, then 0.3 cross_entropy + 0.7 soft scores at 4"
+    assert result.summary["loss"] == wanted
 
 
 def test_few_bits_learn_from_floats_and_lower_exactly() -> None:
