@@ -445,6 +445,20 @@ LEFT: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize(("between", "most"), [((), 4), (None, 8)])
+def test_a_squeeze_has_no_more_channels_than_tell_all(
+    between: tuple[str, ...] | None, most: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 32, 5), nn.ReLU()).eval()
+    x = torch.randn(8, 4, 6, 6)
+    keys: dict[str, Any] = {"kind": "fire", "squeeze": 0.5, "expand": 0.9, "between": between}
+    result = Compact(**keys)(fxloom.capture(model, x[:2]))
+    layer = result.summary["layers"]["0"]
+    assert layer["channels between"] == most
+    assert layer["parameters_after"] == sum(p.numel() for p in result.graph.parameters())
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-20, 1.0])
 @pytest.mark.parametrize(
     "keys", [{}, {"kind": "fire", "squeeze": 0.5}, {"kind": "crelu", "threshold": -0.05}]
