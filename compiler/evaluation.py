@@ -112,6 +112,10 @@ def evaluate_recipes(
         raise DataError("evaluate: required data, got none")
     if samples is not None and samples < 1:
         raise DataError(f"samples: required at least 1, got {samples}")
+    if not isinstance(recipes, Mapping):
+        raise RecipeError(
+            f"evaluate: required recipes by their names, a dict, got {type(recipes).__name__}"
+        )
     if not recipes:
         raise RecipeError("evaluate: required at least one recipe, got none")
     passes = {

@@ -54,7 +54,7 @@ def evaluations_png(found: Evaluations) -> bytes:
     from matplotlib import rc_context
 
     buffer = BytesIO()
-    with rc_context({"font.size": 9}):
+    with rc_context({"font.size": 9, "text.parse_math": False}):  # names may have dollars
         evaluations_figure(found).savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
 

@@ -97,7 +97,11 @@ def evaluations_text(found: Evaluations, width: int | None = None) -> str:
         "",
         *ruled(_shown(rows), 0, width),
         "",
-        *wrapped("front: no other recipe is better in both rate and " + metric(found)[0], width),
+        *wrapped(
+            "front: no other recipe is better in one of rate and "
+            f"{metric(found)[0]} and as good in the other",
+            width,
+        ),
         "",
     ]
     for each in found.evaluations:
@@ -143,6 +147,11 @@ def pareto_front(found: Evaluations) -> list[Evaluation]:
 def times(ratio: float | None) -> str:
     """A factor for people; nothing where it is not known."""
     return "" if ratio is None else f"{ratio:,.2f}"
+
+
+def _fewer(ratio: float) -> str:
+    """A factor below one as what it is."""
+    return f"{times(ratio)} times fewer" if ratio >= 1 else f"{times(1 / ratio)} times more"
 
 
 def share(part: float | None) -> str:
@@ -230,14 +239,14 @@ def _remarks(found: Evaluation) -> Iterator[str]:
     total, result, first = found.total, found.result.quality, found.original.quality
     if total.coded_rate is not None and total.space_saving is not None:
         yield (
-            f"total: {times(total.coded_rate)} times fewer bits than as 32-bit floats "
+            f"total: {_fewer(total.coded_rate)} bits than as 32-bit floats "
             f"({share(total.space_saving)} of the space saved)"
         )
     if tables := found.result.table_bits:
         rest = found.original.plain_bits / max(found.result.coded_bits - tables, 1)
         yield (
             f"{tables:,} of the coded bits are tables of functions, which the original computes; "
-            f"all else takes {times(rest)} times fewer bits"
+            f"all else takes {_fewer(rest)} bits"
         )
     yield f"as a file with names, shapes and checksums: {found.file_bytes:,} bytes"
     if total.points is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -124,6 +125,11 @@ class Recipe:
     @classmethod
     def load(cls, path: str | Path, registry: Mapping[str, str] | None = None) -> Recipe:
         """The recipe of a TOML file. Raises RecipeError listing all that is wrong in it."""
+        if not isinstance(path, str | PathLike):
+            raise RecipeError(
+                f"recipe: required a Recipe, which Recipe([...]) makes of passes, or a TOML file, "
+                f"got {_short(path)}"
+            )
         return cls.parse(read_text(path, RecipeError), str(path), registry)
 
     @classmethod

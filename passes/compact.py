@@ -40,6 +40,7 @@ from fxloom.passes.compact_fitting import (
     lifted,
     look,
     normed,
+    relative,
     shifted,
     trained_block,
 )
@@ -75,17 +76,17 @@ class Compact:
     kind: separable (a kernel for each input channel, then 1x1), fire (a 1x1 squeeze, then 1x1 and
     the whole kernel side by side) or crelu (of filters that are opposite, in front of a rectifier,
     one is computed; linear layers as well; batch norms are folded before). squeeze: of fire,
-    channels between over outputs. expand: of fire, share of the outputs that the 1x1 gives.
-    multiplier: of separable, kernels for each input channel. threshold: of crelu, the cosine at
-    most of which filters are opposite. between: what lies between the layers of a block, batchnorm
-    or relu or both in this order; a fire module has relu unless this says otherwise. include,
-    exclude: layers by name (fnmatch patterns). What cannot be replaced, or would not save
-    parameters and multiply-adds, stays as it is, and the summary says why; if a pattern other than
-    "*" names it, that is an error. layers: other values of squeeze, expand, multiplier or threshold
-    for the layers that match a pattern (the last match wins). samples: how many training samples,
-    where there are data, say what outputs should be; without, weights count alike. steps: of
-    descent on those outputs where there is a relu between; seed: of its order. finetune: keys of
-    the finetune pass, which then runs.
+    channels between over outputs; no more than tell the heads all that the layer reads. expand: of
+    fire, share of the outputs that the 1x1 gives. multiplier: of separable, kernels for each input
+    channel. threshold: of crelu, the cosine at most of which filters are opposite. between: what
+    lies between the layers of a block, batchnorm or relu or both in this order; a fire module has
+    relu unless this says otherwise. include, exclude: layers by name (fnmatch patterns). What
+    cannot be replaced, or would not save parameters and multiply-adds, stays as it is, and the
+    summary says why; if a pattern other than "*" names it, that is an error. layers: other values
+    of squeeze, expand, multiplier or threshold for the layers that match a pattern (the last match
+    wins). samples: how many training samples, where there are data, say what outputs should be;
+    without, weights count alike. steps: of descent on those outputs where there is a relu between;
+    seed: of its order. finetune: keys of the finetune pass, which then runs.
     """
 
     name: ClassVar[str] = "compact"
@@ -194,11 +195,12 @@ class Compact:
         keys |= keys_of(each, self.layers)
         n_out = len(each.values)
         squeeze = max(round(keys["squeeze"] * n_out), 1)
+        most = each.values.shape[1]  # of which the heads know all there is to know
         if self._is_rectified:  # opposite pairs
-            squeeze = -(-squeeze // 2) * 2
+            squeeze, most = -(-squeeze // 2) * 2, 2 * most
         return Plan(
             kind=self.kind,
-            squeeze=squeeze,
+            squeeze=min(squeeze, most),
             points=min(round(keys["expand"] * n_out), n_out - 1),
             multiplier=int(keys["multiplier"]),
             threshold=keys["threshold"],
@@ -282,12 +284,12 @@ def _halved(
     metric: Tensor | None = None
     if bias is not None:
         bias = bias.double()
-    power = float(target.square().sum())
+    variance: float | None = None
     if seen is not None:
         moments = seen.moments
         mean = moments.mean("x")[0]
         metric = moments.covariance("x", centred=False)[0]
-        power = float(((target @ moments.covariance("x")[0]) * target).sum())
+        variance = float(((target @ moments.covariance("x")[0]) * target).sum())
         if bias is not None:
             ones = metric.new_ones(1)
             metric = torch.cat([metric, mean[None]])
@@ -300,7 +302,7 @@ def _halved(
     rows, inputs = halved.rows.shape
     biases = 0 if bias is None else rows
     multiplied = rows * inputs + beside
-    error = halved.error / max(power, torch.finfo(torch.float64).tiny)
+    error = relative(halved.error, halved.square, halved.square if variance is None else variance)
     return {
         **figures(before, (rows * inputs + biases + beside, multiplied * places)),
         "pairs": len(pairs),

@@ -31,6 +31,11 @@ LEARNING_RATE = 0.03
 
 BATCH_SIZE = 64
 
+HARDLY = 1e-6
+"""Share of the squares of values that is no variance worth the name."""
+LEAST = 2.0**-126
+"""Squares below float32's least normal number count as that."""
+
 Pairs = Sequence[tuple[Tensor, Tensor]]
 """Inputs and wanted outputs, batch by batch, samples first."""
 
@@ -130,7 +135,7 @@ def computed(block: Block, x: Tensor) -> Tensor:
 
 
 def error_of(block: Block, pairs: Pairs) -> float:
-    """Squared error of the outputs relative to their variance."""
+    """Squared error of the outputs, as `relative` has it."""
     off, square, count = 0.0, 0.0, 0
     total = torch.zeros(pairs[0][1].shape[1], dtype=torch.float64)
     for x, y in pairs:
@@ -138,8 +143,13 @@ def error_of(block: Block, pairs: Pairs) -> float:
         total += y.double().transpose(0, 1).flatten(1).sum(1)
         square += float(y.square().sum(dtype=torch.float64))
         count += y.numel() // y.shape[1]
-    variance = square - float(total.square().sum()) / count
-    return off / max(variance, torch.finfo(torch.float64).tiny)
+    return relative(off, square, square - float(total.square().sum()) / count)
+
+
+def relative(off: float, square: float, variance: float) -> float:
+    """An error relative to the variance of what it is an error of; to its squares where it hardly
+    varies, as where all samples are alike."""
+    return off / max(variance if variance > HARDLY * square else square, LEAST)
 
 
 # Fitting ------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import fx, nn
-from torch.export import ExportedProgram
+from torch import fx
 
 from fxloom.errors import RecipeError
 from fxloom.passes.finetune import Finetune
+from fxloom.passes.teachers import teacher_problem
 from fxloom.passes.teaching import Teaching
 from fxloom.recipe import PassResult, teacher_of_recipe
 from fxloom.settings import build, typed_keys
@@ -33,13 +33,14 @@ class Distill:
     graph, an exported program or a function of a batch; by default what --teacher names, else the
     graph with which the recipe began. soft: share of the loss that is of the teacher's scores,
     softened by temperature (Hinton 2015); the rest is of the labels, and 1 needs none. Where
-    outputs are numbers and not scores of classes, it is of their squared differences. hints: layers
-    of the teacher, each with the one of the student that is to give the same (FitNets, Romero
-    2015; of layers that are called several times the last call), through a regressor where shapes
-    differ or bits are few, which trains along and is dropped. hint_epochs:
-    how many epochs in the beginning train for the hints alone, which then end; 0: hints add
-    hint_weight times their loss all the time. attention: likewise layers that are to look at the
-    same places (Zagoruyko 2017), with attention_weight. finetune: keys of the finetune pass.
+    outputs are numbers and not scores of classes, it is of their squared differences: with labels
+    that are such numbers, one output only, or loss = "mse" in finetune. hints: layers of the
+    teacher, each with the one of the student that is to give the same (FitNets, Romero 2015; of
+    layers that are called several times the last call), through a regressor where shapes differ or
+    bits are few, which trains along and is dropped. hint_epochs: how many epochs in the beginning
+    train for the hints alone, which then end; 0: hints add hint_weight times their loss all the
+    time. attention: likewise layers that are to look at the same places (Zagoruyko 2017), with
+    attention_weight. finetune: keys of the finetune pass.
     """
 
     name: ClassVar[str] = "distill"
@@ -76,7 +77,8 @@ class Distill:
             problems.append("soft: required above 0 where there are no hints and no attention")
         if self.hint_epochs > 0:
             problems += self._stage_problems(training)
-        problems += self._teacher_problems()
+        if self.teacher is not None and (wrong := teacher_problem(self.teacher)):
+            problems.append(f"teacher: {wrong}")
         if problems:
             raise RecipeError("\n".join(problems))
 
@@ -104,6 +106,8 @@ class Distill:
                 "distill: teacher: required one outside a recipe, where no graph was first: a "
                 "module, a graph, an exported program, a function of a batch or a .pt2 file"
             )
+        if self.teacher is None and (wrong := teacher_problem(given)):
+            raise RecipeError(f"distill: teacher: {wrong}")
         goal = Teaching(self, given)
         result = Finetune(**self.finetune).towards(goal, graph, data)
         summary: dict[str, object] = {"teacher": goal.teacher.title, **result.summary}
@@ -127,20 +131,3 @@ class Distill:
         if self.distributed:  # layers that no loss reaches have no gradients to wait for
             problems.append("hint_epochs: required 0 where processes train together")
         return problems
-
-    def _teacher_problems(self) -> list[str]:
-        given = self.teacher
-        if isinstance(given, str):
-            if given.endswith(".pt2"):
-                return []
-            return [
-                f'teacher: required a .pt2 file of torch.export.save, got "{given}". A recipe '
-                "names no code to run; on the command line --teacher FILE.py:FUNCTION may"
-            ]
-        is_known = isinstance(given, nn.Module | ExportedProgram) or callable(given)
-        if given is None or (is_known and not isinstance(given, type)):
-            return []
-        return [
-            "teacher: required a .pt2 file, a module, a graph, an exported program or a function "
-            f"of a batch, got {given!r}"
-        ]

@@ -48,7 +48,8 @@ class Halved:
     """What is left of a layer: rows [kept, inputs] with the pairs' first, biases [kept] or None.
 
     order: which output each is, followed by those that are opposites of the first ones; ratios: how
-    much longer these are. error: what outputs are off by, squared, in the metric.
+    much longer these are. error, square: what outputs are off by, and what they were, squared, in
+    the metric.
     """
 
     rows: Tensor
@@ -56,6 +57,7 @@ class Halved:
     order: Tensor
     ratios: Tensor
     error: float
+    square: float
 
 
 def halve(
@@ -94,6 +96,7 @@ def halve(
         torch.cat([one, singles, two]),
         torch.where((ratios - 1).abs() < SAME, 1.0, ratios),
         float(dot(off, off).sum()),
+        float(dot(vectors, vectors).sum()),
     )
 
 

@@ -51,6 +51,24 @@ class Teacher(Protocol):
         ...
 
 
+def teacher_problem(value: object) -> str | None:
+    """Why something cannot be a teacher, whatever the student is."""
+    if isinstance(value, str):
+        if value.endswith(".pt2"):
+            return None
+        return (
+            f'required a .pt2 file of torch.export.save, got "{value}". A recipe '
+            "names no code to run; on the command line --teacher FILE.py:FUNCTION may"
+        )
+    is_known = isinstance(value, nn.Module | ExportedProgram) or callable(value)
+    if is_known and not isinstance(value, type):
+        return None
+    return (
+        "required a .pt2 file, a module, a graph, an exported program or a function "
+        f"of a batch, got {value!r}"
+    )
+
+
 def teacher_of(
     value: object,
     layers: Sequence[str],
@@ -73,7 +91,7 @@ def teacher_of(
         try:
             value = load_program_file(value)
         except CaptureError as fault:
-            raise RecipeError(f"distill: teacher: {title}: {fault}") from None
+            raise RecipeError(f"distill: teacher: {fault}") from None
     if isinstance(value, ExportedProgram):
         axes = [spec.batch_axis for spec in input_specs(student)]
         try:
@@ -158,7 +176,8 @@ class FunctionTeacher:
 
     def answer(self, inputs: Inputs) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         place = inputs[0].device
-        given = tuple(x.to(self._place(place)) for x in as_declared(self.student, inputs))
+        there = self._place(place)  # copies, for the function may write on what it reads
+        given = tuple(x.to(there, copy=True) for x in as_declared(self.student, inputs))
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), self._quiet():
                 result, seen = self._call(given)

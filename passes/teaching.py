@@ -94,6 +94,7 @@ class Teaching:
             **{key: str(getattr(keys, key)) for key in ("attention", "attention_weight")},
         }
         labels = samples.labels if keys.soft < 1 else None
+        self._labels_are_numbers = samples.labels is not None and samples.labels.is_floating_point()
         size = sum(x.nbytes for x in self._first) / len(several) * len(samples)
         self.is_cached = size <= CACHED
         targets: tuple[Tensor, ...] = ()
@@ -115,6 +116,8 @@ class Teaching:
         if samples.labels is not None:
             name, labelled = loss_of(keys.loss, mine, samples.labels)
             parts.append(f"{1 - own.soft:g} {name}")
+        elif name == "auto" and self._labels_are_numbers:
+            name = "mse"
         is_number = name == "mse" or mine.dim() < 2 or mine.shape[1] == 1
         softened: Loss | None = None
         if own.soft:
@@ -122,11 +125,13 @@ class Teaching:
             parts.append(
                 f"{own.soft:g} " + ("mse" if is_number else f"soft scores at {own.temperature:g}")
             )
-        parts += [f"{own.hint_weight:g} hints"] if own.hints else []
+        parts += [f"{own.hint_weight:g} hints"] if own.hints and not own.hint_epochs else []
         parts += [f"{own.attention_weight:g} attention"] if own.attention else []
+        before = f"hints for {own.hint_epochs} epochs, then " if own.hint_epochs else ""
         said = None if self.is_cached else self._said
         count = self._count
-        return " + ".join(parts), _Loss(self.keys, labelled, softened, self._output, count, said)
+        objective = _Loss(self.keys, labelled, softened, self._output, count, said)
+        return before + " + ".join(parts), objective
 
     def end(self, module: fx.GraphModule) -> None:
         module.graph.output_node().args = (self._returned(module),)

@@ -445,6 +445,34 @@ LEFT: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize(("between", "most"), [((), 4), (None, 8)])
+def test_a_squeeze_has_no_more_channels_than_tell_all(
+    between: tuple[str, ...] | None, most: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 32, 5), nn.ReLU()).eval()
+    x = torch.randn(8, 4, 6, 6)
+    keys: dict[str, Any] = {"kind": "fire", "squeeze": 0.5, "expand": 0.9, "between": between}
+    result = Compact(**keys)(fxloom.capture(model, x[:2]))
+    layer = result.summary["layers"]["0"]
+    assert layer["channels between"] == most
+    assert layer["parameters_after"] == sum(p.numel() for p in result.graph.parameters())
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-20, 1.0])
+@pytest.mark.parametrize(
+    "keys", [{}, {"kind": "fire", "squeeze": 0.5}, {"kind": "crelu", "threshold": -0.05}]
+)
+def test_errors_are_shares_also_where_all_samples_are_alike(
+    value: float, keys: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).eval()
+    x = torch.full((8, 4, 4, 4), value)
+    result = Compact(include=("0",), steps=5, **keys)(fxloom.capture(model, x[:2]), Data(x))
+    assert 0 <= result.summary["layers"]["0"]["error"] < 1
+
+
 def test_what_cannot_be_replaced_stays_or_is_an_error_where_it_is_named() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 4, 8, 8)

@@ -225,6 +225,14 @@ def losses_at(step: Distill, graph: fx.GraphModule, data: Data) -> list[float]:
     return [first["loss"], kept["loss"]]
 
 
+def test_a_teacher_may_write_on_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teaching, "CACHED", 0)
+    teachers: list[Callable[[Tensor], Tensor]] = [TEACHER, lambda x: TEACHER(x.sub_(1).add_(1))]
+    steps = (Distill(teacher=each, soft=1.0, finetune=SHORT) for each in teachers)
+    plain, written = (state(step(student(), DATA).graph) for step in steps)
+    torch.testing.assert_close(plain, written)
+
+
 def test_hints_and_attention_are_learned() -> None:
     graph = capture(images(4, padding=2, seed=2), IMAGES[:2])
     keys = {"epochs": 20, "batch": 16, "learning_rate": 0.01}
@@ -259,6 +267,8 @@ def test_a_stage_of_hints_trains_only_what_leads_to_them() -> None:
     assert torch.equal(seen[0], state(graph)["2.weight"])
     assert not torch.equal(seen[2], seen[4])
     assert int(str(result.summary["kept_epoch"])) > 3
+    wanted = "hints for 3 epochs, then 0.3 cross_entropy + 0.7 soft scores at 4"
+    assert result.summary["loss"] == wanted
 
 
 def test_few_bits_learn_from_floats_and_lower_exactly() -> None:
@@ -314,6 +324,23 @@ def test_numbers_are_learned_by_their_squares() -> None:
     first, kept = losses_at(step, graph, data)
     assert kept < 0.2 * first
     assert step(graph, data).summary["loss"] == "0.3 mse + 0.7 mse"
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys", "loss"),
+    [
+        (TEACHER(X).detach(), {}, "mse"),
+        (None, {"loss": "mse"}, "mse"),
+        (TEACHER(X).detach(), {"loss": "cross_entropy"}, "soft scores at 4"),
+        (Y, {}, "soft scores at 4"),
+        (None, {}, "soft scores at 4"),
+    ],
+)
+def test_labels_say_whether_several_outputs_are_numbers(
+    labels: Tensor | None, keys: dict[str, Any], loss: str
+) -> None:
+    step = Distill(teacher=TEACHER, soft=1.0, finetune={"epochs": 1, **keys})
+    assert step(student(), Data(X, labels)).summary["loss"] == f"1 {loss}"
 
 
 def interrupted(step: Distill, graph: fx.GraphModule, epochs: int) -> None:
@@ -429,6 +456,8 @@ def test_labels_are_required_where_they_count_and_a_teacher_outside_a_recipe() -
         Distill(teacher=TEACHER)(student())
     with pytest.raises(RecipeError, match="required one outside a recipe"):
         Distill()(student(), DATA)
+    with pytest.raises(RecipeError, match=r"teacher: required a \.pt2 file, a module.*got 3"):
+        Recipe([Distill(finetune=SHORT)]).run(student(), DATA, teacher=3)
 
 
 def test_a_student_that_would_teach_itself_is_told() -> None:

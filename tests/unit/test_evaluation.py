@@ -218,6 +218,8 @@ def test_tables_of_functions_count_and_are_told_apart() -> None:
     rate = found.original.plain_bits / others
     assert f"{found.result.table_bits:,} of the coded bits are tables" in found.to_text()
     assert f"all else takes {rate:.2f} times fewer bits" in found.to_text()
+    more = found.result.coded_bits / found.original.plain_bits
+    assert f"total: {more:.2f} times more bits than as 32-bit floats" in found.to_text()
 
 
 def test_cycles_are_those_of_estimate_and_in_streams_of_the_schedule() -> None:
@@ -444,6 +446,11 @@ def test_the_plot_names_recipes_and_its_axis_is_logarithmic_where_rates_differ_m
     assert {text.get_text() for text in single.texts} == {"original", "quantize"}
 
 
+def test_names_in_the_plot_are_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    Evaluations((_evaluation("$\\no$", 4, 0.9),)).save_png(tmp_path / "plot.png")
+
+
 def test_what_cannot_be_evaluated_is_refused() -> None:
     recipe = Recipe([CodeWeights()])
     with pytest.raises(DataError, match="required data, got none"):
@@ -454,3 +461,7 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         fxloom.evaluate(mlp(6, 3), samples(6), recipe, samples=0)
     with pytest.raises(FxloomError, match="at least one recipe"):
         fxloom.evaluate_recipes(mlp(6, 3), samples(6), {})
+    with pytest.raises(FxloomError, match="required recipes by their names, a dict, got list"):
+        fxloom.evaluate_recipes(mlp(6, 3), samples(6), [recipe])  # type: ignore[arg-type]
+    with pytest.raises(FxloomError, match=r"required a Recipe, which .* got CodeWeights"):
+        fxloom.evaluate(mlp(6, 3), samples(6), CodeWeights())  # type: ignore[arg-type]
