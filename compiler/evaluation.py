@@ -110,8 +110,8 @@ def evaluate_recipes(
     found = Data.of(data)
     if found is None:
         raise DataError("evaluate: required data, got none")
-    if samples is not None and samples < 1:
-        raise DataError(f"samples: required at least 1, got {samples}")
+    if samples is not None and not (isinstance(samples, int) and samples >= 1):
+        raise DataError(f"samples: required a number of at least 1, got {samples!r}")
     if not isinstance(recipes, Mapping):
         raise RecipeError(
             f"evaluate: required recipes by their names, a dict, got {type(recipes).__name__}"

@@ -457,7 +457,7 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         fxloom.evaluate(mlp(6, 3), None, recipe)
     with pytest.raises(DataError, match="x_train: input"):
         fxloom.evaluate(mlp(6, 3), samples(5), recipe, example_inputs=torch.zeros(2, 6))
-    with pytest.raises(DataError, match="samples: required at least 1, got 0"):
+    with pytest.raises(DataError, match="samples: required a number of at least 1, got 0"):
         fxloom.evaluate(mlp(6, 3), samples(6), recipe, samples=0)
     with pytest.raises(FxloomError, match="at least one recipe"):
         fxloom.evaluate_recipes(mlp(6, 3), samples(6), {})
