@@ -63,6 +63,11 @@ def sharing(graph: fx.GraphModule) -> Mapping[str, Shared]:
     return found
 
 
+def has_facts(graph: fx.GraphModule, names: Iterable[str]) -> bool:
+    """Whether weights of one of these tensors were pruned or are shared."""
+    return any(name in facts(graph) or name in sharing(graph) for name in names)
+
+
 def kept_weights(graph: fx.GraphModule, name: str) -> Tensor | None:
     """Which weights of a tensor may be other than zero; None where all may."""
     zeros = facts(graph).get(name)

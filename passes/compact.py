@@ -35,7 +35,6 @@ from fxloom.passes.compact_choice import (
 )
 from fxloom.passes.compact_fitting import (
     Seen,
-    bias_of,
     error_of,
     lifted,
     look,
@@ -49,6 +48,7 @@ from fxloom.passes.finetune import Finetune
 from fxloom.passes.fitting import MOST_INPUTS
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.goals import keys_of
+from fxloom.passes.layerwise import bias_of
 from fxloom.passes.paired_filters import halve, opposite, write_halved
 from fxloom.passes.prunable import Prunable
 from fxloom.passes.refitting import following, refitted

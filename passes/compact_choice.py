@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.fx.node import Node
 
-from fxloom.facts import facts, sharing
+from fxloom.facts import has_facts
 from fxloom.graph import BATCH, arguments
 from fxloom.passes.fitting import MOST_INPUTS
 from fxloom.passes.paired_filters import opposite
@@ -62,7 +62,7 @@ def problems(module: fx.GraphModule, each: Prunable, plan: Plan) -> Iterator[str
     biases = [arguments(reader)[2] for reader in each.readers]
     if any(bias is not None and bias.op != "get_attr" for bias in biases):
         yield "its bias is computed"
-    if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
+    if has_facts(module, each.names):
         yield "its weights were pruned or shared: put compact before that"
     if not each.kept:
         yield "all of its weights are zero"

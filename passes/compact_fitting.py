@@ -15,12 +15,13 @@ from torch.fx.node import Node
 from torch.nn import functional
 
 from fxloom.errors import DataError
-from fxloom.graph import arguments, constant
+from fxloom.graph import arguments
 from fxloom.passes.calibration import Batch
 from fxloom.passes.compact_blocks import Block, Head, Norm
 from fxloom.passes.factors import Part
 from fxloom.passes.fitting import LEAST_ROWS, drawn_rows
-from fxloom.passes.layerwise import MOST_KEPT
+from fxloom.passes.layerwise import MOST_KEPT, bias_of
+from fxloom.passes.part_running import run_part
 from fxloom.passes.replay import Replay
 from fxloom.passes.second_order import Moments, refit
 
@@ -88,12 +89,6 @@ def look(
     return Seen(moments, pairs)
 
 
-def bias_of(module: fx.GraphModule, layer: Node) -> Tensor | None:
-    """The bias of a layer, where it has one."""
-    node = arguments(layer)[2]
-    return None if node is None else constant(module, node.target).detach()
-
-
 def along(vector: Tensor, values: Tensor) -> Tensor:
     """[channels] as broadcast over values [samples, channels, ...]."""
     return vector.reshape(-1, *(1,) * (values.dim() - 2))
@@ -106,13 +101,8 @@ def convolved(part: Part, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """A part's outputs."""
     if any(pad < 0 for pad in part.padding):
         x = functional.pad(x, crop(part))
-    padding = [max(pad, 0) for pad in part.padding]
-    places = len(padding)
-    result: Tensor = aten.convolution.default(
-        *(x, part.weight, bias, part.stride, padding, part.dilation),
-        *(False, [0] * places, part.groups),
-    )
-    return result
+        part = replace(part, padding=tuple(max(pad, 0) for pad in part.padding))
+    return run_part(part, x, bias)
 
 
 def crop(part: Part) -> list[int]:

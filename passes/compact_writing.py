@@ -17,8 +17,9 @@ from torch.fx.node import Node
 from fxloom.editing import tensor_node
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.compact_blocks import Block, Head
-from fxloom.passes.compact_fitting import bias_of, crop
+from fxloom.passes.compact_fitting import crop
 from fxloom.passes.factors import Part
+from fxloom.passes.layerwise import bias_of
 from fxloom.passes.legalize.core import insert
 from fxloom.passes.rearranging import put_in_order
 

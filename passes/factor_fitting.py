@@ -17,9 +17,10 @@ from torch.fx.node import Node
 from fxloom.passes.calibration import Batch
 from fxloom.passes.decompositions import METHODS, parts
 from fxloom.passes.factor_norms import Moments
-from fxloom.passes.factor_subjects import Subject, bias_of
+from fxloom.passes.factor_subjects import Subject
 from fxloom.passes.factorable import Method, Ranks, weight_of
 from fxloom.passes.factors import Chain, Part, positions_of_row
+from fxloom.passes.layerwise import bias_of
 from fxloom.passes.output_statistics import Statistics, roots
 from fxloom.passes.part_running import input_rows, output_rows, run_chain
 from fxloom.passes.reduced_rank import Fixed, Regression, projected

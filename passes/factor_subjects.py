@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.fx.node import Node
 from torch.nn import functional
 
-from fxloom.graph import BATCH, arguments, constant
+from fxloom.graph import BATCH, arguments
 from fxloom.layer_figures import multiply_adds
 from fxloom.passes.decompositions import positions
 from fxloom.passes.factor_writing import readers_of
@@ -119,12 +119,6 @@ def read_by(reader: Node) -> Node:
     found = arguments(reader)[1 if reader.target is EMBEDDING else 0]
     assert isinstance(found, Node)
     return found
-
-
-def bias_of(module: fx.GraphModule, reader: Node) -> Tensor | None:
-    """The bias of a layer, if it has one."""
-    bias = None if reader.target is EMBEDDING else arguments(reader)[2]
-    return None if bias is None else constant(module, bias.target).detach()
 
 
 def whole(module: fx.GraphModule, cost: Cost) -> int:

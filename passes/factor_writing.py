@@ -21,7 +21,7 @@ from torch.fx.node import Node
 
 from fxloom.batch_rules import position_of
 from fxloom.editing import tensor_node
-from fxloom.facts import facts, sharing
+from fxloom.facts import has_facts
 from fxloom.graph import BATCH, arguments, constant, origin
 from fxloom.passes.factors import Chain, Part, positions_of_row
 from fxloom.passes.legalize.core import insert
@@ -44,7 +44,7 @@ def obstacles(module: fx.GraphModule, each: Prunable, norms: bool = False) -> It
     norms: whether batch norms are to be between its parts.
     """
     readers = readers_of(module, each)
-    if not readers or _reading(module, each) != set(readers):
+    if not readers or each.reading(module) != set(readers):
         yield "its weights are read in other ways as well"
         return
     if each.transposed:
@@ -54,7 +54,7 @@ def obstacles(module: fx.GraphModule, each: Prunable, norms: bool = False) -> It
     is_convolution = readers[0].target is aten.convolution.default
     if is_convolution and len({str(arguments(reader)[3:6]) for reader in readers}) > 1:
         yield "its weights are read with different strides, paddings or dilations"
-    if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
+    if has_facts(module, each.names):
         yield "its weights were pruned or shared: factors have none of that. Factor it before"
     if not each.kept:
         yield "all of its weights are zero"
@@ -67,14 +67,8 @@ def readers_of(module: fx.GraphModule, each: Prunable) -> list[Node]:
     by a tensor, or embeddings where none does."""
     if each.readers:
         return list(each.readers)
-    reading = _reading(module, each)
+    reading = each.reading(module)
     return [node for node in module.graph.nodes if node in reading and node.target is EMBEDDING]
-
-
-def _reading(module: fx.GraphModule, each: Prunable) -> set[Node]:
-    """All that reads a tensor."""
-    sources = module.graph.find_nodes(op="get_attr")
-    return {user for node in sources if node.target in each.names for user in node.users}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fxloom.lowering import lower
 from fxloom.passes.factorable import Method
 from fxloom.passes.factoring import Factoring, Plan
 from fxloom.passes.quantize import Quantize
-from fxloom.passes.rank_budget import Candidate, candidates, chosen
+from fxloom.passes.rank_budget import CLOSE, Candidate, candidates, chosen
 from fxloom.recipe import progress_of_pass
 from fxloom.target import Target
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from fxloom.data import Data
 
 Unit = Literal["dsp", "lut"]
-
-CLOSE = 0.985
-"""Share of the budget that is enough."""
 
 TRIALS = 8
 

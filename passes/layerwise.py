@@ -18,7 +18,7 @@ from fxloom.errors import DataError
 from fxloom.graph import arguments, constant
 from fxloom.passes.calibration import Batch
 from fxloom.passes.fitting import MOST_INPUTS, drawn_rows
-from fxloom.passes.prunable import Prunable
+from fxloom.passes.prunable import EMBEDDING, Prunable
 from fxloom.passes.replay import Replay
 from fxloom.passes.second_order import Moments, Problem, refit
 
@@ -164,6 +164,12 @@ def write(module: fx.GraphModule, layer: Layer, weights: Tensor) -> None:
     shift = layer.outputs - (weights @ layer.inputs[:, :, None])[:, :, 0]
     bias = layer.offset.to(torch.float64) + shift.flatten()
     replace_tensor(module, layer.bias, bias.to(layer.offset.dtype))
+
+
+def bias_of(module: fx.GraphModule, reader: Node) -> Tensor | None:
+    """The bias of a layer, if it has one; embeddings have none."""
+    bias = None if reader.target is EMBEDDING else arguments(reader)[2]
+    return None if bias is None else constant(module, bias.target).detach()
 
 
 def own_bias(module: fx.GraphModule, prunable: Prunable) -> str | None:

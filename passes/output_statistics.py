@@ -22,7 +22,8 @@ from fxloom.errors import DataError
 from fxloom.graph import output_nodes
 from fxloom.passes.calibration import Batch
 from fxloom.passes.distance import Distance, several
-from fxloom.passes.factor_subjects import Subject, bias_of, read_by
+from fxloom.passes.factor_subjects import Subject, read_by
+from fxloom.passes.layerwise import bias_of
 from fxloom.passes.part_running import output_rows
 from fxloom.passes.second_order import NOISE
 

@@ -152,6 +152,11 @@ class Prunable:
             values = laid_out.copy_(values)
         return values.as_strided(alias.shape, alias.stride())
 
+    def reading(self, module: fx.GraphModule) -> set[Node]:
+        """All that reads the tensor in a graph, layers or not."""
+        sources = module.graph.find_nodes(op="get_attr")
+        return {user for node in sources if node.target in self.names for user in node.users}
+
     def is_nonzero(self) -> Tensor:
         """Which weights are there, of the tensor's shape."""
         return self.values != 0

@@ -47,13 +47,7 @@ def require_float(graph: fx.GraphModule, who: str, data: Data | None, needs_data
 
 def is_read_otherwise(module: fx.GraphModule, each: Prunable) -> bool:
     """Whether something else than layers that multiply by a tensor reads it, or nothing does."""
-    reading = {
-        user
-        for node in module.graph.find_nodes(op="get_attr")
-        for user in node.users
-        if node.target in each.names
-    }
-    return not each.readers or reading != set(each.readers)
+    return not each.readers or each.reading(module) != set(each.readers)
 
 
 def replaceable(

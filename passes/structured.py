@@ -21,7 +21,7 @@ from torch.fx.node import Node
 
 from fxloom.editing import copy_graph, finish, tensor_node
 from fxloom.errors import RecipeError
-from fxloom.facts import facts, share, sharing
+from fxloom.facts import has_facts, share
 from fxloom.graph import arguments
 from fxloom.passes.goals import keys_of
 from fxloom.passes.legalize.core import insert
@@ -138,7 +138,7 @@ class Structured:
         if each.readers[0].target is not aten.linear.default:
             yield "it is no linear layer"
             return
-        if facts(module).keys() & set(each.names) or sharing(module).keys() & set(each.names):
+        if has_facts(module, each.names):
             yield "its weights were pruned or shared: a chain has none of them"
         if not each.kept:
             yield "all of its weights are zero"
