@@ -11,7 +11,7 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.graph import BATCH, aten
-from fxloom.quantized_ops import EMBEDDING
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ def _aligned(nodes: Sequence[Node], trailing: int = 0) -> tuple[BatchAxis, int]:
 @batch_rule(
     aten.hardswish.default, aten.log_sigmoid.default, aten._to_copy.default,
     aten.where.ScalarSelf, aten.where.ScalarOther,
+    REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE,
 )  # fmt: skip
 def broadcast(node: Node) -> BatchAxis:
     """Pointwise ops: all arguments must hold the batch in the same broadcast dimension."""

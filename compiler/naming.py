@@ -5,9 +5,12 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Node
 
 from fxloom.graph import op_name
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 
 State = dict[str, Tensor]
-_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized")
+_OURS = "fxloom.keras."
+"""Layers of Keras: their activations are modules inside them."""
+_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized", _OURS)
 
 
 def share(tensor: Tensor, requires_grad: bool | None = None) -> Tensor:
@@ -25,6 +28,8 @@ def share(tensor: Tensor, requires_grad: bool | None = None) -> Tensor:
 def fold_constants(graph: fx.Graph, state: State) -> None:
     """Replace what is computed from constants alone by its value, a new entry of `state`.
 
+    But not a constant that is rounded into a format: the format is part of the model.
+
     Weight parametrizations and `x @ w` (whose transpose is a view of the user's storage) become
     plain weights. A result is a parameter where one of its sources is.
     """
@@ -32,7 +37,11 @@ def fold_constants(graph: fx.Graph, state: State) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             values[node] = state[str(node.target)]
-        elif node.op == "call_function" and all(arg in values for arg in node.all_input_nodes):
+        elif (
+            node.op == "call_function"
+            and node.target not in (REQUANTIZE, REQUANTIZE_WEIGHTS)
+            and all(arg in values for arg in node.all_input_nodes)
+        ):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             assert callable(node.target)
             with torch.no_grad():
@@ -98,7 +107,7 @@ def name_layers(graph: fx.Graph) -> dict[Node, Node]:
     calls: dict[tuple[str, ...], Node] = {}  # of a layer; its last node bears the name
     for node in graph.nodes:
         path, kind = _module(node)
-        if kind.startswith(_LAYERS) and path not in inner:
+        if kind.startswith(_LAYERS) and (path not in inner or kind.startswith(_OURS)):
             calls[tuple(node.meta["nn_module_stack"])] = node
     layers = {node: _module(node)[0] for node in calls.values()}
     taken = set(layers.values())

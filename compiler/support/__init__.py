@@ -11,6 +11,7 @@ from fxloom.support import elementwise as elementwise
 from fxloom.support import layers as layers
 from fxloom.support import norms as norms
 from fxloom.support import pools as pools
+from fxloom.support import rounding as rounding
 from fxloom.support import views as views
 from fxloom.support.core import CHECKS, refusal, refused_ports
 

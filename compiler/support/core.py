@@ -11,6 +11,7 @@ from fxloom.batch_rules import Merged
 from fxloom.functions import FUNCTIONS
 from fxloom.graph import arguments, constant, describe, output_nodes
 from fxloom.moves import GATHER
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 from fxloom.rewriting import unknown
 
 aten = torch.ops.aten
@@ -62,7 +63,8 @@ def refusal(node: Node) -> str | None:
         return unknown(node)
     if node.kwargs and node.target not in KEYWORDS:
         return f"arguments {', '.join(node.kwargs)} have no lowering. Leave them at their defaults"
-    if node.meta.get("batch_axis", 0) is None:
+    is_format = node.target in (REQUANTIZE, REQUANTIZE_WEIGHTS)
+    if node.meta.get("batch_axis", 0) is None and not is_format:
         return "it depends on constants only and is computed anew. Store its result as a buffer"
     return check(node) or _of_integers(node)
 
@@ -148,6 +150,13 @@ def is_constant(argument: Any) -> bool:
     return isinstance(argument, Node) and argument.op == "get_attr"
 
 
+def is_weight(argument: Any) -> bool:
+    """Whether something is a constant, or one that the model itself rounds into a format."""
+    if isinstance(argument, Node) and argument.target in (REQUANTIZE, REQUANTIZE_WEIGHTS):
+        argument = argument.args[0]
+    return is_constant(argument)
+
+
 def is_image(argument: Any) -> str | None:
     return _is_sample(argument, 4, "images [batch, channels, height, width]")
 
@@ -172,6 +181,6 @@ def _is_sample(argument: Any, rank: int, what: str) -> str | None:
 def weights(node: Node, positions: Sequence[int]) -> str | None:
     for position in positions:
         argument = arguments(node)[position]
-        if argument is not None and not is_constant(argument):
+        if argument is not None and not is_weight(argument):
             return "its weight is computed. Only weights that are constants have a lowering"
     return None
