@@ -12,11 +12,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # It would put other packages before those of .venv.
 unexport PYTHONPATH
 
-.PHONY: help demo test examples lint check hardness fuzz fuzz-files channels schedules matrix clean
+# Models of other tools: their tests run where these are installed and are skipped where they are not.
+EXTRAS := $(VENV)/.extras
+
+.PHONY: help demo test test-keras examples lint check hardness fuzz fuzz-files channels schedules matrix clean
 
 help:
 	@echo 'make demo   train two small networks, compile both, compare them with the C simulation'
 	@echo 'make test   run all tests'
+	@echo 'make test-keras  install TensorFlow, QKeras, Brevitas and ONNX too, and test what reads them'
 	@echo 'make examples  the networks of examples/, each to its C simulation'
 	@echo 'make lint   style (ruff)'
 	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
@@ -38,6 +42,12 @@ examples: $(STAMP)
 # worksteal: the conformance tests take seconds each, the others milliseconds.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+# TF_USE_LEGACY_KERAS: QKeras is made for Keras 2, which tensorflow.keras then is; keras is Keras 3.
+test-keras: export TF_USE_LEGACY_KERAS := 1
+test-keras: export TF_CPP_MIN_LOG_LEVEL := 2
+test-keras: $(EXTRAS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/frontends $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -81,6 +91,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo 'Installing into $(VENV): some minutes the first time'
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(EXTRAS): $(STAMP)
+	@echo 'Installing TensorFlow, QKeras, Brevitas and ONNX into $(VENV): some minutes the first time'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation \
+	  -e '.[dev,qkeras,onnx,brevitas]'
 	@touch $@
 
 clean:

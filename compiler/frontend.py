@@ -30,6 +30,7 @@ from fxloom.exporting import (
     untouched,
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
+from fxloom.model_file import opened
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
@@ -62,7 +63,7 @@ _MASK: dict[Any, int] = {aten.scaled_dot_product_attention.default: 3, MASKED_SO
 
 
 def capture(
-    model: nn.Module | ExportedProgram,
+    model: object,
     example_inputs: Tensor | tuple[Tensor, ...],
     *,
     batch_axes: int | Sequence[int] = 0,
@@ -70,6 +71,8 @@ def capture(
 ) -> fx.GraphModule:
     """A graph of ATen ops in canonical form that computes what `model` computes in eval mode.
 
+    model: a torch.nn.Module, an ExportedProgram, a model of Keras 2, Keras 3 or QKeras, or the name
+    of a file that holds one (see load_model).
     example_inputs: what `model` is called with, any batch size from 1 up: float32, float64,
     integers or truth values.
     batch_axes: the dimension of each input that is the batch, or one for all. supported: returns
@@ -78,6 +81,7 @@ def capture(
     Raises CaptureError where no faithful graph exists, and UnsupportedLayer listing every layer
     that `supported` refuses or that mixes the samples of a batch.
     """
+    model = opened(model)
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
         _refuse_keywords(model)

@@ -1,4 +1,4 @@
-"""The model that a command line names."""
+"""Models as they arrive: modules, programs, files of several tools, objects of Keras."""
 
 from pathlib import Path
 
@@ -6,8 +6,22 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxloom.errors import CaptureError
+from fxloom.keras.memory import is_keras_model
 from fxloom.pt2_program import load_program_file
 from fxloom.userfile import is_factory_spec, load_factory
+
+
+def opened(model: object) -> object:
+    """A torch module or program for whatever stands for one: a file's name, or a model of Keras 2,
+    Keras 3 or QKeras in memory. Anything else is returned as it is."""
+    if isinstance(model, str | Path):
+        return load_model(str(model))
+    if is_keras_model(model):
+        from fxloom.keras.model import network_of
+
+        return network_of(model)
+    return model
+
 
 _LATER = {".keras": "Keras", ".h5": "Keras"}
 

@@ -1,0 +1,84 @@
+"""What Keras says of a model: its layers, how they are called, and their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """An output of one of the calls of a layer."""
+
+    layer: str
+    call: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a layer is called with: TensorRefs among numbers, lists and dictionaries of them."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, however often it is called.
+
+    class_name: as Keras has it ("Dense"). package: "keras" or "qkeras"; what was registered
+    elsewhere never becomes a Layer. generation: 2 or 3, of the Keras that wrote the config: names
+    of keys and some functions differ. weights: in the order of Keras' layer.weights. model: of a
+    layer that is a model itself. inner: layers that its config holds (wrappers), by their key.
+    """
+
+    class_name: str
+    name: str
+    config: Mapping[str, Any]
+    weights: tuple[Array, ...] = ()
+    calls: tuple[Call, ...] = ()
+    package: str = "keras"
+    generation: int = 3
+    model: Model | None = None
+    inner: Mapping[str, Layer] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How errors name it."""
+        return f"{self.name} ({self.class_name})"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A functional or sequential model. A Sequential is described as the chain that it is.
+
+    Every input is an output of a layer of class InputLayer, whose config has `batch_shape` (Keras
+    3) or `batch_input_shape` (Keras 2), with the batch first, and `dtype`.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+
+    def __getitem__(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
+
+def references(argument: Any) -> Iterator[TensorRef]:
+    """The tensors in an argument of a call."""
+    if isinstance(argument, TensorRef):
+        yield argument
+    elif isinstance(argument, Mapping):
+        for each in argument.values():
+            yield from references(each)
+    elif isinstance(argument, list | tuple):
+        for each in argument:
+            yield from references(each)

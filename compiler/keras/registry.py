@@ -1,0 +1,58 @@
+"""Which class of Keras becomes which module, and what a module tells about the axes it takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fxloom.keras.description import Layer
+
+Order = Literal["keras", "first", "pointwise", "any"]
+Builder = Callable[[Layer], nn.Module]
+BUILDERS: dict[tuple[str, str], Builder] = {}
+"""By package ("keras", "qkeras") and class."""
+
+
+class Refused(Exception):
+    """Why a layer cannot be had; the text follows the layer's name."""
+
+
+def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder]:
+    """Register what makes a module of a layer of some classes; it raises Refused where it cannot.
+
+    A module's `order` says which axes its forward takes tensors in and returns them in: "keras",
+    those of Keras, which is what a module without `order` gets; "first", the channels as axis 1,
+    where Keras has them last; "pointwise", either, with the same result (all arguments have the
+    same); "any", either, and forward is told by `channels_first=`.
+    """
+
+    def register(builder: Builder) -> Builder:
+        BUILDERS.update({(package, name): builder for name in classes})
+        return builder
+
+    return register
+
+
+def activation(name: Any, layer: Layer) -> nn.Module | None:
+    """The module of an `activation` key of a config; None where it is linear."""
+    from fxloom.keras.activations import named
+
+    return named(name, layer)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A tensor and where its channels are."""
+
+    tensor: Tensor
+    channels_first: bool = False
+
+    def moved(self, channels_first: bool) -> Tensor:
+        """The tensor with its channels as axis 1, or last."""
+        dims = self.tensor.dim()
+        if self.channels_first == channels_first or dims < 3:
+            return self.tensor
+        if channels_first:
+            return self.tensor.permute(0, dims - 1, *range(1, dims - 1))
+        return self.tensor.permute(0, *range(2, dims), 1)
