@@ -49,8 +49,8 @@ def describe(model: Any) -> Model:
         )
     try:
         config = model.get_config()
-    except NotImplementedError as fault:
-        raise CaptureError(f"model {model.name} has no config: {fault}") from None
+    except (NotImplementedError, OSError, TypeError, ValueError) as fault:
+        raise CaptureError(f"model {model.name} has no config: {fault}") from fault
     if not model.built:
         raise CaptureError(f"model {model.name} is not built: call it with an example first")
     return attached(

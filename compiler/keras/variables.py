@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxloom.keras.description import Layer
+from fxloom.keras.identity import KERAS, OPERATIONS, QKERAS
 
 Shape = tuple[int | None, ...]
 
@@ -29,13 +30,13 @@ Declares = Callable[[Mapping[str, Any]], list[Variable]]
 def variables_of(layer: Layer) -> tuple[Variable, ...] | None:
     """The arrays of a layer without layers in it; None where its class is not known here."""
     name = layer.class_name
-    if layer.package == "keras.ops" or (layer.package == "keras" and name in _WITHOUT):
+    if layer.package == OPERATIONS or (layer.package == KERAS and name in _WITHOUT):
         return ()
-    if layer.package == "qkeras" and name in _QKERAS_WITHOUT:
+    if layer.package == QKERAS and name in _QKERAS_WITHOUT:
         return ()
     # QKeras keeps the arrays of the layer whose name it extends.
-    plain = name[1:] if layer.package == "qkeras" else name
-    declares = _QKERAS.get(name) if layer.package == "qkeras" else None
+    plain = name[1:] if layer.package == QKERAS else name
+    declares = _QKERAS.get(name) if layer.package == QKERAS else None
     declares = declares or _DECLARES.get(plain)
     return None if declares is None else tuple(declares(layer.config))
 
@@ -243,66 +244,16 @@ _QKERAS: dict[str, Declares] = {
     "QDepthwiseConv2DBatchnorm": _with_batch_norm(_depthwise(2)),
 }
 _QKERAS_WITHOUT_NAMES = "QActivation QAveragePooling2D QGlobalAveragePooling2D"
-_WITHOUT = frozenset(_WITHOUT_NAMES.split())
-_WITHOUT = frozenset(
-    [
-        "InputLayer",
-        "Activation",
-        "ReLU",
-        "LeakyReLU",
-        "ELU",
-        "Softmax",
-        "ThresholdedReLU",
-        "Flatten",
-        "Reshape",
-        "Permute",
-        "RepeatVector",
-        "Masking",
-        "Identity",
-        "Rescaling",
-        "Dropout",
-        "SpatialDropout1D",
-        "SpatialDropout2D",
-        "SpatialDropout3D",
-        "GaussianNoise",
-        "GaussianDropout",
-        "AlphaDropout",
-        "ActivityRegularization",
-        "MaxPooling1D",
-        "MaxPooling2D",
-        "MaxPooling3D",
-        "AveragePooling1D",
-        "AveragePooling2D",
-        "AveragePooling3D",
-        "MaxPool1D",
-        "MaxPool2D",
-        "MaxPool3D",
-        "AvgPool1D",
-        "AvgPool2D",
-        "AvgPool3D",
-        "GlobalMaxPooling1D",
-        "GlobalMaxPooling2D",
-        "GlobalMaxPooling3D",
-        "GlobalAveragePooling1D",
-        "GlobalAveragePooling2D",
-        "GlobalAveragePooling3D",
-        "ZeroPadding1D",
-        "ZeroPadding2D",
-        "ZeroPadding3D",
-        "Cropping1D",
-        "Cropping2D",
-        "Cropping3D",
-        "UpSampling1D",
-        "UpSampling2D",
-        "UpSampling3D",
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Average",
-        "Maximum",
-        "Minimum",
-        "Concatenate",
-        "Dot",
-        "UnitNormalization",
-    ]
+_QKERAS_WITHOUT = frozenset(_QKERAS_WITHOUT_NAMES.split())
+_WITHOUT_NAMES = (
+    "InputLayer Activation ReLU LeakyReLU ELU Softmax ThresholdedReLU Flatten Reshape Permute "
+    "RepeatVector Masking Identity Rescaling Dropout SpatialDropout1D SpatialDropout2D "
+    "SpatialDropout3D GaussianNoise GaussianDropout AlphaDropout ActivityRegularization "
+    "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D "
+    "AveragePooling3D MaxPool1D MaxPool2D MaxPool3D AvgPool1D AvgPool2D AvgPool3D "
+    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D "
+    "GlobalAveragePooling2D GlobalAveragePooling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D "
+    "Cropping1D Cropping2D Cropping3D UpSampling1D UpSampling2D UpSampling3D Add Subtract "
+    "Multiply Average Maximum Minimum Concatenate Dot UnitNormalization"
 )
+_WITHOUT = frozenset(_WITHOUT_NAMES.split())

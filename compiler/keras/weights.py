@@ -10,6 +10,7 @@ import numpy as np
 
 from fxloom.errors import CaptureError
 from fxloom.keras.description import Array, Layer, Model
+from fxloom.keras.identity import OPERATIONS
 from fxloom.keras.variables import Shape, Variable, variables_of
 
 
@@ -45,7 +46,7 @@ def attached(model: Model, source: Source) -> Model:
 def _model(model: Model, source: Source, prefix: str, problems: list[str]) -> Model:
     layers = []
     for layer in model.layers:
-        if layer.refusal or layer.class_name == "InputLayer":
+        if layer.refusal or layer.class_name == "InputLayer" or layer.package == OPERATIONS:
             layers.append(layer)
             continue
         try:
