@@ -99,6 +99,8 @@ class Network(nn.Module):
 
 
 def _module(layer: Layer) -> nn.Module:
+    if layer.refusal:
+        raise Refused(layer.refusal)
     if layer.model is not None:
         return Network(layer.model)
     builder = BUILDERS.get((layer.package, layer.class_name))
