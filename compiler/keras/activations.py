@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 
 from fxloom.keras.description import Layer
-from fxloom.keras.registry import Refused, builds
+from fxloom.keras.registry import Refused, builds, ordered
 
 NAMED: dict[str, Callable[[Layer], nn.Module]] = {
-    "relu": lambda layer: nn.ReLU(),
-    "sigmoid": lambda layer: nn.Sigmoid(),
-    "tanh": lambda layer: nn.Tanh(),
+    "relu": lambda layer: ordered(nn.ReLU(), "pointwise"),
+    "sigmoid": lambda layer: ordered(nn.Sigmoid(), "pointwise"),
+    "tanh": lambda layer: ordered(nn.Tanh(), "pointwise"),
     "softmax": lambda layer: nn.Softmax(dim=-1),
 }
 
@@ -27,4 +27,4 @@ def named(name: Any, layer: Layer) -> nn.Module | None:
 
 @builds("Activation")
 def _activation(layer: Layer) -> nn.Module:
-    return named(layer.config["activation"], layer) or nn.Identity()
+    return named(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
