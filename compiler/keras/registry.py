@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -34,11 +35,26 @@ def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder
     return register
 
 
-def activation(name: Any, layer: Layer) -> nn.Module | None:
-    """The module of an `activation` key of a config; None where it is linear."""
+def activation(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:
+    """The module of an `activation` key of a config; None where it is linear.
+
+    channels_first: the module gets the channels as axis 1 where Keras has them last.
+    """
     from fxloom.keras.activations import named
 
-    return named(name, layer)
+    return named(name, layer, channels_first)
+
+
+def number(layer: Layer, key: str, default: float) -> float:
+    """A number of a config, which may be one of NumPy. Raises Refused where it is none."""
+    found = layer.config.get(key, default)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise Refused(f"{key} is {found!r}, required a number") from None
+    if not isfinite(value):
+        raise Refused(f"{key} is {found!r}, required a finite number")
+    return value
 
 
 @dataclass(frozen=True)
