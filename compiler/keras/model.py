@@ -6,6 +6,7 @@ from typing import Any
 from fxloom.keras import activations as activations
 from fxloom.keras import arithmetic as arithmetic
 from fxloom.keras import core as core
+from fxloom.keras import norms as norms
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fxloom.keras.description import Layer
@@ -55,6 +57,13 @@ def number(layer: Layer, key: str, default: float) -> float:
     if not isfinite(value):
         raise Refused(f"{key} is {found!r}, required a finite number")
     return value
+
+
+def parameters(layer: Layer, count: int) -> list[nn.Parameter]:
+    """Copies of the weights of a layer, which must be so many. Raises Refused otherwise."""
+    if len(layer.weights) != count:
+        raise Refused(f"required {count} weights, {len(layer.weights)} arrived")
+    return [nn.Parameter(torch.from_numpy(np.array(each, np.float32))) for each in layer.weights]
 
 
 @dataclass(frozen=True)
