@@ -7,6 +7,7 @@ from fxloom.keras import activations as activations
 from fxloom.keras import arithmetic as arithmetic
 from fxloom.keras import core as core
 from fxloom.keras import norms as norms
+from fxloom.keras import recurrent as recurrent
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
 

@@ -44,12 +44,6 @@ class Network(nn.Module):
             else:
                 self._names[layer.name] = self._free(layer.name)
                 self.add_module(self._names[layer.name], module)
-            problems += [
-                f"{layer.label}: it is called with training=True: it is random, or takes its "
-                "statistics from a batch. Call it without"
-                for call in layer.calls
-                if call.kwargs.get("training")
-            ]
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model)
@@ -99,8 +93,8 @@ class Network(nn.Module):
 
         told = {"channels_first": first} if order == "any" else {}
         # What says nothing: Keras writes down mask=None for every layer that takes a mask.
-        given_by_name = {k: v for k, v in call.kwargs.items() if v is not None and k != "training"}
-        results = module(*map(resolved, call.args), **resolved(given_by_name), **told)
+        named = {k: v for k, v in call.kwargs.items() if v is not None and k != "training"}
+        results = module(*map(resolved, call.args), **resolved(named), **told)
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)

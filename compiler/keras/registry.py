@@ -37,14 +37,11 @@ def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder
     return register
 
 
-def activation(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:
-    """The module of an `activation` key of a config; None where it is linear.
-
-    channels_first: the module gets the channels as axis 1 where Keras has them last.
-    """
+def activation(name: Any, layer: Layer) -> nn.Module | None:
+    """The module of an `activation` key of a config; None where it is linear."""
     from fxloom.keras.activations import named
 
-    return named(name, layer, channels_first)
+    return named(name, layer)
 
 
 def number(layer: Layer, key: str, default: float) -> float:
