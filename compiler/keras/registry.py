@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -168,6 +169,25 @@ def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
 def tensor(array: Array, axes: Sequence[int] | None = None) -> Tensor:
     """A copy of an array, its axes permuted."""
     return torch.from_numpy(np.array(array.transpose(axes), np.float32, order="C"))
+
+
+def number(layer: Layer, key: str, default: float) -> float:
+    """A number of a config, which may be one of NumPy. Raises Refused where it is none."""
+    found = layer.config.get(key, default)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise Refused(f"{key} is {found!r}, required a number") from None
+    if not isfinite(value):
+        raise Refused(f"{key} is {found!r}, required a finite number")
+    return value
+
+
+def parameters(layer: Layer, count: int) -> list[nn.Parameter]:
+    """Copies of the weights of a layer, which must be so many. Raises Refused otherwise."""
+    if len(layer.weights) != count:
+        raise Refused(f"required {count} weights, {len(layer.weights)} arrived")
+    return [nn.Parameter(torch.from_numpy(np.array(each, np.float32))) for each in layer.weights]
 
 
 @dataclass(frozen=True)
