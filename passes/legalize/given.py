@@ -157,7 +157,7 @@ def _port(module: GraphModule, port: Node) -> Iterator[str]:
     if len(formats) == 1 and passed:
         _round_port(module, port, arguments(ends[0])[1:])
         for end in ends:
-            end.replace_all_uses_with(end.args[0])
+            end.replace_all_uses_with(arguments(end)[0])
             module.graph.erase_node(end)
         yield str(port.target)
     elif len(formats) > 1 and (kind := finest(formats)) is not None:
