@@ -28,6 +28,7 @@ from fxloom.passes.legalize import pads as pads
 from fxloom.passes.legalize import transposed as transposed
 from fxloom.passes.legalize.core import REWRITES
 from fxloom.passes.legalize.given import write_once
+from fxloom.passes.legalize.given_tables import tabulate
 from fxloom.quantized_ops import brings_formats
 from fxloom.recipe import PassResult
 from fxloom.support import refusal
@@ -75,6 +76,7 @@ class Legalize:
             raise UnsupportedLayer(problems)
         if brings_formats(result):
             rewritten += write_once(finish(result))
+            rewritten += tabulate(result)
         if not rewritten:
             return PassResult(graph, False, {"rewritten": []})
         finish(result)
