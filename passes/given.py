@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.node import Node
 
 from fxloom.fixed_point import FixedPoint
-from fxloom.graph import arguments, origin
+from fxloom.graph import arguments, constant, origin
 from fxloom.lowering import exact_values
 from fxloom.passes.chains import CHOOSING, LAYERS, MOVING, ROUNDING, Chain, format_of
 from fxloom.passes.fitting import encoding_of, weight_label, widths_of
@@ -33,7 +33,7 @@ from fxloom.support.core import is_constant, is_weight
 
 aten = torch.ops.aten
 
-GUARD = 4
+GUARD = 8
 """Bits by which an input is finer than the finest of several roundings that read it: what they make
 of it differs from what they make of the number itself only next to a tie, within 2**-(GUARD + 1) of
 a step."""
@@ -99,18 +99,37 @@ def keeps_its_own(node: Node) -> bool:
 
 def fine_enough(to: FixedPoint, port: Node) -> FixedPoint:
     """A format of an input in which the model's own roundings of it still have something to do."""
-    kinds = [FixedPoint(*arguments(user)[1:4]) for user in port.users if keeps_its_own(user)]
+    kinds = [kind for user in port.users if (kind := _seen_through(user)) is not None]
     if not kinds:
         return to
-    every = [to, *(replace_fraction(kind, kind.fraction + GUARD) for kind in kinds)]
+    every = [to, *(replace(kind, width=kind.width + GUARD) for kind in kinds)]
     signed = any(kind.signed for kind in every)
     whole = max(kind.integer + (signed and not kind.signed) for kind in every)
     return FixedPoint(whole + max(kind.fraction for kind in every), whole, signed)
 
 
-def replace_fraction(kind: FixedPoint, fraction: int) -> FixedPoint:
-    """The same range in other steps."""
-    return replace(kind, width=kind.integer + fraction)
+def _seen_through(user: Node) -> FixedPoint | None:
+    """The format that a reader of an input rounds it to, if it does. What moves it, and constants
+    of the model that it is multiplied by or that are added, may come before that."""
+    module = user.graph.owning_module
+    finer = wider = 0
+    while not keeps_its_own(user):
+        constants = [arg for arg in arguments(user)[:2] if is_weight(arg)]
+        if len(user.users) != 1 or module is None:
+            return None
+        if user.target is aten.mul.Tensor and len(constants) == 1 and is_given(constants[0]):
+            numbers = constant(module, arguments(constants[0])[0].target).detach().abs()
+            low, high = torch.aminmax(numbers)
+            if not low:
+                return None
+            # From 2**(e - 1) up to 2**e: as fine as the largest makes it, as far as the smallest.
+            finer += int(torch.frexp(high).exponent)
+            wider -= int(torch.frexp(low).exponent) - 1
+        elif not (user.target in MOVING or (user.target is aten.add.Tensor and constants)):
+            return None
+        (user,) = user.users
+    width, integer, signed = arguments(user)[1:4]
+    return FixedPoint(width + finer + wider, integer + wider, signed)
 
 
 def given_formats(module: GraphModule) -> dict[str, str]:

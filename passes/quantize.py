@@ -78,7 +78,7 @@ from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.given import Given, fine_enough, given_formats, keeps_its_own, remark_on
 from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
-from fxloom.passes.legalize import Legalize
+from fxloom.passes.legalize import REMARKS, Legalize
 from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
@@ -314,7 +314,7 @@ class Quantization:
         line for each table that may be off by a noticeable share of its values; and remarks on
         layers whose weights are shared; given: formats that the model brought along."""
         given = given_formats(self.module)
-        remarks = [remark_on(given)] if given else []
+        remarks = [*self.module.meta.get(REMARKS, ()), *([remark_on(given)] if given else [])]
         if self.shared:
             remarks.append(self._remark)
         return {
@@ -528,7 +528,7 @@ class Quantization:
             observe(self.module, self.batches(), watched)
         return {
             chain: fine_enough(errors[chain.group].best, chain.end)
-            if chain.is_input
+            if chain.is_input and self.options.inputs is None and is_real(chain.end)
             else errors[chain.group].best
             for chain in self.chains
         }
