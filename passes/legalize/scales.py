@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -277,7 +278,7 @@ class _Scales:
 
     def _product(self, node: Node, first: Node, second: Node) -> Node | None:
         shapes = [tuple(each.meta["val"].shape) for each in (first, second)]
-        shape = torch.broadcast_shapes(*shapes)
+        shape = np.broadcast_shapes(*shapes)
         places = [
             torch.arange(len(self._numbers(each))).reshape(own).expand(shape).reshape(-1).tolist()
             for each, own in zip((first, second), shapes, strict=True)

@@ -127,7 +127,7 @@ def test_an_input_with_several_readers_is_finer_than_the_roundings_that_read_it(
     torch.manual_seed(0)
     net, x = Inputs().eval(), torch.randn(100, 9)
     graph, summary = completed(net, x)
-    assert summary["formats"]["x"] == "fixed<11,3>"
+    assert summary["formats"]["x"] == "fixed<15,3>"
     assert summary["given"]["requantize"] == "fixed<6,2>"
     assert np.abs(simulate(lower(graph), x.numpy()) - net(x).detach().numpy()).max() < 0.2
 
