@@ -17,16 +17,10 @@ from fxloom.keras.h5_weights import source_of
 from fxloom.keras.json_access import MAX_JSON, mapping, parsed, shown
 from fxloom.keras.weights import attached
 
-SUFFIXES = (".keras", ".h5", ".hdf5", ".json")
 BESIDE = (".weights.h5", "_weights.h5", ".h5", ".hdf5")
 """What follows the stem of a JSON file in the name of its weights."""
 
 _ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
-
-
-def is_keras_file(spec: str) -> bool:
-    """Whether a name is one of a model of Keras: FILE, or MODEL.json:WEIGHTS.h5."""
-    return spec.lower().endswith(SUFFIXES)
 
 
 def read_model(spec: str) -> Model:

@@ -92,9 +92,7 @@ class H5:
         with _faults(place):
             kept = group.attrs.get_id(attribute)
             count, kind = prod(kept.shape or ()), kept.dtype
-            long = (
-                kind.kind == "O"
-            )  # texts of any length, which lie elsewhere, several in one place
+            long = kind.kind == "O"  # of any length; several may be the same piece of the file
             size = count * (min(self._heap, MAX_JSON + 1) if long else kind.itemsize)
             if size > (max(SPARE * 8, self._limit) if long else MAX_ATTRIBUTE):
                 raise CaptureError(f"{place}: {count:,} texts of {size:,} bytes are too much")
