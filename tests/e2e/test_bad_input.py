@@ -68,8 +68,11 @@ def nan_weight(): return broken(float("nan"))
 def infinite_weight(): return broken(float("inf"))
 """
 
-KERAS = """{"class_name": "Sequential", "keras_version": "2.15.0", "config": {"name": "net", "layers": [
-  {"class_name": "Dense", "config": {"name": "fc", "units": 3, "batch_input_shape": [null, 2]}}]}}"""
+KERAS = """
+{"class_name": "Sequential", "keras_version": "2.15.0", "config": {"name": "net", "layers": [
+  {"class_name": "Dense", "config": {"name": "fc", "units": 3, "batch_input_shape": [null, 2]}}
+]}}
+"""
 
 
 class Case(NamedTuple):
