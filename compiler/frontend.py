@@ -31,7 +31,7 @@ from fxloom.exporting import (
     untouched,
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
-from fxloom.model_file import opened
+from fxloom.model_file import opened, without_other_tools
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
@@ -73,8 +73,8 @@ def capture(
 ) -> fx.GraphModule:
     """A graph of ATen ops in canonical form that computes what `model` computes in eval mode.
 
-    model: a torch.nn.Module, an ExportedProgram, a model of Keras 2, Keras 3 or QKeras, or the name
-    of a file that holds one (see load_model).
+    model: a torch.nn.Module, with layers of Brevitas or without, an ExportedProgram, a model of
+    Keras 2, Keras 3 or QKeras, or the name of a file that holds one (see load_model).
     example_inputs: what `model` is called with, any batch size from 1 up: float32, float64,
     integers or truth values. None where the model declares its inputs, as those of Keras do.
     batch_axes: the dimension of each input that is the batch, or one for all. supported: returns
@@ -100,6 +100,7 @@ def capture(
             f"required a torch.nn.Module or an ExportedProgram, {type_name(model)} arrived"
         )
     check_state(parameters_of(model))
+    model = without_other_tools(model, examples)
     with untouched(model):
         refuse_nested_tensors(model, examples)
         traced = spelled_program(export(model, examples, axes))

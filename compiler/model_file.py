@@ -1,8 +1,9 @@
 """Models as they arrive: modules, programs, files of several tools, objects of Keras."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxloom.errors import CaptureError
@@ -24,6 +25,16 @@ def opened(model: object) -> object:
 
         return network_of(model)
     return model
+
+
+def without_other_tools(model: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
+    """The model as it is, or a copy in which layers of Brevitas are ours.
+
+    examples: what the model is called with.
+    """
+    from fxloom.brevitas.model import has_brevitas_layers, without_brevitas
+
+    return without_brevitas(model, examples) if has_brevitas_layers(model) else model
 
 
 def load_model(spec: str) -> nn.Module | ExportedProgram:
