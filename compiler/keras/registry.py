@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -15,36 +16,15 @@ Builder = Callable[[Layer], nn.Module]
 BUILDERS: dict[tuple[str, str], Builder] = {}
 """By package ("keras", "qkeras") and class."""
 
-# What a config may say without a word of the builder: it is seen in the arrays or counts in
-# training only.
 _WITHOUT_EFFECT = frozenset(
     [
-        "name",
-        "trainable",
-        "dtype",
-        "batch_shape",
-        "batch_input_shape",
-        "input_shape",
-        "build_config",
-        "autocast",
-        "units",
-        "filters",
-        "kernel_size",
-        "input_dim",
-        "output_dim",
-        "input_length",
-        "momentum",
-        "synchronized",
-        "renorm_momentum",
-        "depth_multiplier",
-        "implementation",
-        "sparse",
-        "ragged",
-        "optional",
-        "registered_name",
-        "module",
+        *("name", "trainable", "dtype", "autocast", "module", "registered_name", "implementation"),
+        *("batch_shape", "batch_input_shape", "input_shape", "build_config", "build_input_shape"),
+        *("units", "filters", "kernel_size", "input_dim", "output_dim", "input_length"),
+        *("depth_multiplier", "shared_axes", "momentum", "synchronized", "renorm_momentum"),
     ]
 )
+"""What a config may say without a word of the builder: it is seen in the arrays, or in training."""
 _TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -81,11 +61,20 @@ def built(layer: Layer) -> nn.Module:
         raise Refused(f"it computes in {dtype}, required float32. Build the model with float32")
     config = _Config(layer.config)
     module = builder(replace(layer, config=config))
-    unknown = {key: layer.config[key] for key in layer.config if config.matters(key)}
+    unknown = {
+        key: layer.config[key]
+        for key in layer.config
+        if key not in layer.inner and config.matters(key)
+    }
     if unknown:
         said = ", ".join(f"{key}={value!r}" for key, value in unknown.items())
         raise Refused(f"its config says {said}, which is not known here")
     return module
+
+
+def read_all(layer: Layer) -> None:
+    """For builders: nothing that the config says has an effect at inference."""
+    dict(layer.config)
 
 
 class _Config(Mapping[str, Any]):
@@ -107,7 +96,7 @@ class _Config(Mapping[str, Any]):
 
     def matters(self, key: str) -> bool:
         """Whether a key could change results and no one has looked at it."""
-        if key in self._read or key in _WITHOUT_EFFECT or key.endswith(_TRAINING_ONLY):
+        if key in self._read | _WITHOUT_EFFECT or key.endswith(_TRAINING_ONLY):
             return False
         value = self._config[key]
         if key == "groups" and value == 1:  # Keras 2 says it of every convolution
@@ -123,32 +112,33 @@ def _dtype(policy: Any) -> str:
     return "float32" if policy is None else str(policy)
 
 
-def ordered(module: nn.Module, order: Order) -> nn.Module:
-    """A module of torch.nn with an `order`."""
-    module.__dict__["order"] = order
-    return module
+def activation(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:
+    """The module of an `activation` key of a config; None where it is linear.
 
-
-def activation(name: Any, layer: Layer) -> nn.Module | None:
-    """The module of an `activation` key of a config; None where it is linear."""
+    channels_first: the module gets the channels as axis 1 where Keras has them last.
+    """
     from fxloom.keras.activations import named
 
-    return named(name, layer)
+    return named(name, layer, channels_first)
 
 
-def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:
-    """The activation of a layer's result. channels_first: Keras has them last, y as axis 1."""
-    if function is None:
-        return y
-    if not channels_first or getattr(function, "order", "keras") == "pointwise":
-        return tensor_of(function(y))
-    return Located(tensor_of(function(Located(y, True).moved(False)))).moved(True)
+def number(layer: Layer, key: str, default: float) -> float:
+    """A number of a config, which may be one of NumPy. Raises Refused where it is none."""
+    found = layer.config.get(key, default)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise Refused(f"{key} is {found!r}, required a number") from None
+    if not isfinite(value):
+        raise Refused(f"{key} is {found!r}, required a finite number")
+    return value
 
 
-def tensor_of(result: Any) -> Tensor:
-    """What a module returned, which is one tensor."""
-    assert isinstance(result, Tensor)
-    return result
+def parameters(layer: Layer, count: int) -> list[nn.Parameter]:
+    """Copies of the weights of a layer, which must be so many. Raises Refused otherwise."""
+    if len(layer.weights) != count:
+        raise Refused(f"required {count} weights, {len(layer.weights)} arrived")
+    return [parameter(each) for each in layer.weights]
 
 
 def arrays(layer: Layer, *names: str) -> tuple[Array, ...]:
@@ -167,7 +157,8 @@ def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
 
 def tensor(array: Array, axes: Sequence[int] | None = None) -> Tensor:
     """A copy of an array, its axes permuted."""
-    return torch.from_numpy(np.array(array.transpose(axes), np.float32, order="C"))
+    moved = array if axes is None else array.transpose(axes)
+    return torch.from_numpy(np.array(moved, np.float32, order="C"))
 
 
 @dataclass(frozen=True)
