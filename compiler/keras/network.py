@@ -108,6 +108,8 @@ class Network(nn.Module):
 
 def module_of(layer: Layer) -> nn.Module:
     """The module of a layer or of a model that stands for one. Raises Refused, UnsupportedLayer."""
+    if layer.refusal:
+        raise Refused(layer.refusal)
     return built(layer) if layer.model is None else Network(layer.model)
 
 

@@ -156,7 +156,7 @@ def unit(x: Tensor, axes: Sequence[int], least: float) -> Tensor:
     if len(axes) == 1:
         y: Tensor = functional.normalize(x, dim=axes[0], eps=least)
         return y
-    length = torch.linalg.vector_norm(x, dim=list(axes), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x, dim=list(axes), keepdim=True)
     return x / length.clamp(min=least)
 
 

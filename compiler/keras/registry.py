@@ -56,9 +56,6 @@ def built(layer: Layer) -> nn.Module:
     builder = BUILDERS.get((layer.package, layer.class_name))
     if builder is None:
         raise Refused("no such layer is known here. `fxloom list layers` shows those that are")
-    dtype = _dtype(layer.config.get("dtype"))
-    if dtype != "float32":
-        raise Refused(f"it computes in {dtype}, required float32. Build the model with float32")
     config = _Config(layer.config)
     module = builder(replace(layer, config=config))
     unknown = {
@@ -102,14 +99,6 @@ class _Config(Mapping[str, Any]):
         if key == "groups" and value == 1:  # Keras 2 says it of every convolution
             return False
         return value is not None and value is not False and value not in ((), [], {})
-
-
-def _dtype(policy: Any) -> str:
-    """The name in a dtype or policy; nothing stands for Keras' default."""
-    while isinstance(policy, Mapping):
-        inner = policy.get("config", policy)
-        policy = inner.get("name") if inner is not policy else policy.get("name")
-    return "float32" if policy is None else str(policy)
 
 
 def activation(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:

@@ -269,7 +269,7 @@ def test_merges_compute_what_keras_predicts(k: Any) -> None:
     assert_agrees(randomise(model))
 
 
-@pytest.mark.parametrize("k", [keras])
+@both
 def test_nested_and_shared_models_keep_their_axes(k: Any) -> None:
     layers = k.layers
     inner_in = layers.Input((8, 8, 3))
@@ -288,7 +288,7 @@ def test_nested_and_shared_models_keep_their_axes(k: Any) -> None:
     ("layer", "reason"),
     [
         (lambda layers: layers.UpSampling2D(interpolation="bicubic"), "interpolation='bicubic'"),
-        (lambda layers: layers.Conv2D(2, 2, dtype="float16"), "computes in float16"),
+        (lambda layers: layers.Conv2D(2, 2, dtype="float16"), "dtype policy float32, got .float16"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(layer: Make, reason: str) -> None:
@@ -298,7 +298,7 @@ def test_what_would_compute_something_else_is_refused(layer: Make, reason: str) 
         fxloom.capture(model, torch.zeros(1, *IMAGE))
 
 
-@pytest.mark.parametrize("k", [keras])
+@both
 def test_dropout_that_drops_at_inference_is_refused(k: Any) -> None:
     x = k.layers.Input((4,))
     model = k.Model(x, k.layers.Dropout(0.5)(x, training=True))
