@@ -105,7 +105,8 @@ def capture(
         refuse_nested_tensors(model, examples)
         traced = spelled_program(export(model, examples, axes))
         program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
-        return _capture_program(traced, program, model, examples, axes, supported)
+        names = tuple(getattr(model, "input_names", ()))
+        return _capture_program(traced, program, model, examples, axes, supported, names)
 
 
 def _capture_program(
@@ -115,9 +116,10 @@ def _capture_program(
     examples: Sequence[Tensor],
     axes: Sequence[int],
     supported: Supported,
+    names: Sequence[str] = (),
 ) -> fx.GraphModule:
     _refuse_unfaithful(program)
-    graph, state = _import(program, examples, axes)
+    graph, state = _import(program, examples, axes, names)
     begin_as_zeros(graph)
     normalize(graph)
     fold_constants(graph, state)
@@ -229,11 +231,15 @@ def _sample_size(value: Tensor) -> int:
 
 
 def _import(
-    program: ExportedProgram, examples: Sequence[Tensor], axes: Sequence[int]
+    program: ExportedProgram,
+    examples: Sequence[Tensor],
+    axes: Sequence[int],
+    input_names: Sequence[str],
 ) -> tuple[fx.Graph, State]:
     """The program as a graph with `get_attr` nodes, and the tensors behind them.
 
-    Tied tensors become one entry.
+    Tied tensors become one entry. input_names: of a model that says so itself; none for those of
+    the arguments of its forward.
     """
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors = program.state_dict | program.constants
@@ -262,7 +268,11 @@ def _import(
                 if not remaining:
                     raise CaptureError(f"input {node.name}: no example input was given for it")
                 _check_dynamic(node, *remaining.pop(0))
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if spec is not None and input_names:
+                copies[node] = graph.placeholder(input_names[len(examples) - len(remaining) - 1])
+                copies[node].meta = dict(node.meta)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
             if spec is not None and node.meta["val"].dtype == torch.bool:
                 # As a number of one bit, for everything that becomes of it: a condition is what
                 # is computed, and has no format of its own.

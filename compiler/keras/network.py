@@ -4,7 +4,8 @@ Images stay channels-first between the layers that want them so; they are permut
 layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from keyword import iskeyword
 from math import prod
 from typing import Any
 
@@ -60,17 +61,14 @@ class Network(nn.Module):
             except UnsupportedLayer as nested:
                 problems += [f"{layer.name}.{problem}" for problem in nested.problems]
             else:
-                self._names[layer.name] = self._free(layer.name)
+                self._names[layer.name] = _identifier(layer.name, dir(self))
                 self.add_module(self._names[layer.name], module)
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model, self._constants)
-
-    def _free(self, name: str) -> str:
-        name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "layer"
-        while hasattr(self, name) or name[0].isdigit():
-            name = f"{name}_" if hasattr(self, name) else f"_{name}"
-        return name
+        self.input_names: tuple[str, ...] = ()
+        for ref in model.inputs:
+            self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
         """Random inputs of the declared shapes. Raises CaptureError where one is not fixed."""
@@ -110,8 +108,8 @@ class Network(nn.Module):
     ) -> tuple[Located, ...]:
         call, module = layer.calls[position], getattr(self, self._names[layer.name])
         if isinstance(module, Network):
-            results: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
-            return results
+            nested: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
+            return nested
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
@@ -130,6 +128,16 @@ class Network(nn.Module):
 class _Values(dict[TensorRef, Located]):
     def __missing__(self, ref: TensorRef) -> Located:
         raise ValueError(f"layer {ref.layer} has no output {ref.output}, which is read")
+
+
+def _identifier(name: str, taken: Collection[str]) -> str:
+    """A name of Keras as a name of Python that is free."""
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "layer"
+    if name[0].isdigit():
+        name = f"_{name}"
+    while name in taken or iskeyword(name):
+        name += "_"
+    return name
 
 
 def module_of(layer: Layer) -> nn.Module:

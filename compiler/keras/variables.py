@@ -143,6 +143,8 @@ def _batch_norm(config: Mapping[str, Any]) -> list[Variable]:
 def _layer_norm(config: Mapping[str, Any]) -> list[Variable]:
     axis = config.get("axis", -1)
     axes = axis if isinstance(axis, list | tuple) else [axis]
+    if config.get("rms_scaling"):
+        return [Variable("gamma")]
     sizes = (_input(config, each) if isinstance(each, int) else None for each in axes)
     return _normalized(config, tuple(sizes))
 
