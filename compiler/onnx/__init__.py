@@ -1,6 +1,6 @@
 """ONNX and QONNX models as torch modules.
 
-    file or ModelProto -> checked protobuf (files.py) -> Values at two batch sizes and one module for
+    file or ModelProto -> checked protobuf (files.py) -> values at two batch sizes, and a module for
     each node (loading.py) -> Network (network.py) -> fxloom.capture
 
 The package `onnx` reads and checks the protobuf; what an operator means is written in torch in the

@@ -54,7 +54,8 @@ def _plain(node: Node) -> Function:
     return pointwise(lambda *x: function(*x))
 
 
-BUILDERS.update(dict.fromkeys(_PLAIN, _plain))
+for _kind in _PLAIN:
+    BUILDERS["", _kind] = _plain
 
 
 @builds("Div")
@@ -77,38 +78,23 @@ def _pow(node: Node) -> Function:
     return pointwise(lambda x, y: x**y)
 
 
-@builds("Max")
-def _max(node: Node) -> Function:
-    return pointwise(lambda *x: reduce(_larger, x))
+@builds("Max", "Min")
+def _extreme(node: Node) -> Function:
+    function = _larger if node.kind == "Max" else _smaller
+    # Tensors first: two numbers would be no tensor.
+    return pointwise(lambda *x: reduce(function, sorted(x, key=_is_number)))
 
 
-@builds("Min")
-def _min(node: Node) -> Function:
-    return pointwise(lambda *x: reduce(_smaller, x))
+def _is_number(operand: object) -> bool:
+    return not isinstance(operand, Tensor)
 
 
-def _larger(x: Any, y: Any) -> Any:
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return torch.maximum(x, y)
-    return (
-        x.clamp(min=y)
-        if isinstance(x, Tensor)
-        else y.clamp(min=x)
-        if isinstance(y, Tensor)
-        else max(x, y)
-    )
+def _larger(x: Tensor, y: Any) -> Tensor:
+    return torch.maximum(x, y) if isinstance(y, Tensor) else torch.clamp(x, min=y)
 
 
-def _smaller(x: Any, y: Any) -> Any:
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return torch.minimum(x, y)
-    return (
-        x.clamp(max=y)
-        if isinstance(x, Tensor)
-        else y.clamp(max=x)
-        if isinstance(y, Tensor)
-        else min(x, y)
-    )
+def _smaller(x: Tensor, y: Any) -> Tensor:
+    return torch.minimum(x, y) if isinstance(y, Tensor) else torch.clamp(x, max=y)
 
 
 @builds("Sum")
@@ -123,7 +109,7 @@ def _mean(node: Node) -> Function:
 
 @builds("Where")
 def _where(node: Node) -> Function:
-    return pointwise(torch.where)
+    return pointwise(lambda condition, x, y: torch.where(condition, x, y))
 
 
 @builds("LeakyRelu")
@@ -215,7 +201,7 @@ def _softmax(node: Node) -> Function:
     if all(size == 1 for size in shape[axis + 1 :]):
         return lambda x: function(x, axis)
     rest = shape[axis:]
-    return lambda x: function(x.flatten(axis), axis).unflatten(axis, rest)
+    return lambda x: function(x.flatten(axis), axis).reshape(*x.shape[:axis], *rest)
 
 
 @builds("Dropout")

@@ -101,8 +101,8 @@ def _refuse_other_files(model: Any) -> None:
     for tensor in _tensors(model.graph):
         if tensor.data_location or tensor.external_data:
             raise CaptureError(
-                f"tensor {tensor.name!r}: its values lie in another file, and only the model itself "
-                "is read. Save it in one file: onnx.save(onnx.load(file), file, "
+                f"tensor {tensor.name!r}: its values lie in another file, and only the model is "
+                "read. Save all in one file: onnx.save(onnx.load(file), file, "
                 "save_as_external_data=False)"
             )
 

@@ -4,28 +4,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxloom.onnx.given import Integers, Weights
 from fxloom.onnx.node import Node, Refused
 from fxloom.onnx.registry import Function, builds
 from fxloom.onnx.windows import Window, window_of
 
+Roundings = tuple[Integers | None, Integers | None]
 
-class Linear(nn.Linear):
+
+class Linear(Weights):
     """x @ weight.T + bias."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(weight.shape[1], len(weight), bias is not None, device="meta")
-        self.weight = nn.Parameter(weight.contiguous())
-        if bias is not None:
-            self.bias = nn.Parameter(bias.contiguous())
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.linear(x, self.rounded_weight(), self.plain_bias())
+        return self.behind(y, 0)
 
 
-class Convolution(nn.Module):
+class Convolution(Weights):
     """Conv of one or two spatial dimensions; unequal padding is a step of its own."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-        self.bias = None if bias is None else nn.Parameter(bias)
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, rounding: Roundings, window: Window, groups: int
+    ) -> None:
+        super().__init__(weight, bias, rounding)
         self._window, self._groups = window, groups
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,15 +34,16 @@ class Convolution(nn.Module):
         function = functional.conv1d if len(window.strides) == 1 else functional.conv2d
         if not window.even:
             x = functional.pad(x, window.outside)
-        return function(
+        y = function(
             x,
-            self.weight,
-            self.bias,
+            self.rounded_weight(),
+            self.plain_bias(),
             window.strides,
             window.begins if window.even else 0,
             window.dilations,
             self._groups,
         )
+        return self.behind(y, len(window.strides))
 
 
 @builds("Conv")
@@ -51,7 +53,13 @@ def _conv(node: Node) -> nn.Module:
     kernel = list(weight.shape[2:])
     if node.integers("kernel_shape", kernel) != kernel:
         raise Refused(f"kernel_shape is not that of its weights, {kernel}")
-    return Convolution(weight, bias, window_of(node, kernel), node.integer("group", 1))
+    window, groups = window_of(node, kernel), node.integer("group", 1)
+    return Convolution(weight, bias, _roundings(node), window, groups)
+
+
+def _roundings(node: Node) -> Roundings:
+    """Those of weight and bias, the second and third input."""
+    return node.value(1).rounding, node.value(2).rounding if node.has(2) else None
 
 
 def _refuse_volumes(node: Node) -> None:
@@ -59,36 +67,37 @@ def _refuse_volumes(node: Node) -> None:
         raise Refused(f"required one or two spatial dimensions, got {node.rank() - 2}")
 
 
-class Deconvolution(nn.Module):
+class Deconvolution(Weights):
     """ConvTranspose. Rows that unequal padding takes away are cut off."""
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
+        rounding: Roundings,
         window: Window,
         extra: list[int],
         groups: int,
     ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
-        self.bias = None if bias is None else nn.Parameter(bias)
+        super().__init__(weight, bias, rounding, axis=1, groups=groups)
         self._window, self._extra, self._groups = window, extra, groups
 
     def forward(self, x: Tensor) -> Tensor:
         window = self._window
-        function = functional.conv_transpose1d if len(window.strides) == 1 else functional.conv_transpose2d
+        function = (
+            functional.conv_transpose1d if len(window.strides) == 1 else functional.conv_transpose2d
+        )
         padding = [min(pair) for pair in zip(window.begins, window.ends, strict=True)]
         y = function(
-            x, self.weight, self.bias, window.strides, padding, self._extra, self._groups,
-            window.dilations,
+            x, self.rounded_weight(), self.plain_bias(), window.strides, padding, self._extra,
+            self._groups, window.dilations,
         )  # fmt: skip
         for dim, (begin, end, least) in enumerate(
             zip(window.begins, window.ends, padding, strict=True), 2
         ):
             if begin != end:
                 y = y.narrow(dim, begin - least, y.shape[dim] - (begin - least) - (end - least))
-        return y
+        return self.behind(y, len(window.strides))
 
 
 @builds("ConvTranspose")
@@ -131,7 +140,8 @@ def _conv_transpose(node: Node) -> nn.Module:
         if extra[dim] and extra[dim] >= max(strides[dim], dilations[dim]):
             # torch has no such extra rows, and they would be the bias alone
             raise Refused(f"output_padding {extra} is not below strides {strides}")
-    return Deconvolution(weight, bias, window, extra, node.integer("group", 1))
+    groups = node.integer("group", 1)
+    return Deconvolution(weight, bias, _roundings(node), window, extra, groups)
 
 
 def _ends(pads: list[int], count: int) -> tuple[list[int], list[int]]:
@@ -152,7 +162,13 @@ def _gemm(node: Node) -> nn.Module | Function:
         if bias is None or ((bias.dim() < 2 or len(bias) == 1) and bias.numel() in (1, outputs)):
             if bias is not None:
                 bias = (bias * beta if beta != 1 else bias).reshape(-1).expand(outputs)
-            return Linear(weight * alpha if alpha != 1 else weight, bias)
+            of_weight, of_bias = _roundings(node)
+            if (of_weight is not None and alpha != 1) or (of_bias is not None and beta != 1):
+                raise Refused("alpha and beta other than 1 beside rounded weights have no lowering")
+            if of_weight is not None and not second:
+                of_weight = of_weight.moved(_transposed)
+            weight = weight * alpha if alpha != 1 else weight
+            return Linear(weight.contiguous(), bias, (of_weight, of_bias))
         node.consumed.clear()
 
     def product(x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -168,8 +184,14 @@ def _gemm(node: Node) -> nn.Module | Function:
 @builds("MatMul")
 def _matmul(node: Node) -> nn.Module | Function:
     if node.value(1).constant and node.rank(1) == 2:
-        return Linear(node.constant(1, "weights").T, None)
+        rounding, weight = node.value(1).rounding, node.constant(1, "weights")
+        moved = None if rounding is None else rounding.moved(_transposed)
+        return Linear(weight.T.contiguous(), None, (moved, None))
     return torch.matmul
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.T
 
 
 @builds("Einsum")

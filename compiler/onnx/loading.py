@@ -6,6 +6,7 @@ shapes becomes numbers, and a module never asks for a shape when it runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.exporting import quiet
+from fxloom.given_constants import QuantizerRefused
 from fxloom.onnx.files import QONNX, STANDARD, opset
+from fxloom.onnx.given import Integers
 from fxloom.onnx.names import module_names
 from fxloom.onnx.network import Network, Port, Step
 from fxloom.onnx.node import Node, Refused
@@ -28,7 +32,7 @@ _KINDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
 
 
 def network_of_graph(model: Any) -> Network:
-    """The module of a checked ModelProto. Raises UnsupportedLayer that lists all that is refused."""
+    """The module of a checked ModelProto. Raises UnsupportedLayer."""
     return _Reader(model).network()
 
 
@@ -37,7 +41,7 @@ class _Reader:
         self._graph = model.graph
         self._version = opset(model)
         self._versions = {each.domain: int(each.version) for each in model.opset_import}
-        self._fake = FakeTensorMode()
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._left = MAX_CONSTANTS
         self._values: dict[str, Value | None] = {}  # None: of a node that is refused
         self._problems: list[str] = []
@@ -54,7 +58,7 @@ class _Reader:
         for proto, name in zip(nodes, names, strict=True):
             try:
                 self._evaluate(proto, name)
-            except Refused as refused:
+            except (Refused, QuantizerRefused) as refused:
                 label = f"{proto.name or name} ({proto.op_type})"
                 self._problems.append(f"{label}: {refused}")
                 self._values.update(dict.fromkeys(proto.output))
@@ -89,13 +93,12 @@ class _Reader:
                 self._problems.append(f"input {each.name}: {refused}")
         if self._problems:
             raise UnsupportedLayer(self._problems)
-        fixed = {shape[axis] for shape, _, axis in shapes if shape[axis] is not None}
+        sizes = [shape[axis] for shape, _, axis in shapes]
+        fixed = {size for size in sizes if size is not None}
         if len(fixed) > 1:
-            raise UnsupportedLayer(
-                [f"inputs have batches of {sorted(fixed)} samples. Give all one"]
-            )
+            raise UnsupportedLayer([f"inputs have batches of {sorted(fixed)} samples: not one"])
+        self._fixed = bool(fixed)
         first = fixed.pop() if fixed else 2
-        # Two sizes that differ from one: 1 alone would broadcast.
         self._samples = (first, first + 1)
         ports = []
         for each, (shape, dtype, axis) in zip(declared, shapes, strict=True):
@@ -104,9 +107,8 @@ class _Reader:
                             for dim, size in enumerate(shape)], dtype)
                 for samples in self._samples
             ]  # fmt: skip
-            self._values[each.name] = Value(*tensors)
-            sizes = tuple(tensors[0].shape)
-            ports.append(Port(each.name, sizes, dtype, axis))
+            self._values[each.name] = Value(tensors[0], tensors[1])
+            ports.append(Port(each.name, tuple(tensors[0].shape), dtype, axis))
         return ports
 
     def _fakes(self, name: str, shape: Sequence[int | None], dtype: torch.dtype) -> Tensor:
@@ -117,11 +119,12 @@ class _Reader:
             raise CaptureError(f"input {name}: {list(shape)} is no shape: {fault}") from None
 
     def _evaluate(self, proto: Any, name: str) -> None:
-        builder = BUILDERS.get(proto.op_type)
-        attributes = _attributes(proto)
         version = self._known(proto)
+        attributes = _attributes(proto)
+        domain = "" if proto.domain in STANDARD else "qonnx"
+        builder = BUILDERS.get((domain, proto.op_type))
         if builder is None:
-            raise Refused("no such operator is known here. README lists those that are")
+            raise Refused("no such operator is known here. docs/onnx.md lists those that are")
         if any(self._values.get(each, ...) is None for each in proto.input if each):
             self._values.update(dict.fromkeys(proto.output))
             return  # what it reads is refused
@@ -130,8 +133,14 @@ class _Reader:
 
         def node(place: int | None = None) -> Node:
             given = inputs if place is None else [_only(value, place) for value in inputs]
-            return Node(proto.op_type, name, attributes, given, read, version, self._samples)
+            return Node(
+                proto.op_type, name, attributes, given, read, version, self._samples, self._fixed
+            )
 
+        if proto.op_type != "DequantizeLinear" and any(value and value.pair for value in inputs):
+            raise Refused(
+                "it reads integers of a QuantizeLinear. Only a DequantizeLinear may follow one"
+            )
         if proto.op_type in ("Shape", "Size") or all(v is None or v.known for v in inputs):
             results = self._known_results(node, inputs, builder)
         else:
@@ -157,9 +166,7 @@ class _Reader:
             raise Refused(f"its domain {proto.domain!r} is not known here")
         if any(attribute.type not in _KINDS or attribute.ref_attr_name
                for attribute in proto.attribute):  # fmt: skip
-            raise Refused(
-                "it has graphs or functions inside. Export the model without control flow"
-            )
+            raise Refused("it has graphs inside. Export the model without control flow")
         if proto.domain in STANDARD:
             return self._version
         if proto.domain.endswith("channels_last"):
@@ -178,29 +185,31 @@ class _Reader:
         runs = (self._evaluated(node(place), builder) for place in (0, 1))
         return [joined(one, other) for (one, _), (other, _) in zip(*runs, strict=True)]
 
-    def _evaluated(self, node: Node, builder: Builder) -> list[tuple[Tensor, object]]:
+    def _evaluated(self, node: Node, builder: Builder) -> list[tuple[Tensor, Integers | None]]:
         module, positions = module_of(node, builder)
         given = [node.value(place) for place in positions]
         with torch.no_grad():
-            shapes = self._run(node, module, [each.first for each in given])
-            self._left -= sum(each.numel() for each in shapes)
+            if not hasattr(module, "keeps_size"):
+                shapes = self._run(node, module, [each.first for each in given])
+                self._left -= sum(each.numel() for each in shapes)
             if self._left < 0:
                 raise Refused(f"constants of more than {MAX_CONSTANTS} values are computed")
             results = module(*(each.first for each in given))
         results = [results] if isinstance(results, Tensor) else list(results)
-        return [(result, rounding_of(module, given)) for result in results]
+        return [(result, rounding_of(node.kind, module, given)) for result in results]
 
     def _computed_results(self, node: Node, module: nn.Module, positions: list[int]) -> list[Value]:
         runs = (
             self._run(node, module, [node.value(place).at(samples) for place in positions])
             for samples in (0, 1)
         )
-        return [Value(one, other) for one, other in zip(*runs, strict=True)]
+        pair = getattr(module, "pair", None)
+        return [Value(one, other, pair=pair) for one, other in zip(*runs, strict=True)]
 
     def _run(self, node: Node, module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs as fake tensors."""
         try:
-            with self._fake, torch.no_grad():
+            with quiet(), self._fake, torch.no_grad():
                 results = module(*inputs)
         except Refused:
             raise
@@ -215,7 +224,7 @@ def _only(value: Value | None, place: int) -> Value | None:
     """A value at one of the batch sizes, as if there were no other."""
     if value is None or value.constant:
         return value
-    return Value(value.at(place), value.at(place), value.known)
+    return replace(value, first=value.at(place), second=value.at(place))
 
 
 def _attributes(proto: Any) -> Mapping[str, Any]:
@@ -235,7 +244,7 @@ def _attribute(proto: Any) -> Any:
 
 
 def _declared(proto: Any) -> tuple[list[int | None], torch.dtype, int]:
-    """Shape of an input with None for a batch of any size, its type, and which dimension that is."""
+    """Shape of an input, its type, and which dimension is the batch: None where of any size."""
     tensor = proto.type.tensor_type
     if not proto.type.HasField("tensor_type") or not tensor.HasField("shape"):
         raise Refused("required a tensor of known shape. Declare its shape")

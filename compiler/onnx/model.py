@@ -9,6 +9,7 @@ from fxloom.onnx import layers as layers
 from fxloom.onnx import moves as moves
 from fxloom.onnx import norms as norms
 from fxloom.onnx import pools as pools
+from fxloom.onnx import quantizers as quantizers
 from fxloom.onnx import recurrent as recurrent
 from fxloom.onnx import reductions as reductions
 from fxloom.onnx import resize as resize

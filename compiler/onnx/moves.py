@@ -3,6 +3,7 @@
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,8 +29,10 @@ def _reshape(node: Node) -> Function:
     targets = node.sizes(1, "sizes")
     zero = node.flag("allowzero")
     wanted = [_filled(target, shape, zero) for target, shape in zip(targets, shapes, strict=True)]
-    if any(prod(target) != prod(shape) for target, shape in zip(wanted, shapes, strict=True)):
+    if node.fixed and targets[0] == targets[1] and node.value(0).batch_axis is not None:
         wanted = _of_one_batch(wanted[0], shapes, node.samples)
+    if any(prod(target) != prod(shape) for target, shape in zip(wanted, shapes, strict=True)):
+        raise Refused(f"it makes {targets[0]} of {list(shapes[0])}")
     return _reshaped(*wanted)
 
 
@@ -55,12 +58,11 @@ def _of_one_batch(
     first, second = shapes
     axis = next(dim for dim, (one, other) in enumerate(zip(*shapes, strict=True)) if one != other)
     outside = prod(first[:axis])
-    if prod(target) == prod(first):
-        for dim, size in enumerate(target):
-            grown = [*target[:dim], size // samples[0] * samples[1], *target[dim + 1 :]]
-            whole = size % samples[0] == 0 and prod(grown) == prod(second)
-            if prod(target[:dim]) == outside and whole:
-                return [target, grown]
+    for dim, size in enumerate(target):
+        grown = [*target[:dim], size // samples[0] * samples[1], *target[dim + 1 :]]
+        whole = size % samples[0] == 0 and prod(grown) == prod(second)
+        if prod(target[:dim]) == outside and whole:
+            return [target, grown]
     raise Refused(
         f"it makes {target} of {list(first)}, which is for one batch size only. Export the model "
         "with a dynamic batch dimension"
@@ -200,7 +202,9 @@ def _gather(node: Node) -> Function:
 
     def gathered(x: Tensor) -> Tensor:
         picked = x.index_select(axis, flat)
-        return picked if len(shape) == 1 else picked.unflatten(axis, shape)
+        if len(shape) == 1:
+            return picked
+        return picked.reshape(*picked.shape[:axis], *shape, *picked.shape[axis + 1 :])
 
     return gathered
 
@@ -236,11 +240,11 @@ def _pad(node: Node) -> Function:
     sides = [(0, 0)] * rank
     for place, axis in enumerate(axes):
         sides[node.counted(axis, rank)] = (pads[place], pads[place + len(axes)])
-    while sides and sides[0] == (0, 0):
-        sides.pop(0)
-    flat = [size for pair in reversed(sides) for size in pair]
-    if not flat:
+    if all(side == (0, 0) for side in sides):
         return lambda x: x
+    if mode != "constant" and sides[:2] != [(0, 0), (0, 0)]:
+        raise Refused(f"mode {mode!r} is for spatial dimensions alone")
+    flat = [size for pair in reversed(sides[2:] if mode != "constant" else sides) for size in pair]
     if mode == "constant":
         return lambda x: functional.pad(x, flat, value=value)
     return lambda x: functional.pad(x, flat, mode=_MODES[mode])
@@ -252,11 +256,11 @@ def _expand(node: Node) -> Function:
     value = node.value(0)
     try:
         shapes = [
-            torch.broadcast_shapes(shape, tuple(target))
+            np.broadcast_shapes(shape, tuple(target))
             for shape, target in zip(value.shapes, targets, strict=True)
         ]
-    except RuntimeError:
-        if node.samples[0] not in targets[0]:
+    except ValueError:
+        if not node.fixed or node.samples[0] not in targets[0]:
             raise Refused(f"{list(node.shape())} does not expand to {targets[0]}") from None
         # A shape that was written for one batch size.
         shapes = [_expanded(shape, targets[0], node.samples[0]) for shape in value.shapes]

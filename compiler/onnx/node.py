@@ -18,7 +18,8 @@ class Node:
     """Attributes that nobody asks for are refused; so are constants that nobody uses.
 
     inputs: None for those left out. outputs: how many there are; read: of which the values are
-    used. samples: the two batch sizes. version: of the operator set.
+    used. samples: the two batch sizes; fixed: the
+    model was exported for the first one. version: of the operator set.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Node:
     read: Sequence[bool]
     version: int
     samples: tuple[int, int]
+    fixed: bool
     asked: set[str] = field(default_factory=set)
     consumed: set[int] = field(default_factory=set)
 
@@ -116,7 +118,7 @@ class Node:
             raise Refused(f"{name}={found!r} is not supported, only {allowed!r} is")
 
     def axis(self, default: int | None = None, rank: int | None = None, name: str = "axis") -> int:
-        """An axis, counted from the front. rank: of what it counts in, the first input's if None."""
+        """An axis, counted from the front. rank: of what it counts in, else the first input."""
         return self.counted(self.integer(name, default), self.rank() if rank is None else rank)
 
     @staticmethod
@@ -128,6 +130,4 @@ class Node:
     def refuse_outputs(self, first: int) -> None:
         """Refuses to compute outputs from `first` on that something reads."""
         if any(self.read[first:]):
-            raise Refused(
-                f"its output {first + list(self.read[first:]).index(True)} has no use here"
-            )
+            raise Refused(f"its outputs from number {first} on have no lowering")

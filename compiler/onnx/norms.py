@@ -1,6 +1,5 @@
 """Normalisations."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,8 +34,8 @@ def _batch_norm(node: Node) -> nn.Module:
         raise Refused("training_mode is set. Export the model for inference")
     node.refuse_outputs(1)
     names = ("scale", "bias", "mean", "variance")
-    found = [node.constant(place, name) for place, name in enumerate(names, 1)]
-    return BatchNorm(*found, node.number("epsilon", 1e-5))
+    weight, bias, mean, var = (node.constant(place, name) for place, name in enumerate(names, 1))
+    return BatchNorm(weight, bias, mean, var, node.number("epsilon", 1e-5))
 
 
 class Norm(nn.Module):
@@ -67,11 +66,7 @@ def _instance_norm(node: Node) -> nn.Module:
 def _group_norm(node: Node) -> nn.Module:
     eps, groups = node.number("epsilon", 1e-5), node.integer("num_groups")
     node.only("stash_type", 1, 1)
-    weight, bias, channels = node.constant(1, "scale"), node.constant(2, "bias"), node.shape()[1]
-    if node.version < 21:  # one for each group until then
-        if groups < 1 or channels % groups:
-            raise Refused(f"{channels} channels are not {groups} groups")
-        weight, bias = (each.repeat_interleave(channels // groups) for each in (weight, bias))
+    weight, bias = node.constant(1, "scale"), node.constant(2, "bias")
 
     def function(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.group_norm(x, groups, weight, bias, eps)
@@ -105,6 +100,6 @@ def _rms_norm(node: Node) -> nn.Module:
 
 def _filled(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     try:
-        return tensor.expand(torch.broadcast_shapes(tensor.shape, dims)).reshape(dims)
+        return tensor.expand(dims).contiguous()
     except RuntimeError:
         raise Refused(f"a scale of {list(tensor.shape)} does not fit {list(dims)}") from None

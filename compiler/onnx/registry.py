@@ -6,15 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxloom.given_constants import constant
+from fxloom.onnx.given import Integers
 from fxloom.onnx.node import Node, Refused
+from fxloom.onnx.values import Value
 
 Function = Callable[..., Any]
 Builder = Callable[[Node], nn.Module | Function]
-BUILDERS: dict[str, Builder] = {}
-"""By operator: what makes the module of a node, or the function of its inputs."""
+BUILDERS: dict[tuple[str, str], Builder] = {}
+"""By domain ("", "qonnx") and operator: the module of a node, or the function of its inputs."""
 
 
-def builds(*kinds: str) -> Callable[[Builder], Builder]:
+def builds(*kinds: str, domain: str = "") -> Callable[[Builder], Builder]:
     """Register what builds the nodes of some operators.
 
     It returns a module, which is called with the inputs that are computed and holds the constant
@@ -22,7 +25,7 @@ def builds(*kinds: str) -> Callable[[Builder], Builder]:
     """
 
     def register(builder: Builder) -> Builder:
-        BUILDERS.update(dict.fromkeys(kinds, builder))
+        BUILDERS.update({(domain, kind): builder for kind in kinds})
         return builder
 
     return register
@@ -36,26 +39,32 @@ class Apply(nn.Module):
         self._function = function
         self._slots: list[object] = []
         for operand in operands:
-            slot = operand
-            if isinstance(operand, Tensor):
-                number = sum(isinstance(each, str) for each in self._slots)
-                slot = f"constant_{number}" if number else "constant"
-                if operand.is_floating_point():
-                    self.register_parameter(slot, nn.Parameter(operand))
-                else:
-                    self.register_buffer(slot, operand)
+            number = sum(isinstance(each, str) for each in self._slots)
+            slot: object = f"constant_{number}" if number else "constant"
+            if isinstance(operand, Integers):
+                self.add_module(str(slot), constant(operand.values))
+            elif isinstance(operand, Tensor) and operand.is_floating_point():
+                self.register_parameter(str(slot), nn.Parameter(operand))
+            elif isinstance(operand, Tensor):
+                self.register_buffer(str(slot), operand)
+            else:
+                slot = operand
             self._slots.append(slot)
 
     def forward(self, *computed: Tensor) -> Any:
         remaining = list(computed)
-        arguments = []
+        arguments: list[Any] = []
         for slot in self._slots:
-            if isinstance(slot, Repeated):
-                arguments.append(slot.at(computed[0]))
-            elif slot is None:
-                arguments.append(remaining.pop(0))
-            else:
-                arguments.append(getattr(self, slot) if isinstance(slot, str) else slot)
+            held = getattr(self, slot) if isinstance(slot, str) else slot
+            match held:
+                case None:
+                    arguments.append(remaining.pop(0))
+                case Repeated():
+                    arguments.append(held.at(computed[0]))
+                case nn.Module():
+                    arguments.append(held())
+                case _:
+                    arguments.append(held)
         return self._function(*arguments)
 
 
@@ -107,6 +116,8 @@ def _operand(node: Node, place: int, function: Function, computed: int) -> objec
     broadcasts = hasattr(function, "pointwise")
     if not value.constant:
         return _repeated(node, place, broadcasts, computed)
+    if value.rounding is not None:
+        return value.rounding
     ranks = [len(each.first.shape) for each in node.inputs if each is not None and not each.known]
     if broadcasts and value.first.numel() == 1 and value.first.dim() <= max(ranks):
         return value.first.item()
@@ -126,11 +137,19 @@ def _repeated(node: Node, place: int, broadcasts: bool, computed: int) -> object
     return one.contiguous() if broadcasts else Repeated(one.contiguous(), axis, batch_axis)
 
 
-def rounding_of(module: nn.Module, inputs: Sequence[Any]) -> object:
-    """How the values of a constant result were rounded, None where they were not.
+MOVES = frozenset(
+    {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "DequantizeLinear"}
+)
+"""Operators behind which rounded constants are still that."""
 
-    A module that rounds has `rounding`, a function of its constant input; one that moves values has
-    `moves`.
+
+def rounding_of(kind: str, module: nn.Module, inputs: Sequence[Value]) -> Integers | None:
+    """How the values of a constant result are rounded, None where they are not.
+
+    A module that rounds has `rounding`, a function of its constant input.
     """
-    rounding = getattr(module, "rounding", None)
-    return rounding(*(each.first for each in inputs)) if rounding is not None else None
+    if hasattr(module, "rounding"):
+        rounded: Integers = getattr(module, "rounding")(inputs[0].first)  # noqa: B009
+        return rounded
+    given = inputs[0].rounding if inputs else None
+    return given.moved(module) if given is not None and kind in MOVES else None

@@ -44,7 +44,7 @@ def _resize(node: Node) -> Function:
     if node.version > 10 and node.has(1):
         node.consumed.add(1)  # the region, of tf_crop_and_resize alone
     axes = node.attribute("axes", None)
-    scales, sizes = _asked(node, place)
+    scales, sizes = _asked(node, place, axes)
     if axes is not None:
         full = [node.counted(int(axis), node.rank()) for axis in axes]
         given = scales if scales is not None else sizes
@@ -68,7 +68,9 @@ def _resize(node: Node) -> Function:
     return _smooth(node, sizes, scales, placing, mode)
 
 
-def _asked(node: Node, place: int) -> tuple[list[float] | None, list[int] | None]:
+def _asked(
+    node: Node, place: int, axes: Sequence[int] | None
+) -> tuple[list[float] | None, list[int] | None]:
     if node.has(place) and node.value(place).known and node.value(place).first.numel():
         return node.constant(place, "scales").reshape(-1).tolist(), None
     if node.has(place):
@@ -76,10 +78,12 @@ def _asked(node: Node, place: int) -> tuple[list[float] | None, list[int] | None
     if node.version == 10 or not node.has(place + 1):
         raise Refused("it has neither scales nor sizes")
     first, second = node.sizes(place + 1, "sizes")
-    axis = node.value(0).batch_axis
-    if first != second and [one for dim, one in enumerate(first) if dim != axis] != [
-        other for dim, other in enumerate(second) if dim != axis
-    ]:
+    axis = None if axes is not None else node.value(0).batch_axis
+    if axis is not None and axis < len(first) and not (node.fixed and first == second):
+        if second[axis] != node.value(0).shapes[1][axis]:
+            raise Refused("it resizes the batch")
+        second[axis] = first[axis]
+    if first != second:
         raise Refused("its sizes depend on the batch size")
     return None, first
 

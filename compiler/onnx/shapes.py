@@ -38,7 +38,8 @@ def _constant_of_shape(node: Node) -> Function:
     value = node.attribute("value", torch.zeros(1))
     if not isinstance(value, Tensor) or value.numel() != 1 or any(size < 0 for size in sizes):
         raise Refused(f"required one value and no negative sizes, {sizes} arrived")
-    return lambda: torch.full(sizes, value.item(), dtype=value.dtype)
+    number = value.item()
+    return lambda: torch.full(sizes, number, dtype=value.dtype)
 
 
 @builds("Range")

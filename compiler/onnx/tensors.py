@@ -55,8 +55,8 @@ def tensor_of(proto: Any, what: str) -> Tensor:
     name = f"{what} {proto.name!r}" if proto.name else what
     if proto.data_location or proto.external_data:
         raise CaptureError(
-            f"{name}: its values lie in another file, and only the model itself is read. Save it in "
-            "one file: onnx.save(onnx.load(file), file, save_as_external_data=False)"
+            f"{name}: its values lie in another file, and only the model is read. Save all in one "
+            "file: onnx.save(onnx.load(file), file, save_as_external_data=False)"
         )
     if proto.HasField("segment"):
         raise CaptureError(f"{name}: is stored in segments, which nothing writes and none reads")

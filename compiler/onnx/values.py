@@ -9,19 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxloom.onnx.given import Integers
+
 
 @dataclass(frozen=True)
 class Value:
     """A tensor at both batch sizes. known: by its values; else only its shape and type count.
 
     A constant is the same object at both. A constant that a quantizer rounded keeps in `rounding`
-    what it was rounded from and how, for layers that have weights.
+    what integers it consists of, for layers that have weights. pair: scale and zero point of a
+    QuantizeLinear that only a DequantizeLinear can follow.
     """
 
     first: Tensor
     second: Tensor
     known: bool = False
-    rounding: object = None
+    rounding: Integers | None = None
+    pair: tuple[Tensor, Tensor] | None = None
 
     @property
     def constant(self) -> bool:
@@ -41,13 +45,13 @@ class Value:
         return (self.first, self.second)[place]
 
 
-def constant(tensor: Tensor, rounding: object = None) -> Value:
+def constant(tensor: Tensor, rounding: Integers | None = None) -> Value:
     """A value that does not depend on the batch."""
     return Value(tensor, tensor, True, rounding)
 
 
 def joined(first: Tensor, second: Tensor) -> Value:
-    """What was computed at both batch sizes from known values: a constant where that is the same."""
+    """What was computed from known values at both batch sizes: a constant where it is the same."""
     same = first.shape == second.shape and first.dtype == second.dtype
     if same and torch.equal(first, second):
         return constant(first)
