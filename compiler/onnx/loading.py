@@ -18,7 +18,7 @@ from fxloom.exporting import quiet
 from fxloom.given_constants import QuantizerRefused
 from fxloom.onnx.files import QONNX, STANDARD, opset
 from fxloom.onnx.given import Integers
-from fxloom.onnx.names import module_names
+from fxloom.onnx.names import module_names, node_name
 from fxloom.onnx.network import Network, Port, Step
 from fxloom.onnx.node import Node, Refused
 from fxloom.onnx.registry import BUILDERS, Builder, module_of, rounding_of
@@ -54,7 +54,7 @@ class _Reader:
             self._values[proto.name] = constant(tensor_of(proto, "initializer"))
         ports = self._inputs()
         nodes = self._graph.node
-        names = module_names([(node.name, node.op_type) for node in nodes])
+        names = module_names([(node_name(node), node.op_type) for node in nodes])
         for proto, name in zip(nodes, names, strict=True):
             try:
                 self._evaluate(proto, name)

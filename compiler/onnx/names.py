@@ -3,10 +3,20 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
 _TAKEN = frozenset(dir(nn.Module()))
+
+
+def node_name(proto: Any) -> str:
+    """The name of a NodeProto, with the modules that it comes from where torch wrote them down."""
+    for each in proto.metadata_props:
+        if each.key == "pkg.torch.onnx.name_scopes":
+            scopes = re.findall(r"'([^']*)'", each.value)[:-1]  # the last is the operator of torch
+            return "/".join([*scopes, proto.op_type])
+    return str(proto.name)
 
 
 def module_names(nodes: Sequence[tuple[str, str]]) -> list[str]:
