@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxloom.given_constants import Constant, constant
+from fxloom.given_constants import constant
 from fxloom.uniform import Weight, weight_of
 
 
@@ -60,14 +60,15 @@ class Weights(nn.Module):
         self.given = None if of_weight is None else of_weight.weight(axis)
         self.weight = nn.Parameter(weight if self.given is None else self.given.values)
         scale = None if self.given is None else self.given.scale
-        repeats = groups if axis else 1
-        self.scale = (
-            None if scale is None else constant(np.tile(scale, repeats) if scale.ndim else scale)
-        )
-        self.bias = None if bias is None or of_bias is not None else nn.Parameter(bias)
-        self.given_bias: Constant | None = None
-        if bias is not None and of_bias is not None:
-            self.given_bias = constant(bias)
+        # Behind a convolution the channels are not the last axis.
+        behind = (-1, *(1,) * (weight.dim() - 2))
+        if scale is not None and scale.ndim:
+            scale = np.tile(scale, groups if axis else 1).reshape(behind)
+        self.scale = None if scale is None else constant(scale)
+        if bias is not None and scale is not None:
+            bias = bias.reshape(behind)
+        self.given_bias = constant(bias) if bias is not None and of_bias is not None else None
+        self.bias = nn.Parameter(bias) if bias is not None and of_bias is None else None
 
     def rounded_weight(self) -> Tensor:
         return self.weight if self.given is None else self.given.round(self.weight)
@@ -76,17 +77,13 @@ class Weights(nn.Module):
         """The bias that stands in the layer itself."""
         return None if self.scale is not None else self._bias()
 
-    def behind(self, y: Tensor, dims: int) -> Tensor:
-        """The scale, and the bias that follows it; dims: the number of axes behind channels."""
+    def behind(self, y: Tensor) -> Tensor:
+        """The scale, and the bias that follows it."""
         if self.scale is None:
             return y
-        y = y * _channels(self.scale(), dims)
+        y = y * self.scale()
         bias = self._bias()
-        return y if bias is None else y + _channels(bias, dims)
+        return y if bias is None else y + bias
 
     def _bias(self) -> Tensor | None:
         return self.bias if self.given_bias is None else self.given_bias()
-
-
-def _channels(tensor: Tensor, dims: int) -> Tensor:
-    return tensor.reshape(-1, *(1,) * dims) if dims and tensor.dim() else tensor

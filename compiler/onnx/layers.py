@@ -17,7 +17,7 @@ class Linear(Weights):
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.linear(x, self.rounded_weight(), self.plain_bias())
-        return self.behind(y, 0)
+        return self.behind(y)
 
 
 class Convolution(Weights):
@@ -43,7 +43,7 @@ class Convolution(Weights):
             window.dilations,
             self._groups,
         )
-        return self.behind(y, len(window.strides))
+        return self.behind(y)
 
 
 @builds("Conv")
@@ -97,7 +97,7 @@ class Deconvolution(Weights):
         ):
             if begin != end:
                 y = y.narrow(dim, begin - least, y.shape[dim] - (begin - least) - (end - least))
-        return self.behind(y, len(window.strides))
+        return self.behind(y)
 
 
 @builds("ConvTranspose")
