@@ -63,8 +63,8 @@ QUANT = {
     "eighth": scale(0.125),
     "quarter": scale(0.25),
     "one": scale(1.0),
-    "third": scale(0.3),
-    "tenth": scale(0.1),
+    "third": scale(0.2983),
+    "tenth": scale(0.1049),
     "fine": scale(2**-5),
 }
 CASES: dict[str, tuple[Any, ...]] = {
@@ -192,6 +192,7 @@ CASES |= {
     )
     for mode in ("ROUND", "HALF_EVEN", "FLOOR", "DOWN", "HALF_UP", "HALF_DOWN")
 }
+# No round numbers: sums of their multiples would be ties, which float32 decides by chance.
 OTHER_SCALES: dict[str, tuple[Any, ...]] = {
     "dense": (
         """i = Quant<signed=1, narrow=0>(x, fine, zero, n12)
@@ -201,7 +202,7 @@ OTHER_SCALES: dict[str, tuple[Any, ...]] = {
         a = Gemm<transB=1>(q, wq, bq)
         y = Quant<signed=1, narrow=0>(a, third, zero, n6)""",
         [6],
-        {"w": normal(5, 6), "b": normal(5), "each": scale(0.21, 0.13, 0.4, 0.09, 0.17)},
+        {"w": normal(5, 6), "b": normal(5), "each": scale(0.2137, 0.1291, 0.4013, 0.0917, 0.1733)},
     ),
     "convolution": (
         """i = Quant<signed=1, narrow=0>(x, fine, zero, n12)
@@ -212,7 +213,7 @@ OTHER_SCALES: dict[str, tuple[Any, ...]] = {
         [4, 3, 3],
         {
             "w": normal(4, 3, 2, 2),
-            "each": np.array([0.21, 0.1, 0.33], np.float32).reshape(1, 3, 1, 1),
+            "each": np.array([0.2137, 0.1039, 0.3319], np.float32).reshape(1, 3, 1, 1),
             "four": np.float32(4),
         },
     ),
@@ -232,15 +233,41 @@ def test_the_program_computes_what_qonnx_does(name: str) -> None:
     np.testing.assert_array_equal(fxloom.simulate(program, x), executed(model, x))
 
 
+def completed(model: Any, x: Any) -> Any:
+    """The program with formats where the model brings none."""
+    graph = fxloom.capture(model, torch.from_numpy(x[:2]))
+    recipe = fxloom.Recipe.parse('[[pass]]\nname = "quantize"\nweights = 12\nactivations = 14')
+    result = recipe.run(graph, data=fxloom.Data.of(torch.from_numpy(x)))
+    return fxloom.lower(result.graph)
+
+
 @pytest.mark.parametrize("name", OTHER_SCALES)
 def test_other_scales_give_the_same_integers(name: str) -> None:
     nodes, shape, constants = OTHER_SCALES[name]
     model, x = qonnx(nodes, ["n", *shape], constants), shifted(200, *shape)
-    program = fxloom.lower(fxloom.capture(model, torch.from_numpy(x[:2])))
-    results, expected = fxloom.simulate(program, x), executed(model, x)
+    results, expected = fxloom.simulate(completed(model, x), x), executed(model, x)
     step = QUANT["third"]
     np.testing.assert_array_equal(np.round(results / step), np.round(expected / step))
-    np.testing.assert_allclose(results, expected, rtol=2**-22)
+    np.testing.assert_allclose(results, expected, rtol=2**-20)
+
+
+def test_quantize_gives_formats_to_what_has_none() -> None:
+    nodes = """q = Quant<signed=1, narrow=0>(x, eighth, zero, n6)
+    wq = Quant<signed=1, narrow=1>(w, quarter, zero, n4)
+    a = Gemm(q, wq, b)
+    s = BatchNormalization(a, scale, b, mean, variance)
+    r = Relu(s)
+    e = Quant<signed=0, narrow=0>(r, quarter, zero, n4)
+    vq = Quant<signed=1, narrow=1>(v, eighth, zero, n4)
+    z = MatMul(e, vq)
+    y = Softmax(z)"""
+    constants = {"w": normal(6, 5), "v": normal(5, 3), "b": normal(5), "mean": normal(5)}
+    constants |= {"scale": np.abs(normal(5)) + 1, "variance": np.abs(normal(5)) + 1}
+    model, x = qonnx(nodes, ["n", 6], constants), shifted(64, 6)
+    y = fxloom.simulate(completed(model, x), x)
+    differences = np.abs(y - executed(model, x)).max(axis=1)
+    # Next to a step of a quantizer a rounding before it moves a value over: few samples have one.
+    assert np.quantile(differences, 0.9) < 0.01
 
 
 def test_a_model_for_one_sample_takes_any_number() -> None:
