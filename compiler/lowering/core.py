@@ -343,7 +343,7 @@ class _Partly(Lowering):
             return super()._call(node)
         to, *_ = requantize_modes(node)
         user = sample_shape(node)
-        layout = _input_layout(node, len(user))
+        layout = usual_layout(node)
         shape = tuple(user[axis] for axis in layout)
         return Lowered(self.builder.input(node.name, shape, to, axes=layout), layout)
 
