@@ -269,6 +269,34 @@ def test_nodes_are_named_after_layers() -> None:
     assert {"inp", "conv", "again", "add", "act", "act.act_quant", "fc"} <= origins
 
 
+def test_a_layer_called_with_several_sizes_is_refused() -> None:
+    """Its padding would be that of one of them."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(3, 3, 2, padding="same", stride=2, return_quant_tensor=False)
+            self.conv.bias_quant.disable_quant = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x))  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedLayer, match="something else"):
+        capture(Twice().eval(), torch.randn(2, 3, 6, 6))
+
+
+def test_embeddings_are_exact() -> None:
+    keys = {"weight_quant": POWER, "weight_bit_width": 4}
+    model = nn.Sequential(
+        qnn.QuantEmbedding(9, 6, **keys), dense(6, 3, bias=False, bias_quant=None)
+    )
+    model[1].return_quant_tensor = False
+    x = torch.arange(18).reshape(6, 3) % 9
+    expected = output(model.eval(), x)
+    program = lower(Quantize()(capture(model, x), Data(x_train=x)).graph)
+    np.testing.assert_array_equal(simulate(program, x), expected)
+
+
 class Own(qnn.QuantLinear):  # type: ignore[misc,name-defined]
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 2  # type: ignore[no-any-return]
