@@ -5,9 +5,13 @@ from typing import Any
 # Importing a family registers its layers.
 from fxloom.keras import activations as activations
 from fxloom.keras import arithmetic as arithmetic
+from fxloom.keras import attention as attention
 from fxloom.keras import core as core
+from fxloom.keras import dot as dot
+from fxloom.keras import embedding as embedding
 from fxloom.keras import norms as norms
 from fxloom.keras import recurrent as recurrent
+from fxloom.keras import wrappers as wrappers
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
 

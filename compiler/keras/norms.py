@@ -21,7 +21,10 @@ class Trailing(nn.Module):
     """
 
     def __init__(
-        self, axes: Sequence[int], weight: nn.Parameter | None, bias: nn.Parameter | None
+        self,
+        axes: Sequence[int],
+        weight: nn.Parameter | None = None,
+        bias: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.axes = list(axes)
@@ -100,7 +103,7 @@ def _weight_and_bias(layer: Layer, weight: str, bias: str) -> list[nn.Parameter 
 @builds("LayerNormalization")
 def _layer_norm(layer: Layer) -> nn.Module:
     if layer.config.get("rms_scaling"):
-        norm: LayerNorm = VarianceScaled(_axes(layer), *parameters(layer, 1), None)
+        norm: LayerNorm = VarianceScaled(_axes(layer), parameters(layer, 1)[0])
     else:
         norm = LayerNorm(_axes(layer), *_weight_and_bias(layer, "scale", "center"))
     norm.eps = number(layer, "epsilon", 1e-3)
@@ -109,7 +112,7 @@ def _layer_norm(layer: Layer) -> nn.Module:
 
 @builds("RMSNormalization")
 def _rms_norm(layer: Layer) -> nn.Module:
-    norm = RMSNorm(_axes(layer), *parameters(layer, 1), None)
+    norm = RMSNorm(_axes(layer), parameters(layer, 1)[0])
     norm.eps = number(layer, "epsilon", 1e-6)
     return norm
 
@@ -155,7 +158,8 @@ def unit(x: Tensor, axes: Sequence[int], least: float) -> Tensor:
     if len(axes) == 1:
         return functional.normalize(x, dim=axes[0], eps=least)
     length = torch.linalg.vector_norm(x, dim=list(axes), keepdim=True)
-    return x / length.clamp(min=least)
+    result: Tensor = x / length.clamp(min=least)
+    return result
 
 
 @builds("UnitNormalization")
