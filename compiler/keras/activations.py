@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Layer
-from fxloom.keras.registry import BUILDERS, Order, Refused, builds, number
+from fxloom.keras.registry import Order, Refused, builds, built, number, parameters
 
 Function = Callable[[Tensor], Tensor]
 
@@ -152,7 +152,7 @@ def _layer(described: Mapping[str, Any], layer: Layer) -> nn.Module:
             f"activation {config if isinstance(config, str) else kind!r} is code of the model's "
             f"own. Known are names of functions, and the layers {', '.join(_AS_FUNCTIONS)}"
         )
-    return BUILDERS["keras", kind](Layer(kind, layer.name, config, generation=layer.generation))
+    return built(Layer(kind, layer.name, config, generation=layer.generation))
 
 
 # Layers ------------------------------------------------------------------------------------------
@@ -226,7 +226,8 @@ class PReLU(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.from_numpy(layer.weights[0].copy()))
+        (self.alpha,) = parameters(layer, 1)
+        layer.config.get("shared_axes")  # seen in the shape of alpha
 
     def forward(self, x: Tensor, channels_first: bool = False) -> Tensor:
         slopes = self.alpha[None]

@@ -97,9 +97,7 @@ class MultiHeadAttention(nn.Module):
         rows = [q.shape[axis] for axis in axes]
         zeroes = self.zeroes or (self.generation == 3 and return_attention_scores)
         q_, k_, v_ = (self._split(each, axes) for each in (q, k, v))
-        y, scores = _attended(
-            q_, k_, v_, mask, self.size**-0.5, return_attention_scores, zeroes
-        )
+        y, scores = _attended(q_, k_, v_, mask, self.size**-0.5, return_attention_scores, zeroes)
         y = self._joined(y, axes, rows, q)
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(query))
