@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxloom.keras.activations import Pointwise
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, builds, number
+from fxloom.keras.registry import Order, Refused, builds, number, read_all
 
 Statistics = npt.NDArray[np.float64]
 _EPSILON = 1e-7
@@ -34,8 +34,8 @@ _EPSILON = 1e-7
     "SpatialDropout3D",
 )
 def _nothing(layer: Layer) -> nn.Module:
-    """They act in training alone, whatever their config says."""
-    dict(layer.config)
+    """They act in training alone."""
+    read_all(layer)
     return Pointwise(lambda x: x)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, activated, activation, arrays, builds, parameter
+from fxloom.keras.registry import Order, Refused, activation, arrays, builds, parameter
 from fxloom.keras.windows import Windows, order_of, padded
 
 
@@ -47,11 +47,11 @@ class Convolution(nn.Module):
         self.windows = Windows.of(layer, kernel.shape[:-2])
         self.weight = parameter(kernel, kernel_axes(kernel, (3, 4)))
         self.bias = None if bias is None else parameter(bias)
-        self.activation = activation(layer.config["activation"], layer)
+        self.activation = activation(layer.config["activation"], layer, self.order == "first")
 
     def forward(self, x: Tensor) -> Tensor:
         y = convolved(x, self.weight, self.bias, self.windows, self.groups)
-        return activated(self.activation, y, self.order == "first")
+        return y if self.activation is None else self.activation(y)
 
 
 class Separable(nn.Module):
@@ -70,12 +70,12 @@ class Separable(nn.Module):
         self.depthwise = _Depthwise(layer, depthwise)
         self.weight = parameter(pointwise, kernel_axes(pointwise, (3, 4)))
         self.bias = None if bias is None else parameter(bias)
-        self.activation = activation(layer.config["activation"], layer)
+        self.activation = activation(layer.config["activation"], layer, self.order == "first")
 
     def forward(self, x: Tensor) -> Tensor:
         function = functional.conv1d if self.weight.dim() == 3 else functional.conv2d
         y = function(self.depthwise(x), self.weight, self.bias)
-        return activated(self.activation, y, self.order == "first")
+        return y if self.activation is None else self.activation(y)
 
 
 class _Depthwise(nn.Module):
@@ -98,13 +98,15 @@ def bias_name(layer: Layer) -> tuple[str, ...]:
 @builds("Conv1D", "Convolution1D", "Conv2D", "Convolution2D")
 def _convolution(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
-    return Convolution(layer, kernel, *(bias or [None]), groups=layer.config.get("groups", 1))
+    groups = int(layer.config.get("groups", 1))
+    return Convolution(layer, kernel, bias[0] if bias else None, groups)
 
 
 @builds("DepthwiseConv1D", "DepthwiseConv2D")
 def _depthwise(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
-    return Convolution(layer, depthwise_kernel(kernel), *(bias or [None]), groups=kernel.shape[-2])
+    groups = kernel.shape[-2]
+    return Convolution(layer, depthwise_kernel(kernel), bias[0] if bias else None, groups)
 
 
 @builds("SeparableConv1D", "SeparableConvolution1D", "SeparableConv2D", "SeparableConvolution2D")
@@ -112,4 +114,4 @@ def _separable(layer: Layer) -> nn.Module:
     depthwise, pointwise, *bias = arrays(
         layer, "depthwise kernel", "pointwise kernel", *bias_name(layer)
     )
-    return Separable(layer, depthwise, pointwise, *(bias or [None]))
+    return Separable(layer, depthwise, pointwise, bias[0] if bias else None)

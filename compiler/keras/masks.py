@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from fxloom.keras.description import Layer, Model, references
 
 _READERS = frozenset(
-    ["AdditiveAttention", "Attention", "Bidirectional", "GRU", "GlobalAveragePooling1D"]
-    + ["GroupNormalization", "GroupQueryAttention", "LSTM", "MultiHeadAttention", "RNN"]
-    + ["SimpleRNN", "Softmax", "TimeDistributed"]
+    {
+        *("AdditiveAttention", "Attention", "Bidirectional", "GRU", "GlobalAveragePooling1D"),
+        *("GroupNormalization", "GroupQueryAttention", "LSTM", "MultiHeadAttention", "RNN"),
+        *("SimpleRNN", "Softmax", "TimeDistributed"),
+    }
 )
 """What has an argument `mask` in Keras 2 or 3 that counts at inference."""
 

@@ -93,8 +93,8 @@ class Network(nn.Module):
     ) -> tuple[Located, ...]:
         call, module = layer.calls[position], getattr(self, self._names[layer.name])
         if isinstance(module, Network):
-            results: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
-            return results
+            nested: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
+            return nested
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
