@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         self.window: int | None = config.get("sliding_window")
         # Where Keras 3 leaves scaled_dot_product_attention, rows in which a mask leaves nothing are
         # zeros, as in its Softmax; elsewhere they are means.
-        self.zeroes = layer.generation == 3 and number(layer, "dropout", 0.0) > 0
+        self.zeroes = number(layer, "dropout", 0.0) > 0 and layer.generation == 3
         self.generation = layer.generation
 
     def forward(

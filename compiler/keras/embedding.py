@@ -11,14 +11,16 @@ from fxloom.keras.registry import Refused, builds, parameters
 
 
 class Embedding(nn.Module):
-    """keras.layers.Embedding: rows of a table by their numbers, which may come as floats."""
+    """keras.layers.Embedding: rows of a table by their numbers."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.embedding(x.long() if x.is_floating_point() else x, self.weight)
+        if x.is_floating_point():  # which Keras casts: nothing is lost of what is whole
+            raise TypeError(f"an Embedding needs integers, as indices are, got {x.dtype}")
+        return functional.embedding(x, self.weight)
 
 
 @builds("Embedding")

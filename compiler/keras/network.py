@@ -7,21 +7,13 @@ layer needs Keras' own axes, so that each tensor is translated at most once.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fxloom.errors import UnsupportedLayer
 from fxloom.keras.description import Call, Layer, Model, TensorRef, references
+from fxloom.keras.example_inputs import example_inputs
 from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
-
-_TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "bool": torch.bool,
-}
 
 
 class Network(nn.Module):
@@ -58,11 +50,8 @@ class Network(nn.Module):
         return name
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
-        """Random inputs of the declared shapes. Raises Refused where one is not fixed."""
-        generator = torch.Generator().manual_seed(0)
-        return tuple(
-            _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
-        )
+        """Random inputs of the declared shapes; see example_inputs.py."""
+        return example_inputs(self._model, samples)
 
     def forward(self, *inputs: Any) -> Any:
         """Tensors, one an output, in Keras' order; a single one as it is.
@@ -163,12 +152,3 @@ def _order(model: Model) -> list[tuple[Layer, int]]:
             pending.pop()
             found.setdefault(key)
     return [(layers[name], position) for name, position in found if (name, position) not in inputs]
-
-
-def _example(layer: Layer, samples: int, generator: torch.Generator) -> Tensor:
-    shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-    if shape is None or None in shape[1:]:
-        raise Refused(f"input {layer.name} has shape {shape}: give an example of it")
-    dtype = _TYPES.get(str(layer.config.get("dtype", "float32")), torch.float32)
-    values = torch.rand((samples, *shape[1:]), generator=generator)
-    return values.to(dtype) if dtype.is_floating_point else torch.zeros_like(values, dtype=dtype)

@@ -203,7 +203,7 @@ def _lstm(layer: Layer) -> Recurrence:
 
 
 def _gru(layer: Layer) -> Recurrence:
-    after = bool(layer.config.get("reset_after", False))
+    after = bool(layer.config.get("reset_after", True))
     weights = _transposed(layer, 3, swapped=True, two_biases=after)
     if after and _names(layer) == ("tanh", "sigmoid"):
         return FusedGRU(*weights)
