@@ -11,7 +11,7 @@ from torch.nn import functional
 from fxloom import capture, lower, simulate
 from fxloom.errors import CaptureError, UnsupportedLayer, VerifyError
 from fxloom.exact import exact_forward
-from tests.given_nets import Rounded, Weighted, rounded
+from tests.given_nets import Rounded, Weighted, random_net, rounded
 
 
 class Scaled(nn.Module):
@@ -279,3 +279,13 @@ def test_an_exported_program_brings_its_formats_along() -> None:
     program = torch.export.export(net, (x,), dynamic_shapes=dynamic, strict=False)
     graph = capture(program, x)
     np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), net(x).detach().numpy())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_models_are_computed_to_the_bit(seed: int) -> None:
+    net, shape = random_net(seed)
+    x = 4 * torch.randn(32, *shape)
+    graph = capture(net, x[:2])
+    wanted = net.double()(x.double()).detach().numpy()
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+    np.testing.assert_array_equal(exact_forward(graph, x).numpy(), wanted)
