@@ -1,12 +1,14 @@
 """Models as they arrive: modules, programs, files of several tools, objects of Keras."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from fxloom.errors import CaptureError
 from fxloom.keras.memory import is_keras_model
+from fxloom.onnx.package import is_onnx_model
 from fxloom.pt2_program import load_program_file
 from fxloom.userfile import is_factory_spec, load_factory
 
@@ -23,7 +25,21 @@ def opened(model: object) -> object:
         from fxloom.keras.model import network_of
 
         return network_of(model)
+    if is_onnx_model(model):
+        from fxloom.onnx.model import network_of as network_of_onnx
+
+        return network_of_onnx(model)
     return model
+
+
+def without_other_tools(model: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
+    """The model as it is, or a copy in which layers of Brevitas are ours.
+
+    examples: what the model is called with.
+    """
+    from fxloom.brevitas.model import has_brevitas_layers, without_brevitas
+
+    return without_brevitas(model, examples) if has_brevitas_layers(model) else model
 
 
 def load_model(spec: str) -> nn.Module | ExportedProgram:
@@ -48,10 +64,14 @@ def load_model(spec: str) -> nn.Module | ExportedProgram:
     suffix = Path(spec).suffix.lower()
     if suffix == ".pt2":
         return load_program_file(spec)
+    if suffix == ".onnx":
+        from fxloom.onnx.model import network_of as network_of_onnx
+
+        return network_of_onnx(spec)
     if suffix == ".py" and not Path(spec).exists():
         raise CaptureError(f"{spec}: no such file")
     raise CaptureError(
         f"{spec}: required FILE.py:FUNCTION, the name of a function in a Python file that returns "
-        "a torch.nn.Module or a model of Keras, a .pt2 file of torch.export.save, or a .keras, .h5 "
-        "or .json file of Keras or QKeras"
+        "a torch.nn.Module or a model of Keras, a .pt2 file of torch.export.save, a .keras, .h5 or "
+        ".json file of Keras or QKeras, or an .onnx file"
     )

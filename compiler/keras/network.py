@@ -4,14 +4,14 @@ Images stay channels-first between the layers that want them so; they are permut
 layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.errors import UnsupportedLayer
 from fxloom.keras.description import (
     Call,
     Layer,
@@ -20,17 +20,9 @@ from fxloom.keras.description import (
     references,
     without_arrays,
 )
+from fxloom.keras.example_inputs import example_inputs
+from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
-
-_TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "bool": torch.bool,
-}
-MAX_INPUT = 2**28
-"""Numbers of one input for one sample."""
 
 _BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What builders raise where a config or an array is none of the class that it names."""
@@ -60,24 +52,19 @@ class Network(nn.Module):
             except UnsupportedLayer as nested:
                 problems += [f"{layer.name}.{problem}" for problem in nested.problems]
             else:
-                self._names[layer.name] = self._free(layer.name)
+                self._names[layer.name] = _identifier(layer.name, dir(self))
                 self.add_module(self._names[layer.name], module)
+        problems += unmet(model)
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model, self._constants)
-
-    def _free(self, name: str) -> str:
-        name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "layer"
-        while hasattr(self, name) or name[0].isdigit():
-            name = f"{name}_" if hasattr(self, name) else f"_{name}"
-        return name
+        self.input_names: tuple[str, ...] = ()
+        for ref in model.inputs:
+            self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
-        """Random inputs of the declared shapes. Raises CaptureError where one is not fixed."""
-        generator = torch.Generator().manual_seed(0)
-        return tuple(
-            _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
-        )
+        """Random inputs of the declared shapes; see example_inputs.py."""
+        return example_inputs(self._model, samples)
 
     def forward(self, *inputs: Any) -> Any:
         """Tensors, one an output, in Keras' order; a single one as it is.
@@ -110,8 +97,8 @@ class Network(nn.Module):
     ) -> tuple[Located, ...]:
         call, module = layer.calls[position], getattr(self, self._names[layer.name])
         if isinstance(module, Network):
-            results: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
-            return results
+            nested: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
+            return nested
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
@@ -130,6 +117,16 @@ class Network(nn.Module):
 class _Values(dict[TensorRef, Located]):
     def __missing__(self, ref: TensorRef) -> Located:
         raise ValueError(f"layer {ref.layer} has no output {ref.output}, which is read")
+
+
+def _identifier(name: str, taken: Collection[str]) -> str:
+    """A name of Keras as a name of Python that is free."""
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "layer"
+    if name[0].isdigit():
+        name = f"_{name}"
+    while name in taken or iskeyword(name):
+        name += "_"
+    return name
 
 
 def module_of(layer: Layer) -> nn.Module:
@@ -193,18 +190,3 @@ def _order(model: Model, constants: Sequence[TensorRef]) -> list[tuple[Layer, in
             pending.pop()
             found.setdefault(key)
     return [(layers[name], position) for name, position in found if (name, position) not in inputs]
-
-
-def _example(layer: Layer, samples: int, generator: torch.Generator) -> Tensor:
-    shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-    sizes = shape[1:] if isinstance(shape, list | tuple) else [None]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise CaptureError(f"input {layer.name} has shape {shape}: give an example of it")
-    if prod(sizes) > MAX_INPUT:
-        raise CaptureError(f"input {layer.name} has shape {shape}, more than {MAX_INPUT} numbers")
-    said = layer.config.get("dtype")
-    dtype = _TYPES.get("float32" if said is None else str(said))
-    if dtype is None:
-        raise CaptureError(f"input {layer.name}: numbers of type {said} are not known here")
-    values = torch.rand((samples, *sizes), generator=generator)
-    return values.to(dtype) if dtype.is_floating_point else torch.zeros_like(values, dtype=dtype)
