@@ -6,13 +6,21 @@ layer needs Keras' own axes, so that each tensor is translated at most once.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from keyword import iskeyword
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxloom.errors import UnsupportedLayer
-from fxloom.keras.description import Call, Layer, Model, TensorRef, references
+from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.keras.description import (
+    Call,
+    Layer,
+    Model,
+    TensorRef,
+    references,
+    without_arrays,
+)
 from fxloom.keras.registry import Located, Refused, built
 
 _TYPES = {
@@ -22,6 +30,11 @@ _TYPES = {
     "int32": torch.int32,
     "bool": torch.bool,
 }
+MAX_INPUT = 2**28
+"""Numbers of one input for one sample."""
+
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What builders raise where a config or an array is none of the class that it names."""
 
 
 class Network(nn.Module):
@@ -31,8 +44,12 @@ class Network(nn.Module):
         """Raises UnsupportedLayer listing every layer that has no module."""
         super().__init__()
         problems: list[str] = []
+        model, constants = without_arrays(model)
         self._model = model
         self._names: dict[str, str] = {}
+        self._constants = tuple(constants)
+        for ref, array in constants.items():
+            self.register_buffer(ref.layer, torch.from_numpy(array.copy()))
         for layer in model.layers:
             if layer.class_name == "InputLayer":
                 continue
@@ -48,13 +65,13 @@ class Network(nn.Module):
                 self.add_module(self._names[layer.name], module)
         if problems:
             raise UnsupportedLayer(problems)
-        self._order = _order(model)
+        self._order = _order(model, self._constants)
         self.input_names: tuple[str, ...] = ()
         for ref in model.inputs:
             self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
-        """Random inputs of the declared shapes. Raises Refused where one is not fixed."""
+        """Random inputs of the declared shapes. Raises CaptureError where one is not fixed."""
         generator = torch.Generator().manual_seed(0)
         return tuple(
             _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
@@ -70,10 +87,12 @@ class Network(nn.Module):
         if len(given) != len(self._model.inputs):
             raise ValueError(f"{len(self._model.inputs)} inputs, {len(given)} arrived")
         nested = any(isinstance(each, Located) for each in given)
-        values = {
-            ref: each if isinstance(each, Located) else Located(each)
+        values = _Values(
+            (ref, each if isinstance(each, Located) else Located(each))
             for ref, each in zip(self._model.inputs, given, strict=True)
-        }
+        )
+        for ref in self._constants:
+            values[ref] = Located(getattr(self, ref.layer))
         for layer, position in self._order:
             results = self._call(layer, position, values)
             for output, result in enumerate(results):
@@ -95,13 +114,20 @@ class Network(nn.Module):
         order = getattr(module, "order", "keras")
         if callable(order):
             order = order(max((x.tensor.dim() for x in given), default=0))
-        first = order == "first" or (order != "keras" and any(x.channels_first for x in given))
+        # Constants have Keras' axes, and perhaps fewer of them than what they meet.
+        free = order != "keras" and not any(ref in self._constants for ref in references(call.args))
+        first = order == "first" or (free and any(x.channels_first for x in given))
         args = _resolved(call.args, lambda ref: values[ref].moved(first))
         kwargs = _resolved(_kwargs(call), lambda ref: values[ref].moved(first))
         results = module(*args, **kwargs, **({"channels_first": first} if order == "any" else {}))
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)
+
+
+class _Values(dict[TensorRef, Located]):
+    def __missing__(self, ref: TensorRef) -> Located:
+        raise ValueError(f"layer {ref.layer} has no output {ref.output}, which is read")
 
 
 def _identifier(name: str, taken: Collection[str]) -> str:
@@ -118,7 +144,13 @@ def module_of(layer: Layer) -> nn.Module:
     """The module of a layer or of a model that stands for one. Raises Refused, UnsupportedLayer."""
     if layer.refusal:
         raise Refused(layer.refusal)
-    return built(layer) if layer.model is None else Network(layer.model)
+    if layer.model is not None:
+        return Network(layer.model)
+    try:
+        return built(layer)
+    except _BROKEN as fault:
+        what = f"{type(fault).__name__}: {fault}"
+        raise Refused(f"its config and arrays are not those of its class ({what})") from fault
 
 
 def _refuse_training(layer: Layer) -> None:
@@ -149,11 +181,11 @@ def _flat(inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
     return [given[name] for name in names] if isinstance(given, Mapping) else list(given)
 
 
-def _order(model: Model) -> list[tuple[Layer, int]]:
+def _order(model: Model, constants: Sequence[TensorRef]) -> list[tuple[Layer, int]]:
     """All calls that lead to the outputs, each behind those that it reads."""
     layers = {layer.name: layer for layer in model.layers}
     found: dict[tuple[str, int], None] = {}
-    inputs = {(ref.layer, ref.call) for ref in model.inputs}
+    inputs = {(ref.layer, ref.call) for ref in (*model.inputs, *constants)}
     pending = [(ref.layer, ref.call) for ref in reversed(model.outputs)]
     while pending:
         key = pending[-1]
@@ -173,8 +205,14 @@ def _order(model: Model) -> list[tuple[Layer, int]]:
 
 def _example(layer: Layer, samples: int, generator: torch.Generator) -> Tensor:
     shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-    if shape is None or None in shape[1:]:
-        raise Refused(f"input {layer.name} has shape {shape}: give an example of it")
-    dtype = _TYPES.get(str(layer.config.get("dtype", "float32")), torch.float32)
-    values = torch.rand((samples, *shape[1:]), generator=generator)
+    sizes = shape[1:] if isinstance(shape, list | tuple) else [None]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise CaptureError(f"input {layer.name} has shape {shape}: give an example of it")
+    if prod(sizes) > MAX_INPUT:
+        raise CaptureError(f"input {layer.name} has shape {shape}, more than {MAX_INPUT} numbers")
+    said = layer.config.get("dtype")
+    dtype = _TYPES.get("float32" if said is None else str(said))
+    if dtype is None:
+        raise CaptureError(f"input {layer.name}: numbers of type {said} are not known here")
+    values = torch.rand((samples, *sizes), generator=generator)
     return values.to(dtype) if dtype.is_floating_point else torch.zeros_like(values, dtype=dtype)
