@@ -24,6 +24,7 @@ from fxloom.keras import wrappers as wrappers
 from fxloom.keras.files import read_model
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
+from fxloom.keras.registry import BUILDERS as BUILDERS
 
 
 def network_of(model: Any) -> Network:
