@@ -16,6 +16,7 @@ from fxloom.keras import embedding as embedding
 from fxloom.keras import merges as merges
 from fxloom.keras import moves as moves
 from fxloom.keras import norms as norms
+from fxloom.keras import operations as operations
 from fxloom.keras import pools as pools
 from fxloom.keras import recurrent as recurrent
 from fxloom.keras import transposed as transposed
@@ -23,6 +24,7 @@ from fxloom.keras import wrappers as wrappers
 from fxloom.keras.files import read_model
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
+from fxloom.keras.registry import BUILDERS as BUILDERS
 
 
 def network_of(model: Any) -> Network:
