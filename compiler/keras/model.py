@@ -5,6 +5,7 @@ from typing import Any
 # Importing a family registers its layers.
 from fxloom.keras import activations as activations
 from fxloom.keras import core as core
+from fxloom.keras import qlayers as qlayers
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
 
