@@ -8,9 +8,9 @@ from fxloom.graph import op_name
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 
 State = dict[str, Tensor]
-_OURS = "fxloom.keras."
-"""Layers of Keras: their activations are modules inside them."""
-_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized", _OURS)
+_OURS = ("fxloom.keras.", "fxloom.onnx.", "fxloom.brevitas")
+"""Layers of other tools: their activations are modules inside them."""
+_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized", *_OURS)
 
 
 def share(tensor: Tensor, requires_grad: bool | None = None) -> Tensor:
