@@ -1,52 +1,21 @@
 """Layers of QKeras: weights that bring their formats along, and what stands behind a product."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxloom.fixed_point import FixedPoint
-from fxloom.keras.description import Layer
+from fxloom.given_constants import QuantizerRefused, constant
+from fxloom.keras.description import Array, Layer
 from fxloom.keras.number_formats import narrowest
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.quantizer_weights import Floats, quantized_weights
+from fxloom.keras.quantizer_weights import quantized_weights
 from fxloom.keras.quantizers import Quantizer, parsed
 from fxloom.keras.registry import Refused
-from fxloom.quantized_ops import REQUANTIZE_WEIGHTS
+from fxloom.uniform import Weight, weight_of
 
-Format = tuple[Any, ...]
-"""The arguments of fxloom.requantize_weights behind its tensor."""
-Move = Callable[[Floats], Floats]
-
-
-class Formatted(nn.Module):
-    """A layer whose parameters have formats: numbers of those formats, rounded to themselves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.formats: dict[str, Format] = {}
-
-    def give(self, name: str, values: Floats, to: Format | None = None) -> None:
-        """Make values a parameter; to: its format, None where it has none."""
-        self.register_parameter(name, nn.Parameter(torch.from_numpy(np.array(values, np.float32))))
-        if to is not None:
-            self.formats[name] = to
-
-    def rounded(self, name: str) -> Tensor | None:
-        """A parameter in its format; None where the layer has no such parameter."""
-        values: Tensor | None = getattr(self, name, None)
-        if values is None or name not in self.formats:
-            return values
-        found: Tensor = REQUANTIZE_WEIGHTS(values, *self.formats[name])
-        return found
-
-
-def fixed(to: FixedPoint, shifts: tuple[int, ...] = ()) -> Format:
-    """A format, its binary point further left by some bits in every channel (first axis)."""
-    modes = ("RND_CONV", "SAT")
-    return (list(shifts), "fixed", [], to.width, to.integer, to.signed, *modes)
+Move = Callable[[Array], Array]
 
 
 def quantizer_of(layer: Layer, key: str) -> Quantizer | None:
@@ -57,7 +26,33 @@ def quantizer_of(layer: Layer, key: str) -> Quantizer | None:
     return found
 
 
-class Product(Formatted):
+def formatted(quantizer: Quantizer, weights: Array, move: Move, by_channel: bool = True) -> Weight:
+    """Quantized weights in torch's order of axes, output channels first, in their format.
+
+    by_channel: scales that are no powers of two may stand behind the layer; else they are in the
+    weights, as float32 holds the products. Raises Refused where no format holds them.
+    """
+    found = quantized_weights(quantizer, np.asarray(weights, np.float32))
+    values = move(found.values)
+    scale = move(np.broadcast_to(found.scale, found.values.shape))
+    first = scale.reshape(len(scale), -1)[:, :1]
+    along_outputs = bool((scale.reshape(len(scale), -1) == first).all())
+    if by_channel and along_outputs:
+        scale = first.reshape(-1, *(1,) * (values.ndim - 1))
+    elif by_channel and not found.has_point_scale:
+        raise Refused(f"{quantizer.name} has other scales than one for each output")
+    else:
+        values, scale = move(found.product), np.float32(1)
+    to = narrowest(values)
+    steps = np.ldexp(values.astype(np.float64), to.fraction)
+    limits = (min(int(steps.min()), 0), max(int(steps.max()), 0))
+    try:
+        return weight_of(steps, np.asarray(scale, np.float64) * to.step, limits)
+    except QuantizerRefused as refused:
+        raise Refused(str(refused)) from None
+
+
+class Product(nn.Module):
     """A layer with one product: its kernel, what scales the product, its bias, its activation.
 
     A kernel whose scales are powers of two has them in its format; others multiply the product,
@@ -65,56 +60,53 @@ class Product(Formatted):
     """
 
     behind = 0
+    weight: Tensor
+    bias: Tensor | None
+    scale: nn.Module | None
 
-    def take(self, layer: Layer, kernel: str, move: Move, bias: Floats | None) -> None:
-        """Quantize the weights of a layer: its first array, and a bias.
+    def take(
+        self,
+        layer: Layer,
+        kernel: tuple[Quantizer | None, Array],
+        bias: tuple[Quantizer | None, Array] | None,
+        move: Move,
+    ) -> None:
+        """Quantize the weights of a layer: its kernel, and its bias if it has one.
 
-        kernel: under which key the config has its quantizer. move: brings an array of the kernel's
-        shape into torch's order, output channels first.
+        move: brings an array of the kernel's shape into torch's order, output channels first.
         """
-        quantizer = quantizer_of(layer, kernel)
-        self.take_kernel(quantizer and quantizer.for_weights(), layer.weights[0], move)
+        quantizer, values = kernel
+        found = formatted(quantizer.for_weights(), values, move) if quantizer else None
+        self.formats = {"weight": found}
+        self.weight = nn.Parameter(found.values if found else tensor(move(values)))
+        self.scale = None
+        shape = (-1,)
+        if found is not None and found.scale is not None:
+            shape = (-1, *(1,) * self.behind)
+            self.scale = constant(found.scale.reshape(shape))
+        self.bias = None
         if bias is not None:
-            self.take_bias(quantizer_of(layer, "bias_quantizer"), bias)
+            quantizer, values = bias[0], bias[1].reshape(shape)
+            found = formatted(quantizer, values, np.array, False) if quantizer else None
+            self.formats["bias"] = found
+            self.bias = nn.Parameter(found.values if found else tensor(values))
         self.activation = function_of(layer.config.get("activation"), layer)
 
-    def take_kernel(self, quantizer: Quantizer | None, kernel: Floats, move: Move) -> None:
-        """Make the quantized kernel a parameter, and the scales one that are not in its format."""
-        found = quantized_weights(quantizer, kernel)
-        values, scales = move(found.values), move(np.broadcast_to(found.scale, kernel.shape))
-        scales = scales.reshape(len(values), -1)
-        product = move(found.product)
-        if quantizer is None:
-            self.give("weight", values)
-        elif found.scale.size == 1 and found.has_point_scale:
-            self.give("weight", product, fixed(narrowest(product)))
-        elif (scales != scales[:, :1]).any():
-            if not found.has_point_scale:
-                raise Refused(f"{quantizer.name} has scales along another axis than its outputs")
-            self.give("weight", product, fixed(narrowest(product)))
-        elif found.has_point_scale:
-            shifts = tuple((1 - np.frexp(scales[:, 0])[1]).tolist())
-            self.give("weight", product, fixed(narrowest(values), shifts))
-        else:
-            self.give("weight", values, fixed(narrowest(values)))
-            self.give("scale", self._behind(scales[:, 0]), fixed(narrowest(scales[:, 0])))
+    def rounded(self, name: str) -> Tensor | None:
+        """A parameter in its format, if it has one; None where there is no such parameter."""
+        parameter: Tensor | None = getattr(self, name)
+        found = self.formats.get(name)
+        return found.round(parameter) if found and parameter is not None else parameter
 
-    def take_bias(self, quantizer: Quantizer | None, bias: Floats) -> None:
-        """Make the quantized bias a parameter."""
-        found = quantized_weights(quantizer, bias).product
-        found = self._behind(found) if "scale" in self.formats else found
-        self.give("bias", found, None if quantizer is None else fixed(narrowest(found)))
+    def product(self, compute: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """The layer's result before its activation. compute(x, weight, bias)."""
+        weight, bias = self.rounded("weight"), self.rounded("bias")
+        if self.scale is None:
+            y: Tensor = compute(x, weight, bias)
+            return y
+        y = compute(x, weight, None) * self.scale()
+        return y if bias is None else y + bias
 
-    def _behind(self, values: Floats) -> Floats:
-        """One number for each output, as it meets a product."""
-        return values.reshape(-1, *(1,) * self.behind)
 
-    def finished(self, product: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """The layer's result. product(x, weight, bias)."""
-        weight, scale, bias = map(self.rounded, ("weight", "scale", "bias"))
-        if scale is None:
-            y: Tensor = product(x, weight, bias)
-        else:
-            y = product(x, weight, None) * scale
-            y = y if bias is None else y + bias
-        return y if self.activation is None else self.activation(y)
+def tensor(values: Array) -> Tensor:
+    return torch.from_numpy(np.array(values, np.float32))

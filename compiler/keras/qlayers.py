@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Layer
-from fxloom.keras.qformats import Product
+from fxloom.keras.qformats import Product, quantizer_of
 from fxloom.keras.quantizer_functions import function_of
 from fxloom.keras.registry import Refused, builds
 
@@ -15,11 +15,15 @@ class QDense(Product):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        bias = layer.weights[1] if layer.config["use_bias"] else None
-        self.take(layer, "kernel_quantizer", np.transpose, bias)
+        kernel, *bias = layer.weights
+        quantizers = [quantizer_of(layer, key) for key in ("kernel_quantizer", "bias_quantizer")]
+        self.take(
+            layer, (quantizers[0], kernel), (quantizers[1], bias[0]) if bias else None, np.transpose
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.finished(functional.linear, x)
+        y = self.product(functional.linear, x)
+        return y if self.activation is None else self.activation(y)
 
 
 @builds("QDense", package="qkeras")

@@ -5,18 +5,29 @@ is meant, and computed here, is q, on its fixed-point grid. Rounding is TensorFl
 the even neighbour. Source: the calls of the classes in qkeras/quantizers.py, 0.9.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxloom.keras import activations
 from fxloom.keras.description import Layer
+from fxloom.keras.quantizer_modules import (
+    Bounded,
+    HardSwish,
+    Leaky,
+    LeakySigmoid,
+    Rounded,
+    Scaled,
+    Sign,
+    Ternary,
+)
+from fxloom.keras.quantizer_powers import SignedPowers, UnsignedPowers
+from fxloom.keras.quantizer_sigmoids import inner_sigmoid, quantized_sigmoid, quantized_tanh
 from fxloom.keras.quantizers import Quantizer, parsed
 from fxloom.keras.registry import Refused
-from fxloom.quantized_ops import REQUANTIZE
 
 
 def function_of(described: Any, layer: Layer) -> nn.Module | None:
@@ -32,16 +43,17 @@ def function_of(described: Any, layer: Layer) -> nn.Module | None:
 def quantized(quantizer: Quantizer) -> nn.Module:
     """The module of a quantizer of values. Raises Refused where there is no exact one."""
     alpha = quantizer.options.get("alpha")
+    if quantizer.name in _REASONS:
+        raise Refused(f"{quantizer.name}: {_REASONS[quantizer.name]}")
     if isinstance(alpha, str):
         raise Refused(
             f"{quantizer.name} with alpha={alpha!r} would scale activations by what the batch "
             "holds. Give alpha a number, or None"
         )
-    if quantizer.name not in QUANTIZED:
-        raise Refused(f"{quantizer.name}: {_REASONS[quantizer.name]}")
-    if alpha is None or alpha == 1:
-        return QUANTIZED[quantizer.name](quantizer)
-    return Scaled(QUANTIZED[quantizer.name](quantizer), alpha)
+    if isinstance(alpha, list | tuple):
+        raise Refused(f"{quantizer.name} with an alpha for each channel of activations. Give one")
+    module = QUANTIZED[quantizer.name](quantizer)
+    return module if alpha in (None, 1) else Scaled(module, float(np.float32(alpha)))
 
 
 _REASONS = {
@@ -50,70 +62,6 @@ _REASONS = {
     "quantized_ulaw": "its values, logarithms, lie on no fixed-point grid. Use quantized_bits "
     "or quantized_tanh",
 }
-
-
-class Rounded(nn.Module):
-    """x rounded into a format."""
-
-    def __init__(self, width: int, integer: int, signed: bool, symmetric: bool = False) -> None:
-        super().__init__()
-        overflow = "SAT_SYM" if symmetric else "SAT"
-        self.format = (width, integer, signed, "RND_CONV", overflow)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rounded: Tensor = REQUANTIZE(x, *self.format)
-        return rounded
-
-
-class Sign(nn.Module):
-    """`low` where x is negative, else one."""
-
-    def __init__(self, low: int) -> None:
-        super().__init__()
-        self.low = low
-
-    def forward(self, x: Tensor) -> Tensor:
-        positive = (x >= 0).to(x.dtype)
-        return positive if self.low == 0 else positive * 2 - 1
-
-
-class Scaled(nn.Module):
-    """What a quantizer gives, times a number or one for each channel, as float32 holds them."""
-
-    def __init__(self, quantizer: nn.Module, scale: float | Sequence[float]) -> None:
-        super().__init__()
-        if not isinstance(scale, int | float):
-            raise Refused("a quantizer of activations can have one alpha, not one for each channel")
-        self.quantizer, self.scale = quantizer, float(np.float32(scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.quantizer(x)
-        return y * self.scale
-
-
-class AtMost(nn.Module):
-    """What a quantizer gives, but no more than a bound."""
-
-    def __init__(self, quantizer: nn.Module, bound: float) -> None:
-        super().__init__()
-        self.quantizer, self.bound = quantizer, float(np.float32(bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.quantizer(x)
-        return y.clamp(max=self.bound)
-
-
-class Leaky(nn.Module):
-    """x where positive, else a fraction of it (a power of two), rounded into a signed format."""
-
-    def __init__(self, bits: int, integer: int, slope: float) -> None:
-        super().__init__()
-        self.slope, self.lowest = slope, -slope * 2.0**integer
-        self.format = (bits, integer + 1, True, "RND_CONV", "SAT")
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = REQUANTIZE(torch.maximum(x, x * self.slope), *self.format)
-        return y.clamp(min=self.lowest)
 
 
 def _bits(quantizer: Quantizer) -> nn.Module:
@@ -126,14 +74,74 @@ def _bits(quantizer: Quantizer) -> nn.Module:
 
 def _relu(quantizer: Quantizer) -> nn.Module:
     bits, integer, slope = (quantizer[key] for key in ("bits", "integer", "negative_slope"))
-    rounded = Leaky(bits, integer, slope) if slope else Rounded(bits, integer, False)
+    if quantizer["use_sigmoid"]:
+        rounded: nn.Module = LeakySigmoid(bits, integer, slope, *inner_sigmoid("quantized_relu"))
+    else:
+        rounded = Leaky(bits, integer, slope) if slope else Rounded(bits, integer, False)
     if quantizer["relu_upper_bound"] and not quantizer["is_quantized_clip"]:
-        return AtMost(rounded, quantizer["relu_upper_bound"])
+        bound = float(np.float32(quantizer["relu_upper_bound"]))
+        return nn.Sequential(rounded, Bounded(None, bound))
     return rounded
+
+
+def _hard_swish(quantizer: Quantizer) -> nn.Module:
+    if quantizer["bits"] == 1:
+        raise Refused("quantized_hswish of 1 bit: use binary")
+    rounded = Rounded(quantizer["bits"], quantizer["integer"] + 1, True, quantizer["symmetric"])
+    return HardSwish(quantizer["relu_shift"], quantizer["relu_upper_bound"], rounded)
+
+
+def _ternary(quantizer: Quantizer) -> nn.Module:
+    threshold = quantizer["threshold"]
+    return Ternary(0.33 if threshold is None else threshold)
 
 
 QUANTIZED: dict[str, Callable[[Quantizer], nn.Module]] = {
     "quantized_bits": _bits,
     "quantized_relu": _relu,
+    "quantized_tanh": quantized_tanh,
+    "quantized_sigmoid": quantized_sigmoid,
+    "quantized_hswish": _hard_swish,
+    "quantized_po2": SignedPowers,
+    "quantized_relu_po2": UnsignedPowers,
+    "binary": lambda quantizer: Sign(0 if quantizer["use_01"] else -1),
+    "stochastic_binary": lambda quantizer: Sign(-1),
+    "ternary": _ternary,
+    "stochastic_ternary": _ternary,
 }
-NAMED: dict[str, Callable[[], nn.Module]] = {}
+
+
+class _Clipped(nn.Module):
+    """slope * x + offset between two numbers."""
+
+    def __init__(self, slope: float, offset: float, low: float) -> None:
+        super().__init__()
+        self.slope, self.offset, self.low = slope, offset, low
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * self.slope if self.slope != 1 else x
+        return (x + self.offset if self.offset else x).clamp(self.low, 1)
+
+
+class _Positive(nn.Module):
+    """1 where x is above zero, else `low`: a sigmoid, which is a half at zero, rounded to even."""
+
+    def __init__(self, low: int) -> None:
+        super().__init__()
+        self.low = low
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        above = (x > 0).to(x.dtype)
+        return above if self.low == 0 else above * 2 - 1
+
+
+NAMED: dict[str, Callable[[], nn.Module]] = {
+    "hard_sigmoid": lambda: _Clipped(0.5, 0.5, 0),
+    "smooth_sigmoid": lambda: _Clipped(0.1875, 0.5, 0),
+    "binary_sigmoid": lambda: _Positive(0),
+    "hard_tanh": lambda: _Clipped(1, 0, -1),
+    "smooth_tanh": lambda: _Clipped(0.375, 0, -1),
+    "binary_tanh": lambda: _Positive(-1),
+}
+"""Functions of qkeras/quantizers.py that may stand for an activation; some have the names of
+others in Keras."""

@@ -118,7 +118,9 @@ def _bits(quantizer: Quantizer, weights: Floats) -> QuantizedWeights:
 
 def _ternary(quantizer: Quantizer, weights: Floats) -> QuantizedWeights:
     if quantizer["threshold"] is not None:
-        raise Refused(f"{quantizer.name} with both alpha auto and a threshold, which QKeras refuses")
+        raise Refused(
+            f"{quantizer.name} with both alpha auto and a threshold, which QKeras refuses"
+        )
     axes = _axes(weights) if weights.ndim > 1 else None
     scale = np.float32(2) * np.abs(weights).max(axis=axes, keepdims=True) / np.float32(3)
     if quantizer["alpha"] == "auto_po2":

@@ -81,7 +81,7 @@ def _slope(value: Any) -> bool:
 
 
 _BITS = (8, _integer(1, MAX_BITS))
-_POINT = (0, _integer(-64, 64))
+_POINT = (0, _integer(0, 30))
 _FLAG = (False, _integer(0, 1))
 _SET = (True, _integer(0, 1))
 _ALPHA = (None, _alpha)

@@ -10,28 +10,20 @@ from torch import Tensor, nn
 from fxloom.keras.number_formats import narrowest
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE
 
-MAX_COMPARISONS = 7
+MAX_COMPARISONS = 15
 """Steps that are compared side by side; of more, one is found bit by bit."""
-
-SIGNIFICANT = 24
-"""Bits of the largest step: as many as float32 has."""
 
 
 class Staircase(nn.Module):
-    """values[n] where x has reached n of the steps, which rise.
-
-    Steps are rounded up to 24 significant bits of the largest: no x on a coarser grid sees that.
-    """
+    """values[n] where x has reached n of the steps, float32 numbers that rise."""
 
     def __init__(self, steps: Sequence[float], values: Sequence[float]) -> None:
         super().__init__()
         assert len(values) == len(steps) + 1
-        _, exponent = np.frexp(np.abs(steps).max())
-        rounded = np.ldexp(np.ceil(np.ldexp(steps, SIGNIFICANT - exponent)), exponent - SIGNIFICANT)
-        self.steps, self.values = rounded.tolist(), [float(value) for value in values]
+        self.steps, self.values = ([float(each) for each in listed] for listed in (steps, values))
         self.tables: list[tuple[str, int, tuple[int, int, bool]]] = []
         if len(steps) > MAX_COMPARISONS:
-            self._make_tables(rounded)
+            self._make_tables(np.array(self.steps))
 
     def _make_tables(self, steps: npt.NDArray[np.float64]) -> None:
         bits = len(steps).bit_length()
@@ -39,7 +31,8 @@ class Staircase(nn.Module):
         # Behind the last step nothing changes any more, wherever further ones may be.
         steps = np.concatenate([steps, np.full(missing, steps[-1])])
         values = np.concatenate([self.values, np.full(missing, self.values[-1])])
-        for found in range(bits):
+        self.middle = float(steps[len(steps) // 2])
+        for found in range(1, bits):
             half = 1 << (bits - found - 1)
             self._table(found, steps[half - 1 :: 2 * half])
         self._table(bits, values)
@@ -59,12 +52,13 @@ class Staircase(nn.Module):
 
     def _searched(self, x: Tensor) -> Tensor:
         """How many steps are reached is found from its highest bit on."""
-        middle = float(getattr(self, self.tables[0][0])[0])
-        count = (x >= middle).to(x.dtype)
-        for name, bits, to in self.tables[1:]:
-            table = REQUANTIZE(getattr(self, name), *to, "RND_CONV", "SAT")
-            entry: Tensor = LOOKUP(count, table, bits, bits, False)
-            if bits == len(self.tables) - 1:
-                return entry
-            count = count * 2 + (x >= entry).to(x.dtype)
-        raise AssertionError
+        count = (x >= self.middle).to(x.dtype)
+        *steps, values = self.tables
+        for table in steps:
+            count = count * 2 + (x >= self._entry(count, *table)).to(x.dtype)
+        return self._entry(count, *values)
+
+    def _entry(self, count: Tensor, name: str, bits: int, to: tuple[int, int, bool]) -> Tensor:
+        table = REQUANTIZE(getattr(self, name), *to, "RND_CONV", "SAT")
+        entry: Tensor = LOOKUP(count, table, bits, bits, False)
+        return entry
