@@ -35,6 +35,7 @@ from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
+from fxloom.quantized_ops import GIVEN, ROUNDINGS
 from fxloom.rewriting import RULES
 from fxloom.state_names import spelled_program
 from fxloom.support import CHECKS, refusal, refused_ports
@@ -141,6 +142,9 @@ def _capture_program(
         raise UnsupportedLayer(problems)
     refuse_special_batches(traced)
     graph_module.meta["fxloom_inputs"] = input_specs(graph_module)
+    for node in nodes:
+        if node.target in ROUNDINGS:
+            node.meta[GIVEN] = True
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         compare(model, graph_module, examples, axes)
     return graph_module

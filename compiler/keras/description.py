@@ -23,7 +23,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer is called with: TensorRefs among numbers, lists and dictionaries of them."""
+    """What a layer is called with: TensorRefs among numbers, arrays, lists and dictionaries."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -36,7 +36,8 @@ class Layer:
     class_name: as Keras has it ("Dense"). package: "keras" or "qkeras"; what was registered
     elsewhere never becomes a Layer. generation: 2 or 3, of the Keras that wrote the config: names
     of keys and some functions differ. weights: in the order of Keras' layer.weights. model: of a
-    layer that is a model itself. inner: layers that its config holds (wrappers), by their key.
+    layer that is a model itself. inner: layers that its config holds (wrappers), by their key, with
+    their part of the weights. refusal: why it cannot be had, whatever it computes; "" where it can.
     """
 
     class_name: str
@@ -48,6 +49,7 @@ class Layer:
     generation: int = 3
     model: Model | None = None
     inner: Mapping[str, Layer] = field(default_factory=dict)
+    refusal: str = ""
 
     @property
     def label(self) -> str:

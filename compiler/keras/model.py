@@ -4,8 +4,17 @@ from typing import Any
 
 # Importing a family registers its layers.
 from fxloom.keras import activations as activations
+from fxloom.keras import arithmetic as arithmetic
+from fxloom.keras import batch_norm as batch_norm
+from fxloom.keras import convolutions as convolutions
 from fxloom.keras import core as core
+from fxloom.keras import merges as merges
+from fxloom.keras import moves as moves
+from fxloom.keras import norms as norms
+from fxloom.keras import pools as pools
 from fxloom.keras import qlayers as qlayers
+from fxloom.keras import recurrent as recurrent
+from fxloom.keras import transposed as transposed
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
 

@@ -4,15 +4,15 @@ Images stay channels-first between the layers that want them so; they are permut
 layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxloom.errors import UnsupportedLayer
-from fxloom.keras.description import Layer, Model, TensorRef, references
-from fxloom.keras.registry import BUILDERS, Located, Refused
+from fxloom.keras.description import Call, Layer, Model, TensorRef, references
+from fxloom.keras.registry import Located, Refused, built
 
 _TYPES = {
     "float32": torch.float32,
@@ -36,7 +36,8 @@ class Network(nn.Module):
             if layer.class_name == "InputLayer":
                 continue
             try:
-                module = _module(layer)
+                _refuse_training(layer)
+                module = module_of(layer)
             except Refused as refused:
                 problems.append(f"{layer.label}: {refused}")
             except UnsupportedLayer as nested:
@@ -61,50 +62,83 @@ class Network(nn.Module):
             _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
         )
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if len(inputs) != len(self._model.inputs):
-            raise ValueError(f"{len(self._model.inputs)} inputs, {len(inputs)} arrived")
+    def forward(self, *inputs: Any) -> Any:
+        """Tensors, one an output, in Keras' order; a single one as it is.
+
+        inputs: tensors in the order of the model's inputs, or one list of them, or a dictionary by
+        the names of inputs. A network in another gets Located tensors and returns such.
+        """
+        given = _flat(inputs, [ref.layer for ref in self._model.inputs])
+        if len(given) != len(self._model.inputs):
+            raise ValueError(f"{len(self._model.inputs)} inputs, {len(given)} arrived")
+        nested = any(isinstance(each, Located) for each in given)
         values = {
-            ref: Located(tensor) for ref, tensor in zip(self._model.inputs, inputs, strict=True)
+            ref: each if isinstance(each, Located) else Located(each)
+            for ref, each in zip(self._model.inputs, given, strict=True)
         }
         for layer, position in self._order:
             results = self._call(layer, position, values)
             for output, result in enumerate(results):
                 values[TensorRef(layer.name, position, output)] = result
-        outputs = tuple(values[ref].moved(channels_first=False) for ref in self._model.outputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = [values[ref] for ref in self._model.outputs]
+        if nested:
+            return tuple(outputs)
+        plain = tuple(output.moved(channels_first=False) for output in outputs)
+        return plain[0] if len(plain) == 1 else plain
 
     def _call(
         self, layer: Layer, position: int, values: Mapping[TensorRef, Located]
     ) -> tuple[Located, ...]:
         call, module = layer.calls[position], getattr(self, self._names[layer.name])
+        if isinstance(module, Network):
+            results: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
+            return results
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
+        if callable(order):
+            order = order(max((x.tensor.dim() for x in given), default=0))
         first = order == "first" or (order != "keras" and any(x.channels_first for x in given))
-
-        def resolved(argument: Any) -> Any:
-            if isinstance(argument, TensorRef):
-                return values[argument].moved(first)
-            if isinstance(argument, Mapping):
-                return {key: resolved(each) for key, each in argument.items()}
-            if isinstance(argument, list | tuple):
-                return [resolved(each) for each in argument]
-            return argument
-
-        told = {"channels_first": first} if order == "any" else {}
-        results = module(*map(resolved, call.args), **resolved(call.kwargs), **told)
+        args = _resolved(call.args, lambda ref: values[ref].moved(first))
+        kwargs = _resolved(_kwargs(call), lambda ref: values[ref].moved(first))
+        results = module(*args, **kwargs, **({"channels_first": first} if order == "any" else {}))
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)
 
 
-def _module(layer: Layer) -> nn.Module:
-    if layer.model is not None:
-        return Network(layer.model)
-    builder = BUILDERS.get((layer.package, layer.class_name))
-    if builder is None:
-        raise Refused("no such layer is known here. `fxloom list layers` shows those that are")
-    return builder(layer)
+def module_of(layer: Layer) -> nn.Module:
+    """The module of a layer or of a model that stands for one. Raises Refused, UnsupportedLayer."""
+    if layer.refusal:
+        raise Refused(layer.refusal)
+    return built(layer) if layer.model is None else Network(layer.model)
+
+
+def _refuse_training(layer: Layer) -> None:
+    if any(call.kwargs.get("training") for call in layer.calls):
+        raise Refused("it is called with training=True. Call it without, as at inference")
+
+
+def _kwargs(call: Call) -> dict[str, Any]:
+    """What a call says beside its arguments; None says nothing."""
+    return {k: v for k, v in call.kwargs.items() if v is not None and k != "training"}
+
+
+def _resolved(argument: Any, value: Callable[[TensorRef], Any]) -> Any:
+    """An argument with its references replaced."""
+    if isinstance(argument, TensorRef):
+        return value(argument)
+    if isinstance(argument, Mapping):
+        return {key: _resolved(each, value) for key, each in argument.items()}
+    if isinstance(argument, list | tuple):
+        return [_resolved(each, value) for each in argument]
+    return argument
+
+
+def _flat(inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    if len(inputs) != 1 or isinstance(inputs[0], Tensor | Located):
+        return list(inputs)
+    (given,) = inputs
+    return [given[name] for name in names] if isinstance(given, Mapping) else list(given)
 
 
 def _order(model: Model) -> list[tuple[Layer, int]]:

@@ -1,17 +1,52 @@
 """Which class of Keras becomes which module, and what a module tells about the axes it takes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from fxloom.keras.description import Layer
+from fxloom.keras.description import Array, Layer
 
 Order = Literal["keras", "first", "pointwise", "any"]
 Builder = Callable[[Layer], nn.Module]
 BUILDERS: dict[tuple[str, str], Builder] = {}
 """By package ("keras", "qkeras") and class."""
+
+# What a config may say without a word of the builder: it is seen in the arrays or counts in
+# training only.
+_WITHOUT_EFFECT = frozenset(
+    [
+        "name",
+        "trainable",
+        "dtype",
+        "batch_shape",
+        "batch_input_shape",
+        "input_shape",
+        "build_config",
+        "autocast",
+        "units",
+        "filters",
+        "kernel_size",
+        "input_dim",
+        "output_dim",
+        "input_length",
+        "momentum",
+        "synchronized",
+        "renorm_momentum",
+        "depth_multiplier",
+        "implementation",
+        "sparse",
+        "ragged",
+        "optional",
+        "registered_name",
+        "module",
+    ]
+)
+_TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
 
 
 class Refused(Exception):
@@ -21,10 +56,13 @@ class Refused(Exception):
 def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder]:
     """Register what makes a module of a layer of some classes; it raises Refused where it cannot.
 
+    A builder reads every key of the config that it knows: what it has not read and what is neither
+    None nor False is refused by name (see built).
     A module's `order` says which axes its forward takes tensors in and returns them in: "keras",
     those of Keras, which is what a module without `order` gets; "first", the channels as axis 1,
     where Keras has them last; "pointwise", either, with the same result (all arguments have the
-    same); "any", either, and forward is told by `channels_first=`.
+    same); "any", either, and forward is told by `channels_first=`. It may be a function of the
+    number of dimensions that arrive.
     """
 
     def register(builder: Builder) -> Builder:
@@ -34,11 +72,122 @@ def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder
     return register
 
 
+def built(layer: Layer) -> nn.Module:
+    """The module of a layer that is no model. Raises Refused where none computes what it does."""
+    builder = BUILDERS.get((layer.package, layer.class_name))
+    if builder is None:
+        raise Refused("no such layer is known here. `fxloom list layers` shows those that are")
+    dtype = _dtype(layer.config.get("dtype"))
+    if dtype != "float32":
+        raise Refused(f"it computes in {dtype}, required float32. Build the model with float32")
+    config = _Config(layer.config)
+    module = builder(replace(layer, config=config))
+    unknown = {key: layer.config[key] for key in layer.config if config.matters(key)}
+    if unknown:
+        said = ", ".join(f"{key}={value!r}" for key, value in unknown.items())
+        raise Refused(f"its config says {said}, which is not known here")
+    return module
+
+
+class _Config(Mapping[str, Any]):
+    """A config that knows what was read of it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(key)
+        return self._config[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
+
+    def matters(self, key: str) -> bool:
+        """Whether a key could change results and no one has looked at it."""
+        if key in self._read or key in _WITHOUT_EFFECT or key.endswith(_TRAINING_ONLY):
+            return False
+        value = self._config[key]
+        if key == "groups" and value == 1:  # Keras 2 says it of every convolution
+            return False
+        return value is not None and value is not False and value not in ((), [], {})
+
+
+def _dtype(policy: Any) -> str:
+    """The name in a dtype or policy; nothing stands for Keras' default."""
+    while isinstance(policy, Mapping):
+        inner = policy.get("config", policy)
+        policy = inner.get("name") if inner is not policy else policy.get("name")
+    return "float32" if policy is None else str(policy)
+
+
+def ordered(module: nn.Module, order: Order) -> nn.Module:
+    """A module of torch.nn with an `order`."""
+    module.__dict__["order"] = order
+    return module
+
+
 def activation(name: Any, layer: Layer) -> nn.Module | None:
     """The module of an `activation` key of a config; None where it is linear."""
     from fxloom.keras.activations import named
 
     return named(name, layer)
+
+
+def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:
+    """The activation of a layer's result. channels_first: Keras has them last, y as axis 1."""
+    if function is None:
+        return y
+    if not channels_first or getattr(function, "order", "keras") == "pointwise":
+        return tensor_of(function(y))
+    return Located(tensor_of(function(Located(y, True).moved(False)))).moved(True)
+
+
+def tensor_of(result: Any) -> Tensor:
+    """What a module returned, which is one tensor."""
+    assert isinstance(result, Tensor)
+    return result
+
+
+def arrays(layer: Layer, *names: str) -> tuple[Array, ...]:
+    """A layer's arrays, one a name. Raises Refused where there are more or fewer."""
+    if len(layer.weights) != len(names):
+        raise Refused(
+            f"required {len(names)} arrays ({', '.join(names)}), {len(layer.weights)} arrived"
+        )
+    return layer.weights
+
+
+def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
+    """A copy of an array, its axes permuted, to train or compress."""
+    return nn.Parameter(tensor(array, axes))
+
+
+def tensor(array: Array, axes: Sequence[int] | None = None) -> Tensor:
+    """A copy of an array, its axes permuted."""
+    return torch.from_numpy(np.array(array.transpose(axes), np.float32, order="C"))
+
+
+def number(layer: Layer, key: str, default: float) -> float:
+    """A number of a config, which may be one of NumPy. Raises Refused where it is none."""
+    found = layer.config.get(key, default)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise Refused(f"{key} is {found!r}, required a number") from None
+    if not isfinite(value):
+        raise Refused(f"{key} is {found!r}, required a finite number")
+    return value
+
+
+def parameters(layer: Layer, count: int) -> list[nn.Parameter]:
+    """Copies of the weights of a layer, which must be so many. Raises Refused otherwise."""
+    if len(layer.weights) != count:
+        raise Refused(f"required {count} weights, {len(layer.weights)} arrived")
+    return [nn.Parameter(torch.from_numpy(np.array(each, np.float32))) for each in layer.weights]
 
 
 @dataclass(frozen=True)
