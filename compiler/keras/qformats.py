@@ -3,19 +3,20 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fxloom.given_constants import QuantizerRefused, constant
+from fxloom.keras.convolutions import bias_name
 from fxloom.keras.description import Array, Layer
 from fxloom.keras.number_formats import narrowest
-from fxloom.keras.quantizer_functions import function_of
 from fxloom.keras.quantizer_weights import quantized_weights
 from fxloom.keras.quantizers import Quantizer, parsed
-from fxloom.keras.registry import Refused
+from fxloom.keras.registry import Refused, arrays, tensor
 from fxloom.uniform import Weight, weight_of
 
 Move = Callable[[Array], Array]
+Quantized = tuple[Quantizer | None, Array]
+"""A layer's weights, and what quantizes them."""
 
 
 def quantizer_of(layer: Layer, key: str) -> Quantizer | None:
@@ -24,6 +25,15 @@ def quantizer_of(layer: Layer, key: str) -> Quantizer | None:
     if isinstance(found, str):
         raise Refused(f"{key} {found!r} is no quantizer that is known here")
     return found
+
+
+def quantized_of(layer: Layer, kernel: str) -> tuple[Quantized, Quantized | None]:
+    """The kernel and the bias, if it has one, of a layer with one kernel; `kernel` is its name in
+    the config."""
+    quantizer = quantizer_of(layer, f"{kernel}_quantizer")
+    bias_quantizer = quantizer_of(layer, "bias_quantizer")
+    values, *bias = arrays(layer, "kernel", *bias_name(layer))
+    return (quantizer, values), (bias_quantizer, bias[0]) if bias else None
 
 
 def formatted(quantizer: Quantizer, weights: Array, move: Move, by_channel: bool = True) -> Weight:
@@ -42,7 +52,7 @@ def formatted(quantizer: Quantizer, weights: Array, move: Move, by_channel: bool
     elif by_channel and not found.has_point_scale:
         raise Refused(f"{quantizer.name} has other scales than one for each output")
     else:
-        values, scale = move(found.product), np.float32(1)
+        values, scale = move(found.product), np.ones((), np.float32)
     to = narrowest(values)
     steps = np.ldexp(values.astype(np.float64), to.fraction)
     limits = (min(int(steps.min()), 0), max(int(steps.max()), 0))
@@ -53,44 +63,36 @@ def formatted(quantizer: Quantizer, weights: Array, move: Move, by_channel: bool
 
 
 class Product(nn.Module):
-    """A layer with one product: its kernel, what scales the product, its bias, its activation.
+    """A layer with one product: its kernel, what scales the product, and its bias.
 
     A kernel whose scales are powers of two has them in its format; others multiply the product,
-    each as float32 holds it. behind: how many axes its result has behind that of the outputs.
+    each as float32 holds it.
     """
 
-    behind = 0
     weight: Tensor
     bias: Tensor | None
     scale: nn.Module | None
 
-    def take(
-        self,
-        layer: Layer,
-        kernel: tuple[Quantizer | None, Array],
-        bias: tuple[Quantizer | None, Array] | None,
-        move: Move,
-    ) -> None:
+    def take(self, kernel: Quantized, bias: Quantized | None, move: Move, behind: int = 0) -> None:
         """Quantize the weights of a layer: its kernel, and its bias if it has one.
 
         move: brings an array of the kernel's shape into torch's order, output channels first.
+        behind: how many axes the layer's result has behind that of its channels.
         """
         quantizer, values = kernel
         found = formatted(quantizer.for_weights(), values, move) if quantizer else None
         self.formats = {"weight": found}
         self.weight = nn.Parameter(found.values if found else tensor(move(values)))
-        self.scale = None
-        shape = (-1,)
+        self.scale = self.bias = None
+        shape: tuple[int, ...] = (-1,)
         if found is not None and found.scale is not None:
-            shape = (-1, *(1,) * self.behind)
+            shape = (-1, *(1,) * behind)
             self.scale = constant(found.scale.reshape(shape))
-        self.bias = None
         if bias is not None:
             quantizer, values = bias[0], bias[1].reshape(shape)
             found = formatted(quantizer, values, np.array, False) if quantizer else None
             self.formats["bias"] = found
             self.bias = nn.Parameter(found.values if found else tensor(values))
-        self.activation = function_of(layer.config.get("activation"), layer)
 
     def rounded(self, name: str) -> Tensor | None:
         """A parameter in its format, if it has one; None where there is no such parameter."""
@@ -106,7 +108,3 @@ class Product(nn.Module):
             return y
         y = compute(x, weight, None) * self.scale()
         return y if bias is None else y + bias
-
-
-def tensor(values: Array) -> Tensor:
-    return torch.from_numpy(np.array(values, np.float32))

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Layer
-from fxloom.keras.qformats import Product, quantizer_of
+from fxloom.keras.qformats import Product, quantized_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Refused, builds
+from fxloom.keras.registry import Refused, builds, ordered, tensor_of
 
 
 class QDense(Product):
@@ -15,15 +15,12 @@ class QDense(Product):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        kernel, *bias = layer.weights
-        quantizers = [quantizer_of(layer, key) for key in ("kernel_quantizer", "bias_quantizer")]
-        self.take(
-            layer, (quantizers[0], kernel), (quantizers[1], bias[0]) if bias else None, np.transpose
-        )
+        self.take(*quantized_of(layer, "kernel"), np.transpose)
+        self.activation = function_of(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(functional.linear, x)
-        return y if self.activation is None else self.activation(y)
+        return y if self.activation is None else tensor_of(self.activation(y))
 
 
 @builds("QDense", package="qkeras")
@@ -33,7 +30,7 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config["activation"], layer) or nn.Identity()
+    return function_of(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
 
 
 @builds("QAdaptiveActivation", package="qkeras")

@@ -5,7 +5,7 @@ is meant, and computed here, is q, on its fixed-point grid. Rounding is TensorFl
 the even neighbour. Source: the calls of the classes in qkeras/quantizers.py, 0.9.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,17 +26,19 @@ from fxloom.keras.quantizer_modules import (
 )
 from fxloom.keras.quantizer_powers import SignedPowers, UnsignedPowers
 from fxloom.keras.quantizer_sigmoids import inner_sigmoid, quantized_sigmoid, quantized_tanh
-from fxloom.keras.quantizers import Quantizer, parsed
-from fxloom.keras.registry import Refused
+from fxloom.keras.quantizers import SIGNATURES, Quantizer, parsed
+from fxloom.keras.registry import Refused, ordered
 
 
 def function_of(described: Any, layer: Layer) -> nn.Module | None:
     """The module of a layer's activation, a quantizer or a function; None where it is linear."""
+    if isinstance(described, Mapping) and described.get("class_name") not in SIGNATURES:
+        return activations.named(described, layer)
     quantizer = parsed(described)
     if isinstance(quantizer, Quantizer):
-        return quantized(quantizer)
+        return ordered(quantized(quantizer), "pointwise")
     if quantizer in NAMED:
-        return NAMED[quantizer]()
+        return ordered(NAMED[quantizer](), "pointwise")
     return activations.named(quantizer, layer)
 
 

@@ -35,11 +35,6 @@ class Powers:
         """sign_bits: of the number itself, 1 or 0."""
         most, quadratic = quantizer["max_value"], bool(quantizer["quadratic_approximation"])
         bits = quantizer["bits"] - sign_bits - (most is None or most > 1)
-        if not 0 <= bits <= 5:
-            raise Refused(
-                f"{quantizer.name} of {quantizer['bits']} bits has exponents of {bits} bits, 0 to 5 "
-                "are possible: its values would need more than 64 bits. Give it fewer"
-            )
         highest = (1 << bits) - 1
         highest = highest // 2 * 2 if quadratic else highest
         down = quantizer["log2_rounding"] == "floor"
@@ -59,7 +54,13 @@ class Powers:
         return np.where(magnitudes < EPSILON, lowest, exponents).astype(np.int64)
 
     def staircase(self) -> Staircase:
-        """The power for a number that is not negative: it rises at the first float32 that has it."""
+        """The power for a number that is not negative, which rises at the first float32 to have
+        it."""
+        if not -32 < self.lowest <= self.highest < 32:
+            raise Refused(
+                f"powers of two from 2**{self.lowest} to 2**{self.highest} need more than 63 bits: "
+                "give the quantizer fewer bits, or a max_value"
+            )
         ends = self.exponents(np.array([0, EPSILON, np.finfo(np.float32).max], np.float32))
         places = {int(ends[1]): EPSILON} if ends[0] != ends[1] else {}
         for exponent in range(int(ends[1]) + 1, int(ends[2]) + 1):
@@ -67,7 +68,7 @@ class Powers:
             places.setdefault(int(self.exponents(np.array([place]))[0]), place)
         if not places:
             raise Refused("a quantizer to one power of two is a constant")
-        return Staircase(list(places.values()), [2.0 ** int(ends[0]), *(2.0**e for e in places)])
+        return Staircase([float(x) for x in places.values()], [2.0 ** int(ends[0]), *(2.0**e for e in places)])
 
     def _first(self, exponent: int) -> np.float32:
         """The least float32 from EPSILON on whose exponent is no less; by halves of bit patterns,
@@ -80,7 +81,7 @@ class Powers:
                 high = middle
             else:
                 low = middle + 1
-        return np.array([low], np.int32).view(np.float32)[0]
+        return np.float32(np.array([low], np.int32).view(np.float32)[0])
 
 
 class SignedPowers(nn.Module):

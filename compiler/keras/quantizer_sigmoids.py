@@ -7,12 +7,15 @@ That one is a setting of the process, not of the model (qkeras.quantizers.set_in
 import sys
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from fxloom.keras.quantizer_modules import Affine, Bounded, Rounded
 from fxloom.keras.quantizers import Quantizer
 from fxloom.keras.registry import Refused
 from fxloom.keras.staircase import Staircase
+
+Numbers = npt.NDArray[np.float64]
 
 _SLOPES = {"hard_sigmoid": 0.5, "smooth_sigmoid": 0.1875}
 MAX_BITS = 12
@@ -63,11 +66,12 @@ def quantized_sigmoid(quantizer: Quantizer) -> nn.Module:
     return _stairs("quantized_sigmoid", bits, np.log(middles / (1 - middles)), codes / (1 << bits))
 
 
-def _stairs(name: str, bits: int, steps: np.ndarray, values: np.ndarray) -> nn.Module:  # type: ignore[type-arg]
+def _stairs(name: str, bits: int, steps: Numbers, values: Numbers) -> nn.Module:
     if bits > MAX_BITS:
         raise Refused(
             f"{name} of {bits} bits by the real function; {MAX_BITS} are possible. Use the hard one"
         )
     if not len(steps):
         raise Refused(f"{name} of {bits} bits is a constant")
-    return Staircase(np.ceil(np.ldexp(steps, STEP_BITS)) * 2.0**-STEP_BITS, values)
+    risen = np.ceil(np.ldexp(steps, STEP_BITS)) * 2.0**-STEP_BITS
+    return Staircase(risen.tolist(), values.tolist())

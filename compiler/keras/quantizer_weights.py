@@ -45,7 +45,7 @@ def quantized_weights(quantizer: Quantizer | None, weights: Floats) -> Quantized
     if not np.isfinite(weights).all():
         raise Refused("its weights must be finite numbers")
     if quantizer is None:
-        return QuantizedWeights(weights, np.float32(1))
+        return QuantizedWeights(weights, np.ones((), np.float32))
     alpha = quantizer.options.get("alpha")
     if isinstance(alpha, str):
         if quantizer.name not in _AUTO:

@@ -1,0 +1,125 @@
+"""Models of QKeras: the Program gives the integers that QKeras gives."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fxloom
+from fxloom.errors import UnsupportedLayer
+
+pytest.importorskip("tensorflow", reason="needs TensorFlow: make test-keras")
+qkeras = pytest.importorskip("qkeras", reason="needs QKeras: make test-keras")
+
+from tests.frontends.qkeras_agreement import (  # noqa: E402
+    Branches,
+    assert_same_integers,
+    trained,
+    trained_branches,
+)
+
+KERNELS = [
+    "quantized_bits(6,0,alpha=1)",
+    "quantized_bits(6,1,1,alpha=1)",
+    "quantized_bits(4,0,0,keep_negative=0,alpha=1)",
+    "quantized_bits(1,0,alpha=1)",
+    "quantized_bits(5,0,alpha=0.5)",
+    "quantized_bits(5,0,alpha=0.7)",
+    "quantized_bits(6,0)",
+    "quantized_bits(6,0,alpha='auto_po2')",
+    "quantized_bits(6,0,alpha='auto')",
+    "binary(alpha=1)",
+    "binary(use_01=1,alpha=1)",
+    "binary()",
+    "binary(alpha='auto')",
+    "stochastic_binary(alpha=1)",
+    "stochastic_binary()",
+    "stochastic_binary(alpha='auto')",
+    "ternary(alpha=1)",
+    "ternary(alpha=0.5,threshold=0.2)",
+    "ternary()",
+    "ternary(alpha='auto')",
+    "stochastic_ternary(alpha=1)",
+    "stochastic_ternary()",
+    "stochastic_ternary(alpha='auto')",
+    "quantized_po2(4)",
+    "quantized_po2(8)",
+    "quantized_po2(4,1)",
+    "quantized_po2(4,quadratic_approximation=1)",
+    "quantized_po2(4,log2_rounding='floor')",
+    "quantized_relu_po2(4)",
+    "quantized_relu_po2(4,negative_slope=0.5)",
+    "quantized_relu(6,0)",
+    "quantized_tanh(5)",
+    "quantized_sigmoid(5)",
+]
+
+ACTIVATIONS = {
+    "quantized_bits(6,2)": 2**-3,
+    "quantized_bits(6,2,1)": 2**-3,
+    "quantized_bits(6,2,keep_negative=0)": 2**-4,
+    "quantized_bits(1,0)": 1,
+    "quantized_bits(4,1,alpha=0.25)": 2**-4,
+    "quantized_relu(6,2)": 2**-4,
+    "quantized_relu(6,2,0,0.25)": 2**-3,
+    "quantized_relu(4,2,0,0.015625)": 2**-6,
+    "quantized_relu(6,2,1)": 2**-4,
+    "quantized_relu(6,1,1,0.25)": 2**-6,
+    "quantized_relu(6,2,relu_upper_bound=1.5,is_quantized_clip=0)": 2**-4,
+    "quantized_tanh(6)": 2**-5,
+    "quantized_tanh(6,symmetric=1)": 2**-5,
+    "quantized_tanh(4,use_real_tanh=1)": 2**-3,
+    "quantized_tanh(7,use_real_tanh=1)": 2**-6,
+    "quantized_sigmoid(6)": 2**-6,
+    "quantized_sigmoid(6,1)": 2**-6,
+    "quantized_sigmoid(4,use_real_sigmoid=1)": 2**-4,
+    "quantized_sigmoid(7,use_real_sigmoid=1)": 2**-7,
+    "quantized_hswish(6,2)": 2**-3,
+    "binary()": 1,
+    "binary(use_01=1)": 1,
+    "binary(alpha=0.5)": 0.5,
+    "stochastic_binary()": 1,
+    "ternary()": 1,
+    "ternary(alpha=2,threshold=0.75)": 1,
+    "stochastic_ternary()": 1,
+    "quantized_po2(4)": 2**-4,
+    "quantized_po2(6,1)": 2**-32,
+    "quantized_po2(4,log2_rounding='floor')": 2**-4,
+    "quantized_po2(4,2,quadratic_approximation=1)": 2**-8,
+    "quantized_relu_po2(4)": 2**-8,
+    "quantized_relu_po2(4,4)": 2**-8,
+    "quantized_relu_po2(4,negative_slope=0.25)": 2**-8,
+}
+"""Quantizers of values, and steps of which what they give is multiples."""
+
+
+def inputs() -> Any:
+    return qkeras.QActivation(qkeras.quantized_bits(8, 3, alpha=1))
+
+
+def dense(kernel: str, bias: str = "quantized_bits(4,0,alpha=1)", units: int = 6) -> Any:
+    return qkeras.QDense(units, kernel_quantizer=kernel, bias_quantizer=bias)
+
+
+@pytest.fixture(scope="module")
+def of_weights() -> Branches:
+    ends = {kernel: [dense(kernel), qkeras.QActivation("quantized_bits(10,4)")] for kernel in KERNELS}
+    return trained_branches([inputs()], ends)
+
+
+@pytest.fixture(scope="module")
+def of_values() -> Branches:
+    first = [inputs(), dense("quantized_bits(6,0,alpha=1)", "quantized_bits(6,1,alpha=1)")]
+    return trained_branches(first, {name: [qkeras.QActivation(name)] for name in ACTIVATIONS})
+
+
+@pytest.mark.parametrize("quantizer", KERNELS)
+def test_every_quantizer_of_weights(of_weights: Branches, quantizer: str) -> None:
+    models, x = of_weights
+    assert_same_integers(models[quantizer], x, 2**-5)
+
+
+@pytest.mark.parametrize("quantizer", ACTIVATIONS)
+def test_every_quantizer_of_values(of_values: Branches, quantizer: str) -> None:
+    models, x = of_values
+    assert_same_integers(models[quantizer], x, ACTIVATIONS[quantizer])
