@@ -27,6 +27,7 @@ _WITHOUT_EFFECT = frozenset(
         "batch_input_shape",
         "input_shape",
         "build_config",
+        "build_input_shape",
         "autocast",
         "units",
         "filters",
