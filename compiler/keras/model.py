@@ -12,6 +12,7 @@ from fxloom.keras import merges as merges
 from fxloom.keras import moves as moves
 from fxloom.keras import norms as norms
 from fxloom.keras import pools as pools
+from fxloom.keras import qconvolutions as qconvolutions
 from fxloom.keras import qlayers as qlayers
 from fxloom.keras import recurrent as recurrent
 from fxloom.keras import transposed as transposed

@@ -53,8 +53,9 @@ def formatted(quantizer: Quantizer, weights: Array, move: Move, by_channel: bool
         raise Refused(f"{quantizer.name} has other scales than one for each output")
     else:
         values, scale = move(found.product), np.ones((), np.float32)
-    to = narrowest(values)
-    steps = np.ldexp(values.astype(np.float64), to.fraction)
+    real = values.astype(np.float64)
+    to = narrowest(real)
+    steps = np.ldexp(real, to.fraction)
     limits = (min(int(steps.min()), 0), max(int(steps.max()), 0))
     try:
         return weight_of(steps, np.asarray(scale, np.float64) * to.step, limits)

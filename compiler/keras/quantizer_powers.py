@@ -16,8 +16,10 @@ from fxloom.keras.quantizers import Quantizer
 from fxloom.keras.registry import Refused
 from fxloom.keras.staircase import Staircase
 
+Floats = npt.NDArray[np.float32]
+
 EPSILON = np.float32(1e-7)
-"""Below it everything becomes the lowest power."""
+"""keras.backend.epsilon(); what is below it becomes the lowest power."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Powers:
         down = quantizer["log2_rounding"] == "floor"
         return cls(-(1 << bits), highest, most, quadratic, down)
 
-    def exponents(self, magnitudes: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def exponents(self, magnitudes: Floats) -> npt.NDArray[np.int64]:
         """The exponents of what is not negative, computed as QKeras does."""
         filtered = np.maximum(magnitudes, EPSILON)
         if self.most is not None:
@@ -53,22 +55,31 @@ class Powers:
         lowest = self.lowest
         return np.where(magnitudes < EPSILON, lowest, exponents).astype(np.int64)
 
+    def powers(self, magnitudes: Floats) -> Floats:
+        """The powers of two themselves. Raises Refused where float32 does not hold one."""
+        exponents = self.exponents(magnitudes)
+        if exponents.size and not -126 <= exponents.min() <= exponents.max() <= 127:
+            raise Refused("a power of two that float32 does not hold")
+        powers: Floats = np.ldexp(np.float32(1), exponents.astype(np.int32))
+        return powers
+
     def staircase(self) -> Staircase:
         """The power for a number that is not negative, which rises at the first float32 to have
         it."""
-        if not -32 < self.lowest <= self.highest < 32:
+        ends = self.exponents(np.array([0, EPSILON, np.finfo(np.float32).max], np.float32))
+        if ends.max() - ends.min() > 61:
             raise Refused(
-                f"powers of two from 2**{self.lowest} to 2**{self.highest} need more than 63 bits: "
+                f"powers of two from 2**{ends.min()} to 2**{ends.max()} need more than 63 bits: "
                 "give the quantizer fewer bits, or a max_value"
             )
-        ends = self.exponents(np.array([0, EPSILON, np.finfo(np.float32).max], np.float32))
         places = {int(ends[1]): EPSILON} if ends[0] != ends[1] else {}
         for exponent in range(int(ends[1]) + 1, int(ends[2]) + 1):
             place = self._first(exponent)
             places.setdefault(int(self.exponents(np.array([place]))[0]), place)
         if not places:
             raise Refused("a quantizer to one power of two is a constant")
-        return Staircase([float(x) for x in places.values()], [2.0 ** int(ends[0]), *(2.0**e for e in places)])
+        values = [2.0**exponent for exponent in (int(ends[0]), *places)]
+        return Staircase([float(place) for place in places.values()], values)
 
     def _first(self, exponent: int) -> np.float32:
         """The least float32 from EPSILON on whose exponent is no less; by halves of bit patterns,
@@ -82,6 +93,21 @@ class Powers:
             else:
                 low = middle + 1
         return np.float32(np.array([low], np.int32).view(np.float32)[0])
+
+
+def signed_powers(quantizer: Quantizer, numbers: Floats) -> Floats:
+    """What quantized_po2 makes of constants."""
+    powers = Powers.of(quantizer, 1)
+    return np.where(numbers < 0, np.float32(-1), np.float32(1)) * powers.powers(np.abs(numbers))
+
+
+def unsigned_powers(quantizer: Quantizer, numbers: Floats) -> Floats:
+    """What quantized_relu_po2 makes of constants."""
+    powers, slope = Powers.of(quantizer, 0), np.float32(quantizer["negative_slope"])
+    above = powers.powers(np.maximum(numbers, 0))
+    if not slope:
+        return above
+    return np.where(numbers >= 0, above, -powers.powers(np.maximum(-numbers, 0) * slope))
 
 
 class SignedPowers(nn.Module):

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 
 from fxloom.keras.quantizer_functions import quantized
+from fxloom.keras.quantizer_powers import EPSILON, signed_powers, unsigned_powers
 from fxloom.keras.quantizers import Quantizer
 from fxloom.keras.registry import Refused
 
 Floats = npt.NDArray[np.float32]
 
-EPSILON = np.float32(1e-7)
-"""keras.backend.epsilon()."""
+ONE: Floats = np.ones((), np.float32)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def quantized_weights(quantizer: Quantizer | None, weights: Floats) -> Quantized
     if not np.isfinite(weights).all():
         raise Refused("its weights must be finite numbers")
     if quantizer is None:
-        return QuantizedWeights(weights, np.ones((), np.float32))
+        return QuantizedWeights(weights, ONE)
     alpha = quantizer.options.get("alpha")
     if isinstance(alpha, str):
         if quantizer.name not in _AUTO:
@@ -54,6 +54,8 @@ def quantized_weights(quantizer: Quantizer | None, weights: Floats) -> Quantized
             found = _AUTO[quantizer.name](quantizer, weights)
         none = found.scale == 0  # of weights that are all zero
         return QuantizedWeights(np.where(none, 0, found.values), np.where(none, 1, found.scale))
+    if quantizer.name in _POWERS:
+        return QuantizedWeights(_POWERS[quantizer.name](quantizer, weights), ONE)
     module = quantized(quantizer.with_options(alpha=None) if alpha is not None else quantizer)
     with torch.no_grad():
         values = module(torch.from_numpy(weights)).numpy()
@@ -76,7 +78,8 @@ def _axes(weights: Floats, scale_axis: int | None = None) -> tuple[int, ...]:
 
 def _power_of_two(scale: Floats) -> Floats:
     exponents = np.rint(np.log(scale + EPSILON) / np.float32(np.log(2.0)))
-    return np.ldexp(np.float32(1), exponents.astype(np.int32))
+    powers: Floats = np.ldexp(np.float32(1), exponents.astype(np.int32))
+    return powers
 
 
 def _fitted(
@@ -146,4 +149,8 @@ _AUTO: dict[str, Callable[[Quantizer, Floats], QuantizedWeights]] = {
     "stochastic_ternary": _ternary,
     "binary": _binary,
     "stochastic_binary": _binary,
+}
+_POWERS: dict[str, Callable[[Quantizer, Floats], Floats]] = {
+    "quantized_po2": signed_powers,
+    "quantized_relu_po2": unsigned_powers,
 }

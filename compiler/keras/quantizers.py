@@ -197,10 +197,10 @@ def parsed(described: Any) -> Quantizer | str | None:
             raise Refused(f"quantizer {described!r}: an argument is given twice")
         return _checked(name, given | keywords)
     if isinstance(described, Mapping) and isinstance(described.get("config"), Mapping):
-        name = described.get("class_name")
-        if name in SIGNATURES:
-            return _checked(str(name), described["config"])
-        raise Refused(_unknown(name))
+        kind = described.get("class_name")
+        if kind in SIGNATURES:
+            return _checked(str(kind), described["config"])
+        raise Refused(_unknown(kind))
     raise Refused(f"a quantizer must be a text or a config, got {type(described).__name__}")
 
 

@@ -1,4 +1,4 @@
-"""Models of QKeras, trained for a moment, and whether fxloom gives the integers that QKeras does."""
+"""Models of QKeras, trained for a moment, and whether fxloom gives the same integers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +17,14 @@ OFF_GRID = 2.0**-20
 """How far float32 may take QKeras' x + (q - x) from q."""
 
 
-def trained(*layers: Any, shape: tuple[int, ...] = (16,), seed: int = 0) -> tuple[Any, Numbers]:
+def trained(
+    *layers: Any, shape: tuple[int, ...] = (16,), seed: int = 0, samples: int = SAMPLES
+) -> tuple[Any, Numbers]:
     """A sequential model after two epochs, and samples of what it was trained on."""
     from tensorflow import keras
 
     keras.utils.set_random_seed(seed)
-    return _fitted(keras.Sequential([keras.layers.Input(shape), *layers]), shape)
+    return _fitted(keras.Sequential([keras.layers.Input(shape), *layers]), shape, samples)
 
 
 def trained_branches(first: Sequence[Any], branches: Mapping[str, Sequence[Any]]) -> Branches:
@@ -44,14 +46,16 @@ def _through(layers: Sequence[Any], x: Any) -> Any:
     return x
 
 
-def _fitted(model: Any, shape: tuple[int, ...]) -> tuple[Any, Numbers]:
+def _fitted(model: Any, shape: tuple[int, ...], samples: int = SAMPLES) -> tuple[Any, Numbers]:
     from tensorflow import keras
 
     random = np.random.default_rng(0)
-    x = random.normal(0, 1.5, (SAMPLES, *shape)).astype(np.float32)
+    x = random.normal(0, 1.5, (samples, *shape)).astype(np.float32)
     outputs = model.output_shape if isinstance(model.output_shape, list) else [model.output_shape]
-    model.compile(keras.optimizers.Adam(0.01), "mse")
-    model.fit(x, [random.normal(0, 1, (SAMPLES, *each[1:])) for each in outputs], epochs=2, verbose=0)
+    # Eager, for a few steps: most of the time would go into compiling the training of them.
+    model.compile(keras.optimizers.legacy.SGD(0.1), "mse", run_eagerly=True)
+    targets = [random.normal(0, 1, (samples, *each[1:])) for each in outputs]
+    model.fit(x, targets, batch_size=samples // 2, epochs=2, verbose=0)
     return model, x
 
 

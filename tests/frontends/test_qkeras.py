@@ -2,11 +2,7 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-
-import fxloom
-from fxloom.errors import UnsupportedLayer
 
 pytest.importorskip("tensorflow", reason="needs TensorFlow: make test-keras")
 qkeras = pytest.importorskip("qkeras", reason="needs QKeras: make test-keras")
@@ -24,7 +20,7 @@ KERNELS = [
     "quantized_bits(4,0,0,keep_negative=0,alpha=1)",
     "quantized_bits(1,0,alpha=1)",
     "quantized_bits(5,0,alpha=0.5)",
-    "quantized_bits(5,0,alpha=0.7)",
+    "quantized_bits(5,0,alpha=0.6875)",
     "quantized_bits(6,0)",
     "quantized_bits(6,0,alpha='auto_po2')",
     "quantized_bits(6,0,alpha='auto')",
@@ -103,7 +99,9 @@ def dense(kernel: str, bias: str = "quantized_bits(4,0,alpha=1)", units: int = 6
 
 @pytest.fixture(scope="module")
 def of_weights() -> Branches:
-    ends = {kernel: [dense(kernel), qkeras.QActivation("quantized_bits(10,4)")] for kernel in KERNELS}
+    ends = {
+        kernel: [dense(kernel), qkeras.QActivation("quantized_bits(10,4)")] for kernel in KERNELS
+    }
     return trained_branches([inputs()], ends)
 
 
@@ -123,3 +121,45 @@ def test_every_quantizer_of_weights(of_weights: Branches, quantizer: str) -> Non
 def test_every_quantizer_of_values(of_values: Branches, quantizer: str) -> None:
     models, x = of_values
     assert_same_integers(models[quantizer], x, ACTIVATIONS[quantizer])
+
+
+IMAGES = {
+    "kernel_quantizer": "quantized_bits(5,0)",
+    "bias_quantizer": "quantized_bits(5,0,alpha=1)",
+}
+BY_CHANNEL = {"depthwise_quantizer": "quantized_bits(5,0)", "bias_quantizer": "quantized_bits(5,0)"}
+BOTH = BY_CHANNEL | {"pointwise_quantizer": "quantized_bits(5,0)"}
+
+
+def layers_of_images() -> dict[str, Any]:
+    return {
+        "conv2d": qkeras.QConv2D(4, 3, activation="quantized_relu(6,2)", **IMAGES),
+        "same": qkeras.QConv2D(4, 3, strides=2, padding="same", **IMAGES),
+        "dilated": qkeras.QConv2D(4, 2, dilation_rate=2, use_bias=False, **IMAGES),
+        "channel": qkeras.QDepthwiseConv2D(3, depth_multiplier=2, **BY_CHANNEL),
+        "separable": qkeras.QSeparableConv2D(4, 3, depth_multiplier=2, padding="same", **BOTH),
+        "auto": qkeras.QConv2D(4, 3, kernel_quantizer="quantized_bits(5,0,alpha='auto')",
+                               bias_quantizer="quantized_bits(4,0,alpha=1)"),
+        "channel auto": qkeras.QDepthwiseConv2D(
+            3, depth_multiplier=2, depthwise_quantizer="quantized_bits(5,0,alpha='auto')",
+            bias_quantizer="quantized_bits(4,0,alpha=1)"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", layers_of_images())
+def test_convolutions(name: str) -> None:
+    layer = layers_of_images()[name]
+    rounded = qkeras.QActivation("quantized_bits(12,5)")
+    model, x = trained(inputs(), layer, rounded, shape=(6, 5, 3), samples=60)
+    assert_same_integers(model, x, 2**-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "causal", "separable"])
+def test_convolutions_of_signals(name: str) -> None:
+    layer = {
+        "plain": lambda: qkeras.QConv1D(4, 3, strides=2, **IMAGES),
+        "causal": lambda: qkeras.QConv1D(4, 3, padding="causal", dilation_rate=2, **IMAGES),
+        "separable": lambda: qkeras.QSeparableConv1D(4, 3, **BOTH),
+    }[name]()
+    model, x = trained(inputs(), layer, qkeras.QActivation("quantized_bits(12,5)"), shape=(8, 3))
+    assert_same_integers(model, x, 2**-6)
