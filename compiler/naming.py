@@ -107,7 +107,7 @@ def name_layers(graph: fx.Graph) -> dict[Node, Node]:
     calls: dict[tuple[str, ...], Node] = {}  # of a layer; its last node bears the name
     for node in graph.nodes:
         path, kind = _module(node)
-        if kind.startswith(_LAYERS) and (path not in inner or kind.startswith(_OURS)):
+        if path and kind.startswith(_LAYERS) and (path not in inner or kind.startswith(_OURS)):
             calls[tuple(node.meta["nn_module_stack"])] = node
     layers = {node: _module(node)[0] for node in calls.values()}
     taken = set(layers.values())
