@@ -54,11 +54,13 @@ def quantized_weights(quantizer: Quantizer | None, weights: Floats) -> Quantized
             found = _AUTO[quantizer.name](quantizer, weights)
         none = found.scale == 0  # of weights that are all zero
         return QuantizedWeights(np.where(none, 0, found.values), np.where(none, 1, found.scale))
-    if quantizer.name in _POWERS:
-        return QuantizedWeights(_POWERS[quantizer.name](quantizer, weights), ONE)
-    module = quantized(quantizer.with_options(alpha=None) if alpha is not None else quantizer)
-    with torch.no_grad():
-        values = module(torch.from_numpy(weights)).numpy()
+    plain = quantizer.with_options(alpha=None) if alpha is not None else quantizer
+    if quantizer.name in PLAIN:
+        values = PLAIN[quantizer.name](plain, weights)
+    else:
+        module = quantized(plain)
+        with torch.no_grad():
+            values = module(torch.from_numpy(weights)).numpy()
     scale = np.asarray(1 if alpha is None else alpha, np.float32)
     try:
         np.broadcast_to(scale, values.shape)
@@ -150,7 +152,22 @@ _AUTO: dict[str, Callable[[Quantizer, Floats], QuantizedWeights]] = {
     "binary": _binary,
     "stochastic_binary": _binary,
 }
-_POWERS: dict[str, Callable[[Quantizer, Floats], Floats]] = {
+
+
+def _plain_bits(quantizer: Quantizer, weights: Floats) -> Floats:
+    bits, signed = quantizer["bits"], bool(quantizer["keep_negative"])
+    if bits == signed:
+        return np.where(weights < 0, np.float32(-1), np.float32(1))
+    steps = 1 << (bits - signed)
+    low = -steps + bool(quantizer["symmetric"]) if signed else 0
+    step = np.float32(2.0 ** quantizer["integer"] / steps)
+    rounded: Floats = np.clip(np.rint(weights / step), low, steps - 1) * step
+    return rounded
+
+
+PLAIN: dict[str, Callable[[Quantizer, Floats], Floats]] = {
+    "quantized_bits": _plain_bits,
     "quantized_po2": signed_powers,
     "quantized_relu_po2": unsigned_powers,
 }
+"""Quantizers of constants without a scale, computed without torch."""

@@ -163,3 +163,41 @@ def test_convolutions_of_signals(name: str) -> None:
     }[name]()
     model, x = trained(inputs(), layer, qkeras.QActivation("quantized_bits(12,5)"), shape=(8, 3))
     assert_same_integers(model, x, 2**-6)
+
+
+def layers_with_norms() -> dict[str, list[Any]]:
+    conv = qkeras.QConv2D(4, 3, **IMAGES)
+    folded = {"kernel_quantizer": "quantized_bits(6,1)", "bias_quantizer": "quantized_bits(8,2)"}
+    by_channel = {
+        "depthwise_quantizer": folded["kernel_quantizer"],
+        "bias_quantizer": folded["bias_quantizer"],
+    }
+    relu = qkeras.QActivation("quantized_relu(6,2)")
+    third = "quantized_bits(6,0,alpha=1)"
+    return {
+        "norm": [conv, qkeras.QBatchNormalization()],
+        "norm of bits": [conv, qkeras.QBatchNormalization(
+            gamma_quantizer="quantized_bits(6,1,alpha=1)", beta_quantizer="quantized_bits(6,1)",
+            mean_quantizer="quantized_bits(6,1)", variance_quantizer="quantized_relu(6,2)")],
+        "norm alone": [conv, qkeras.QBatchNormalization(center=False, scale=False)],
+        "folded": [qkeras.QConv2DBatchnorm(4, 3, **folded)],
+        "folded, no bias": [qkeras.QConv2DBatchnorm(
+            4, 3, use_bias=False, folding_mode="batch_stats_folding", **folded)],
+        "folded channel": [qkeras.QDepthwiseConv2DBatchnorm(
+            3, depth_multiplier=2, activation="quantized_relu(6,2)", **by_channel)],
+        "pool": [relu, qkeras.QAveragePooling2D(3, 2, average_quantizer=third)],
+        "pool, activation": [relu, qkeras.QAveragePooling2D(
+            2, average_quantizer="quantized_bits(4,0)", activation="quantized_bits(6,2)")],
+        "pool, same": [relu, qkeras.QAveragePooling2D(2, padding="same", average_quantizer=third)],
+        "pool, plain": [relu, qkeras.QAveragePooling2D(3, activation="quantized_bits(6,2)")],
+        "pool, float": [relu, qkeras.QAveragePooling2D(2)],
+        "global": [relu, qkeras.QGlobalAveragePooling2D(average_quantizer="quantized_bits(8,0)")],
+        "global, plain": [relu, qkeras.QGlobalAveragePooling2D(activation="quantized_bits(6,2)")],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", layers_with_norms())
+def test_norms_and_pools(name: str) -> None:
+    layers = [inputs(), *layers_with_norms()[name], qkeras.QActivation("quantized_bits(12,5)")]
+    model, x = trained(*layers, shape=(7, 5, 3), samples=100)
+    assert_same_integers(model, x, 2**-6)
