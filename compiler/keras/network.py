@@ -6,13 +6,12 @@ layer needs Keras' own axes, so that each tensor is translated at most once.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from keyword import iskeyword
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.errors import UnsupportedLayer
 from fxloom.keras.description import (
     Call,
     Layer,
@@ -21,17 +20,9 @@ from fxloom.keras.description import (
     references,
     without_arrays,
 )
+from fxloom.keras.example_inputs import example_inputs
+from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
-
-_TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "bool": torch.bool,
-}
-MAX_INPUT = 2**28
-"""Numbers of one input for one sample."""
 
 _BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What builders raise where a config or an array is none of the class that it names."""
@@ -63,6 +54,7 @@ class Network(nn.Module):
             else:
                 self._names[layer.name] = _identifier(layer.name, dir(self))
                 self.add_module(self._names[layer.name], module)
+        problems += unmet(model)
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model, self._constants)
@@ -71,11 +63,8 @@ class Network(nn.Module):
             self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
-        """Random inputs of the declared shapes. Raises CaptureError where one is not fixed."""
-        generator = torch.Generator().manual_seed(0)
-        return tuple(
-            _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
-        )
+        """Random inputs of the declared shapes; see example_inputs.py."""
+        return example_inputs(self._model, samples)
 
     def forward(self, *inputs: Any) -> Any:
         """Tensors, one an output, in Keras' order; a single one as it is.
@@ -113,7 +102,7 @@ class Network(nn.Module):
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
-            order = order(max((x.tensor.dim() for x in given), default=0))
+            order = order([x.tensor.dim() for x in given])
         # Constants have Keras' axes, and perhaps fewer of them than what they meet.
         free = order != "keras" and not any(ref in self._constants for ref in references(call.args))
         first = order == "first" or (free and any(x.channels_first for x in given))
@@ -201,18 +190,3 @@ def _order(model: Model, constants: Sequence[TensorRef]) -> list[tuple[Layer, in
             pending.pop()
             found.setdefault(key)
     return [(layers[name], position) for name, position in found if (name, position) not in inputs]
-
-
-def _example(layer: Layer, samples: int, generator: torch.Generator) -> Tensor:
-    shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-    sizes = shape[1:] if isinstance(shape, list | tuple) else [None]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise CaptureError(f"input {layer.name} has shape {shape}: give an example of it")
-    if prod(sizes) > MAX_INPUT:
-        raise CaptureError(f"input {layer.name} has shape {shape}, more than {MAX_INPUT} numbers")
-    said = layer.config.get("dtype")
-    dtype = _TYPES.get("float32" if said is None else str(said))
-    if dtype is None:
-        raise CaptureError(f"input {layer.name}: numbers of type {said} are not known here")
-    values = torch.rand((samples, *sizes), generator=generator)
-    return values.to(dtype) if dtype.is_floating_point else torch.zeros_like(values, dtype=dtype)

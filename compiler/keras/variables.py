@@ -143,10 +143,10 @@ def _batch_norm(config: Mapping[str, Any]) -> list[Variable]:
 def _layer_norm(config: Mapping[str, Any]) -> list[Variable]:
     axis = config.get("axis", -1)
     axes = axis if isinstance(axis, list | tuple) else [axis]
-    if config.get("rms_scaling"):
-        return [Variable("gamma")]
-    sizes = (_input(config, each) if isinstance(each, int) else None for each in axes)
-    return _normalized(config, tuple(sizes))
+    sizes = tuple(_input(config, each) if isinstance(each, int) else None for each in axes)
+    if config.get("rms_scaling"):  # which looks at neither scale nor center
+        return [Variable("gamma", sizes)]
+    return _normalized(config, sizes)
 
 
 def _recurrent(gates: int) -> Declares:
@@ -174,7 +174,8 @@ def _attention_heads(config: Mapping[str, Any]) -> list[Variable]:
     heads, keys = _size(config, "num_heads"), _size(config, "key_dim")
     values = keys if config.get("value_dim") is None else _size(config, "value_dim")
     found = []
-    for part, size in (("query", keys), ("key", keys), ("value", values)):
+    gate = [("gate", values)] if config.get("use_gate") else []
+    for part, size in (("query", keys), ("key", keys), *gate, ("value", values)):
         found.append(Variable(f"{part}/kernel", (None, heads, size), part=(f"{part}_dense",)))
         found += _bias(config, heads, size, part=(f"{part}_dense",))
     found.append(Variable("attention_output/kernel", part=("output_dense",)))
