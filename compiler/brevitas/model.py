@@ -71,9 +71,13 @@ def _places(
 
 
 def _class_of_brevitas(module: nn.Module) -> str | None:
-    """The name of the class of Brevitas that a module is of, or derived from."""
+    """The name of the class of Brevitas that a module is of, or derived from.
+
+    A graph of layers, as its tools for quantizing trained models return it, is none of them.
+    """
     for kind in type(module).__mro__:
-        if kind.__module__.split(".")[0] == "brevitas":
+        package, *rest = kind.__module__.split(".")
+        if package == "brevitas" and "fx" not in rest:
             return kind.__name__
     return None
 

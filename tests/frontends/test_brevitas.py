@@ -4,6 +4,7 @@ import copy
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from fxloom.target import Target
 from tests.conformance.packing import pack
 
 WHY = "needs Brevitas: make test-keras"
-qnn = pytest.importorskip("brevitas.nn", reason=WHY)
-enum = pytest.importorskip("brevitas.inject.enum", reason=WHY)
+importorskip = partial(pytest.importorskip, reason=WHY)
+qnn = importorskip("brevitas.nn")
+enum = importorskip("brevitas.inject.enum")
 binary, fixed_point, scaled_int, shifted_scaled_int, ternary = (
-    pytest.importorskip(f"brevitas.quant.{name}", reason=WHY)
+    importorskip(f"brevitas.quant.{name}")
     for name in ("binary", "fixed_point", "scaled_int", "shifted_scaled_int", "ternary")
 )
 
@@ -251,6 +253,36 @@ def test_other_scales_are_equal_on_the_grid(name: str) -> None:
     for result in (graph(x).detach().numpy(), simulate(program, x)):
         np.testing.assert_array_equal(np.rint(result / scale), np.rint(expected / scale))
         np.testing.assert_allclose(result / scale, expected / scale, atol=1e-4)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+        self.act, self.pool = nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.first(x)))
+        x = torch.relu(self.second(x) + x)
+        return self.fc(torch.flatten(self.pool(x), 1))  # type: ignore[no-any-return]
+
+
+def test_a_model_that_brevitas_quantized_after_training() -> None:
+    torch.manual_seed(3)
+    tools = importorskip("brevitas.graph.quantize")
+    model = tools.quantize(tools.preprocess_for_quantize(Plain().eval()))
+    x = torch.randn(48, 3, 8, 8)
+    with torch.no_grad(), importorskip("brevitas.graph.calibrate").calibration_mode(model):
+        model(x)
+    graph = capture(model.eval(), x[:2])
+    program = lower(Quantize()(graph, Data(x_train=x)).graph)
+    port = program.inputs[0].value.type
+    x = torch.round(x / port.step) * port.step
+    step = model.fc_output_quant.act_quant.scale().item()
+    steps = np.rint(output(model, x) / step)
+    for result in (graph(x).detach().numpy(), simulate(program, x)):
+        np.testing.assert_array_equal(np.rint(result / step), steps)
 
 
 def test_the_users_model_stays_as_it_is() -> None:
