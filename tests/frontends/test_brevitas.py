@@ -406,6 +406,9 @@ def test_the_c_simulation_gives_the_same(tmp_path: Path, monkeypatch: pytest.Mon
         model, x = trained(*EXACT[name])
         programs.append(lower(capture(model, x[:2])))
         inputs += quantize_inputs(programs[-1], [x.numpy()])
+    model, x = trained(*FLOATING["activations"])
+    programs.append(lower(Quantize()(capture(model, x[:2]), Data(x_train=x)).graph))
+    inputs += quantize_inputs(programs[-1], [x.numpy()])
     packed = pack(programs)
     build = get("hls4ml").emit(packed, Target(), tmp_path / "p", cache=tmp_path / "c")
     for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):
