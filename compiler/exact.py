@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxloom.errors import VerifyError
 from fxloom.graph import Float64, check_inputs
-from fxloom.lowering import lower
+from fxloom.lowering import legalized, lower
 from fxloom.ops import Divide, Lookup, Normalise, ShiftLike, weight_sums
 from fxloom.program import Instr, Program
 
@@ -24,6 +24,7 @@ def exact_forward(graph: fx.GraphModule, *inputs: Tensor) -> Any:
     inputs: tensors in the user's layout and the model's own dtype. Returns what the graph returns,
     in float64. Raises VerifyError, naming the layers, where float64 could round.
     """
+    graph = legalized(graph)
     verify_graph(graph)
     check_inputs(graph, inputs)
     with torch.inference_mode():

@@ -35,6 +35,7 @@ from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
 from fxloom.preconditions import check_examples, check_finite, check_state, type_name
+from fxloom.quantized_ops import GIVEN, ROUNDINGS
 from fxloom.rewriting import RULES
 from fxloom.state_names import spelled_program
 from fxloom.support import CHECKS, refusal, refused_ports
@@ -98,7 +99,8 @@ def capture(
         refuse_nested_tensors(model, examples)
         traced = spelled_program(export(model, examples, axes))
         program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
-        return _capture_program(traced, program, model, examples, axes, supported)
+        names = tuple(getattr(model, "input_names", ()))
+        return _capture_program(traced, program, model, examples, axes, supported, names)
 
 
 def _capture_program(
@@ -108,9 +110,10 @@ def _capture_program(
     examples: Sequence[Tensor],
     axes: Sequence[int],
     supported: Supported,
+    names: Sequence[str] = (),
 ) -> fx.GraphModule:
     _refuse_unfaithful(program)
-    graph, state = _import(program, examples, axes)
+    graph, state = _import(program, examples, axes, names)
     begin_as_zeros(graph)
     normalize(graph)
     fold_constants(graph, state)
@@ -141,6 +144,9 @@ def _capture_program(
         raise UnsupportedLayer(problems)
     refuse_special_batches(traced)
     graph_module.meta["fxloom_inputs"] = input_specs(graph_module)
+    for node in nodes:
+        if node.target in ROUNDINGS:
+            node.meta[GIVEN] = True
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         compare(model, graph_module, examples, axes)
     return graph_module
@@ -219,11 +225,15 @@ def _sample_size(value: Tensor) -> int:
 
 
 def _import(
-    program: ExportedProgram, examples: Sequence[Tensor], axes: Sequence[int]
+    program: ExportedProgram,
+    examples: Sequence[Tensor],
+    axes: Sequence[int],
+    input_names: Sequence[str],
 ) -> tuple[fx.Graph, State]:
     """The program as a graph with `get_attr` nodes, and the tensors behind them.
 
-    Tied tensors become one entry.
+    Tied tensors become one entry. input_names: of a model that says so itself; none for those of
+    the arguments of its forward.
     """
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors = program.state_dict | program.constants
@@ -252,7 +262,11 @@ def _import(
                 if not remaining:
                     raise CaptureError(f"input {node.name}: no example input was given for it")
                 _check_dynamic(node, *remaining.pop(0))
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if spec is not None and input_names:
+                copies[node] = graph.placeholder(input_names[len(examples) - len(remaining) - 1])
+                copies[node].meta = dict(node.meta)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
             if spec is not None and node.meta["val"].dtype == torch.bool:
                 # As a number of one bit, for everything that becomes of it: a condition is what
                 # is computed, and has no format of its own.

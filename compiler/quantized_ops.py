@@ -359,7 +359,22 @@ SHIFT_LIKE = torch.ops.fxloom.shift_like.default
 EMBEDDING = torch.ops.fxloom.embedding.default
 
 
+ROUNDINGS = (REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE)
+"""What brings numbers into a format."""
+GIVEN = "given"
+"""In the meta of a rounding that the model brought along."""
+
+
 def is_quantized(graph: fx.GraphModule) -> bool:
-    """Whether numbers of a graph are rounded already."""
-    rounding = (REQUANTIZE, REQUANTIZE_WEIGHTS, DIVIDE)
-    return any(node.target in rounding for node in graph.graph.nodes)
+    """Whether numbers of a graph are rounded already, by quantize or by the model itself."""
+    return any(node.target in ROUNDINGS for node in graph.graph.nodes)
+
+
+def is_given(node: fx.Node) -> bool:
+    """Whether a node is a rounding that the model brought along: quantize wrote all others."""
+    return node.target in ROUNDINGS and bool(node.meta.get(GIVEN))
+
+
+def brings_formats(graph: fx.GraphModule) -> bool:
+    """Whether a graph has formats of the model's own and quantize has not seen it yet."""
+    return "floats" not in graph.meta and any(is_given(node) for node in graph.graph.nodes)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, activation, arrays, builds, parameter
+from fxloom.keras.registry import Order, Refused, activated, activation, arrays, builds, parameter
 from fxloom.keras.windows import Windows, order_of, padded
 
 
@@ -47,11 +47,11 @@ class Convolution(nn.Module):
         self.windows = Windows.of(layer, kernel.shape[:-2])
         self.weight = parameter(kernel, kernel_axes(kernel, (3, 4)))
         self.bias = None if bias is None else parameter(bias)
-        self.activation = activation(layer.config["activation"], layer, self.order == "first")
+        self.activation = activation(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = convolved(x, self.weight, self.bias, self.windows, self.groups)
-        return y if self.activation is None else self.activation(y)
+        return activated(self.activation, y, self.order == "first")
 
 
 class Separable(nn.Module):
@@ -70,12 +70,12 @@ class Separable(nn.Module):
         self.depthwise = _Depthwise(layer, depthwise)
         self.weight = parameter(pointwise, kernel_axes(pointwise, (3, 4)))
         self.bias = None if bias is None else parameter(bias)
-        self.activation = activation(layer.config["activation"], layer, self.order == "first")
+        self.activation = activation(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
         function = functional.conv1d if self.weight.dim() == 3 else functional.conv2d
         y = function(self.depthwise(x), self.weight, self.bias)
-        return y if self.activation is None else self.activation(y)
+        return activated(self.activation, y, self.order == "first")
 
 
 class _Depthwise(nn.Module):

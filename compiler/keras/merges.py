@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxloom.keras.activations import dimension
 from fxloom.keras.description import Layer
 from fxloom.keras.registry import Order, Refused, builds
 
@@ -54,10 +53,17 @@ class Concatenate(nn.Module):
 
     def forward(self, inputs: Any, *, channels_first: bool) -> Tensor:
         given = _list(inputs)
-        axis = dimension(self.axis, given[0].dim(), channels_first)
-        if axis == 0:
-            raise ValueError(f"axis {self.axis} is the batch, required another")
-        return torch.cat(given, axis)
+        return torch.cat(given, axis_of(self.axis, given[0].dim(), channels_first))
+
+
+def axis_of(axis: int, dims: int, channels_first: bool) -> int:
+    """Where an axis of Keras is. Raises ValueError for the batch."""
+    if axis % dims == 0:
+        raise ValueError(f"axis {axis} of {dims} is the batch, required another")
+    axis %= dims
+    if not channels_first or dims < 3:
+        return axis
+    return 1 if axis == dims - 1 else axis + 1
 
 
 def _list(inputs: Any) -> list[Tensor]:

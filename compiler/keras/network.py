@@ -4,7 +4,8 @@ Images stay channels-first between the layers that want them so; they are permut
 layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,18 +37,15 @@ class Network(nn.Module):
             except UnsupportedLayer as nested:
                 problems += [f"{layer.name}.{problem}" for problem in nested.problems]
             else:
-                self._names[layer.name] = self._free(layer.name)
+                self._names[layer.name] = _identifier(layer.name, dir(self))
                 self.add_module(self._names[layer.name], module)
         problems += unmet(model)
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model)
-
-    def _free(self, name: str) -> str:
-        name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "layer"
-        while hasattr(self, name) or name[0].isdigit():
-            name = f"{name}_" if hasattr(self, name) else f"_{name}"
-        return name
+        self.input_names: tuple[str, ...] = ()
+        for ref in model.inputs:
+            self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
         """Random inputs of the declared shapes; see example_inputs.py."""
@@ -95,6 +93,16 @@ class Network(nn.Module):
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)
+
+
+def _identifier(name: str, taken: Collection[str]) -> str:
+    """A name of Keras as a name of Python that is free."""
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "layer"
+    if name[0].isdigit():
+        name = f"_{name}"
+    while name in taken or iskeyword(name):
+        name += "_"
+    return name
 
 
 def module_of(layer: Layer) -> nn.Module:

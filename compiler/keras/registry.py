@@ -101,14 +101,26 @@ class _Config(Mapping[str, Any]):
         return value is not None and value is not False and value not in ((), [], {})
 
 
-def activation(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:
-    """The module of an `activation` key of a config; None where it is linear.
-
-    channels_first: the module gets the channels as axis 1 where Keras has them last.
-    """
+def activation(name: Any, layer: Layer) -> nn.Module | None:
+    """The module of an `activation` key of a config; None where it is linear."""
     from fxloom.keras.activations import named
 
-    return named(name, layer, channels_first)
+    return named(name, layer)
+
+
+def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:
+    """The activation of a layer's result. channels_first: Keras has them last, y as axis 1."""
+    if function is None:
+        return y
+    order = getattr(function, "order", "keras")
+    if order == "any":
+        result = function(y, channels_first=channels_first)
+    elif order == "pointwise" or not channels_first:
+        result = function(y)
+    else:
+        result = Located(function(Located(y, True).moved(False))).moved(True)
+    assert isinstance(result, Tensor)
+    return result
 
 
 def number(layer: Layer, key: str, default: float) -> float:

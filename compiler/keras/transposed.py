@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from fxloom.keras.convolutions import bias_name, kernel_axes
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, activation, arrays, builds, parameter
+from fxloom.keras.registry import Order, Refused, activated, activation, arrays, builds, parameter
 from fxloom.keras.windows import Windows, order_of, per_axis
 
 
@@ -32,7 +32,7 @@ class TransposedConvolution(nn.Module):
         self.weight = parameter(kernel, kernel_axes(kernel, (3, 4)))
         self.bias = None if bias is None else parameter(bias)
         self.cut = _Cut()
-        self.activation = activation(layer.config["activation"], layer, self.order == "first")
+        self.activation = activation(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
         windows, lengths = self.windows, self._lengths(x.shape[2:])
@@ -54,7 +54,7 @@ class TransposedConvolution(nn.Module):
         )
         if min(behind) < 0:
             y = self.cut(y, lengths)
-        return y if self.activation is None else self.activation(y)
+        return activated(self.activation, y, self.order == "first")
 
     def _pads(self, lengths: Sequence[int]) -> list[tuple[int, int]]:
         return self.windows.pads(lengths)

@@ -12,13 +12,13 @@ from torch.fx.node import Node
 
 from fxloom import ops
 from fxloom.batch_axis import sample_shape
-from fxloom.errors import UnsupportedLayer
+from fxloom.errors import UnsupportedLayer, VerifyError
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
 from fxloom.graph import arguments, constant, describe, origin
-from fxloom.moves import GATHER
+from fxloom.lowering.layouts import usual_layout
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, brings_formats
 from fxloom.support import refused_ports
 
 aten = torch.ops.aten
@@ -79,10 +79,34 @@ def lowers(*targets: Any) -> Callable[[Rule], Rule]:
 def lower(graph: fx.GraphModule) -> Program:
     """The integer program of a quantized graph.
 
-    Raises UnsupportedLayer, listing every layer that has no exact lowering, among them those
+    A graph whose model brought all formats along needs no quantize: it is legalized first, if it is
+    not. Raises UnsupportedLayer, listing every layer that has no exact lowering, among them those
     that carry no fixed-point format because the graph was not quantized.
     """
-    return Lowering(graph).run()
+    return Lowering(legalized(graph)).run()
+
+
+def legalized(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with its averages, batch norms and the like as primitives, where its formats are
+    the model's own and nobody did it before; else itself."""
+    if not brings_formats(graph):
+        return graph
+    # Passes are built on this module.
+    from fxloom.passes.fold_batchnorm import FoldBatchnorm
+    from fxloom.passes.legalize import Legalize
+
+    return Legalize()(FoldBatchnorm()(graph).graph).graph
+
+
+def exact_values(graph: fx.GraphModule) -> dict[Node, Value]:
+    """The values of a legalized graph that are computed in formats already, exactly: what each of
+    their nodes is in a program. What is missing, or needs more bits than there are, has none."""
+    lowering = Lowering(graph)
+    lowering.visit()
+    values = {
+        node: found.value for node, found in lowering.known.items() if isinstance(found, Lowered)
+    }
+    return {node: value for node, value in values.items() if node.op == "call_function"}
 
 
 class Lowering:
@@ -93,11 +117,22 @@ class Lowering:
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems = refused_ports(graph)
+        self.too_wide: list[VerifyError] = []
         self.constants: dict[str, list[Value]] = {}
         self.literals: dict[tuple[float, int, Shape], Value] = {}
 
     def run(self) -> Program:
         """Lower every node; all problems are gathered before they are raised."""
+        self.visit()
+        if self.too_wide:
+            raise self.too_wide[0]
+        if self.problems:
+            raise UnsupportedLayer(self.problems)
+        self._outputs(self.module.graph.output_node())
+        return self.builder.build()
+
+    def visit(self) -> None:
+        """Lower every node that can be; what cannot is a problem, or too wide."""
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
@@ -106,10 +141,8 @@ class Lowering:
                     self.known[node] = self._call(node)
                 except NotLowered as reason:
                     self.problems.append(f"{describe(node)}: {reason}")
-        if self.problems:
-            raise UnsupportedLayer(self.problems)
-        self._outputs(self.module.graph.output_node())
-        return self.builder.build()
+                except VerifyError as reason:
+                    self.too_wide.append(reason)
 
     def _ready(self, node: Node) -> bool:
         """Whether all computed arguments were lowered: one problem is reported once."""
@@ -123,14 +156,11 @@ class Lowering:
             return  # one of the refused ports
         users = [user for user in node.users if user.target is REQUANTIZE]
         if len(users) != 1 or len(node.users) != 1:
-            self.problems.append(
-                f"input {node.target}: it has no fixed-point format. "
-                "Run the quantize pass before lower."
-            )
+            self.problems.append(_without_format(node, len(users)))
             return
         to, rounding, overflow = requantize_format(users[0])
         user = sample_shape(node)
-        layout = _input_layout(users[0], len(user))
+        layout = usual_layout(users[0])
         value = self.builder.input(
             str(node.target),
             tuple(user[axis] for axis in layout),
@@ -148,6 +178,11 @@ class Lowering:
         if node.target in (REQUANTIZE, REQUANTIZE_WEIGHTS) and is_constant:
             return self._weight(node)
         rule = LOWERINGS.get(node.target)
+        if rule is None and node.target is aten.div.Tensor:
+            raise NotLowered(
+                f"a quotient by {arguments(node)[1]} has no end in binary, and nothing rounds it. "
+                "Round it into a format, or run the quantize pass, which does"
+            )
         if rule is None:
             raise NotLowered("no lowering. Run the quantize pass, which writes it as others")
         return rule(self, node)
@@ -279,29 +314,17 @@ class Lowering:
         return Lowered(value, (1, 2, 0))
 
 
-def _input_layout(node: Node, rank: int) -> tuple[int, ...]:
-    """Channels last for images, and for signals that a layer on signals reads."""
-    if rank == 3:
-        return (1, 2, 0)
-    if rank == 2 and reads_signals(node):
-        return (1, 0)
-    return tuple(range(rank))
-
-
-_ON_SIGNALS = (aten.convolution.default, aten.max_pool1d.default)
-_KEEPING = (aten.constant_pad_nd.default, aten.relu.default, GATHER, REQUANTIZE)
-
-
-def reads_signals(node: Node) -> bool:
-    """Whether a layer on signals reads a tensor, at once or behind what keeps its axes."""
-    pending = list(node.users)
-    while pending:
-        user = pending.pop()
-        if user.target in _ON_SIGNALS:
-            return True
-        if user.target in _KEEPING:
-            pending += user.users
-    return False
+def _without_format(port: Node, roundings: int) -> str:
+    """Why an input has no port: nothing rounds it, or not all that reads it reads it rounded."""
+    what = "it has no fixed-point format. "
+    if roundings > 1:
+        what = "several roundings read it, and no format holds what all of them tell apart. "
+    elif roundings and len(port.users) > 1:
+        what = "a rounding reads it, and what it is without that rounding is read as well. "
+    advice = "Run the quantize pass before lower."
+    if roundings:
+        advice = "Round it once in front of all, or run the quantize pass, which gives it a format."
+    return f"input {port.target}: {what}{advice}"
 
 
 def short_mantissa(number: float, like: Value) -> tuple[int, FixedPoint]:
@@ -374,9 +397,3 @@ def constant_sample(data: np.ndarray[Any, Any], node: Node) -> np.ndarray[Any, A
     rank, batch = node.meta["val"].dim(), node.meta["batch_axis"]
     full = data.reshape((1,) * (rank - data.ndim) + data.shape)
     return full[(slice(None),) * batch + (0,)] if isinstance(batch, int) else full
-
-
-def sample_axis(node: Node, dim: int) -> int:
-    """A dimension of a tensor as an axis of one sample (a merged batch axis stays an axis)."""
-    batch = node.meta["batch_axis"]
-    return dim - 1 if isinstance(batch, int) and dim > batch else dim

@@ -9,7 +9,7 @@ import torch
 from torch.fx.node import Node
 
 from fxloom.graph import arguments, constant, range_of
-from fxloom.support.core import ON_INTEGERS, checks, is_constant, too_large
+from fxloom.support.core import ON_INTEGERS, checks, is_constant, too_large, weights
 from fxloom.support.masks import masking_among
 
 aten = torch.ops.aten
@@ -105,16 +105,12 @@ def _index(node: Node) -> str | None:
 
 @checks(aten.prelu.default)
 def _prelu(node: Node) -> str | None:
-    if not is_constant(arguments(node)[1]):
-        return "its weight is computed. Only weights that are constants have a lowering"
-    return None
+    return weights(node, (1,))
 
 
 @checks(aten.embedding.default)
 def _embedding(node: Node) -> str | None:
-    if not is_constant(arguments(node)[0]):
-        return "its weight is computed. Only weights that are constants have a lowering"
-    return None
+    return weights(node, (0,))
 
 
 @checks(aten.matmul.default, aten.bmm.default)

@@ -178,9 +178,15 @@ def _is_sample(argument: Any, rank: int, what: str) -> str | None:
     return None if axis == 0 else f"needs {what}, and the batch here is dimension {axis}"
 
 
-def weights(node: Node, positions: Sequence[int]) -> str | None:
+def weights(node: Node, positions: Sequence[int], rounded: bool = True) -> str | None:
+    """rounded: whether the model itself may round them into formats."""
     for position in positions:
         argument = arguments(node)[position]
         if argument is not None and not is_weight(argument):
             return "its weight is computed. Only weights that are constants have a lowering"
+        if not rounded and argument is not None and not is_constant(argument):
+            return (
+                "the model rounds its weight into a format, and what it computes before that has "
+                "none. Leave the weight out and multiply by the rounded one behind it"
+            )
     return None

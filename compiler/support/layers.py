@@ -31,4 +31,4 @@ def _batch_norm(node: Node) -> str | None:
         return "it keeps no running statistics. Use track_running_stats=True"
     if arguments(node)[0].meta.get("batch_axis", 0) != 0:
         return "the batch must be its first dimension"
-    return weights(node, (1, 2, 3, 4))
+    return weights(node, (1, 2, 3, 4), rounded=False)

@@ -20,24 +20,24 @@ def _epsilon(eps: float | None) -> str | None:
 
 @checks(aten.layer_norm.default)
 def _layer_norm(node: Node) -> str | None:
-    return _epsilon(arguments(node)[4]) or weights(node, (2, 3))
+    return _epsilon(arguments(node)[4]) or weights(node, (2, 3), rounded=False)
 
 
 @checks(aten.rms_norm.default)
 def _rms_norm(node: Node) -> str | None:
-    return _epsilon(arguments(node)[3]) or weights(node, (2,))
+    return _epsilon(arguments(node)[3]) or weights(node, (2,), rounded=False)
 
 
 @checks(aten.group_norm.default)
 def _group_norm(node: Node) -> str | None:
-    return _epsilon(arguments(node)[4]) or weights(node, (2, 3))
+    return _epsilon(arguments(node)[4]) or weights(node, (2, 3), rounded=False)
 
 
 @checks(aten.instance_norm.default)
 def _instance_norm(node: Node) -> str | None:
     if not arguments(node)[5]:
         return "it keeps running statistics. Capture it again: it is a batch norm"
-    return _epsilon(arguments(node)[7]) or weights(node, (1, 2))
+    return _epsilon(arguments(node)[7]) or weights(node, (1, 2), rounded=False)
 
 
 @checks(aten.sqrt.default, aten.rsqrt.default, aten.reciprocal.default)

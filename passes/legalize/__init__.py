@@ -27,6 +27,8 @@ from fxloom.passes.legalize import norms as norms
 from fxloom.passes.legalize import pads as pads
 from fxloom.passes.legalize import transposed as transposed
 from fxloom.passes.legalize.core import REWRITES
+from fxloom.passes.legalize.given import write_once
+from fxloom.quantized_ops import brings_formats
 from fxloom.recipe import PassResult
 from fxloom.support import refusal
 
@@ -71,6 +73,8 @@ class Legalize:
             pending[:0] = fresh
         if problems:
             raise UnsupportedLayer(problems)
+        if brings_formats(result):
+            rewritten += write_once(finish(result))
         if not rewritten:
             return PassResult(graph, False, {"rewritten": []})
         finish(result)

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.node import Node
 
-from fxloom.editing import release_tensor, tensor_node
-from fxloom.graph import arguments, constant
+from fxloom.graph import arguments
 from fxloom.passes.legalize.core import insert, legalizes
 from fxloom.passes.legalize.gathers import gathered, reshaped
+from fxloom.passes.legalize.rounded import rearranged
 
 aten = torch.ops.aten
 
@@ -61,7 +61,7 @@ def _transposed(module: GraphModule, node: Node) -> Node | None:
     x, weight_node, bias_node, strides, paddings, dilations, transposed, _, groups = arguments(node)
     if not transposed:
         return None
-    weight = constant(module, weight_node.target).detach()
+    weight = weight_node.meta["val"]
     results = node.meta["val"].shape[2:]
     axes = [
         _Axis.of(*attributes)
@@ -70,17 +70,16 @@ def _transposed(module: GraphModule, node: Node) -> Node | None:
             strict=True,
         )
     ]  # fmt: skip
-    name = release_tensor(module, weight_node)
 
     def move(values: Tensor) -> Tensor:
         return _rearranged(values, axes, groups)
 
-    kernel = tensor_node(module, node, name, move(weight), move=move)
-    bias = None
-    if bias_node is not None:
-        values = constant(module, bias_node.target).detach().reshape(groups, 1, -1)
-        values = values.expand(-1, prod(strides), -1).reshape(-1).contiguous()
-        bias = tensor_node(module, node, release_tensor(module, bias_node), values)
+    def repeat(values: Tensor) -> Tensor:
+        split = values.reshape(groups, 1, -1).expand(-1, prod(strides), -1)
+        return split.reshape(-1).contiguous()
+
+    kernel = rearranged(module, node, weight_node, move)
+    bias = None if bias_node is None else rearranged(module, node, bias_node, repeat)
     symmetric = [max(0, min(axis.before, axis.after)) for axis in axes]
     rest = [
         width - padding

@@ -304,3 +304,19 @@ def test_dropout_that_drops_at_inference_is_refused(k: Any) -> None:
     model = k.Model(x, k.layers.Dropout(0.5)(x, training=True))
     with pytest.raises(UnsupportedLayer, match="training=True"):
         fxloom.capture(model, torch.zeros(1, 4))
+
+
+@both
+def test_inputs_and_layers_bear_their_names(k: Any) -> None:
+    layers = k.layers
+    image, angle = layers.Input((4, 4, 2), name="image"), layers.Input((3,), name="class")
+    y = layers.Conv2D(2, 3, activation="relu", name="conv.first")(image)
+    y = layers.Concatenate(name="joined")([layers.Flatten(name="flat")(y), angle])
+    outputs = [layers.Dense(2, name="head", activation="softmax")(y), y]
+    model = k.Model([image, angle], outputs)
+    graph = assert_agrees(randomise(model))
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    assert [node.target for node in placeholders] == ["image", "class_"]
+    origins = [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta]
+    named = ["conv_first", "conv_first.activation", "flat", "joined", "head", "head.activation"]
+    assert [origin for origin in origins if "permute" not in origin] == named
