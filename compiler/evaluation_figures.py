@@ -28,7 +28,7 @@ from fxloom.ops import Divide, Requantize
 from fxloom.passes.code_weights import CodeWeights
 from fxloom.passes.quantize import Quantize
 from fxloom.program import Program
-from fxloom.quantized_ops import LOOKUP, is_quantized
+from fxloom.quantized_ops import LOOKUP, brings_formats, is_quantized
 from fxloom.report import Figure
 from fxloom.rewriting import is_constant
 from fxloom.stages import fitting, quick
@@ -129,8 +129,8 @@ def known_to(target: Target, program: Program) -> Target:
 
 
 def numbers_of(graph: fx.GraphModule) -> Numbers:
-    """What a graph computes with."""
-    return "integers" if is_quantized(graph) else "float32"
+    """What a graph computes with: a model's own roundings are part of its floats."""
+    return "integers" if is_quantized(graph) and not brings_formats(graph) else "float32"
 
 
 def quantized_for_estimate(graph: fx.GraphModule, data: Data) -> Program:

@@ -5,11 +5,12 @@ machine, whatever its libm. Where that leaves in doubt which way an entry rounds
 what is a tie even then is one, and goes to even.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import (
     MAX_EMAX,
     MIN_EMIN,
+    ROUND_FLOOR,
     ROUND_HALF_EVEN,
     Context,
     Decimal,
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch.fx.node import Node
 
-from fxloom.fixed_point import FixedPoint, Int64Array
+from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding, fit, round_quotient
 from fxloom.graph import arguments
 
 aten = torch.ops.aten
@@ -115,6 +116,40 @@ def table(curve: Curve, source: FixedPoint, to: FixedPoint) -> Int64Array:
     """The mantissas in to, rounded to nearest and saturated, for every mantissa of source."""
     entries = table_values(curve, grid(source), to.fraction)
     return np.array([min(max(entry, to.lo), to.hi) for entry in entries], dtype=np.int64)
+
+
+def rounded_table(
+    curve: Curve,
+    source: FixedPoint,
+    to: FixedPoint,
+    rounding: Rounding,
+    overflow: Overflow,
+    mantissas: Sequence[int] | None = None,
+) -> Int64Array:
+    """The mantissas in to, rounded and fitted by those modes, for every mantissa of source, or for
+    some."""
+    step = Decimal(2) ** -source.fraction
+    with localcontext(_context(400)):
+        points = grid(source) if mantissas is None else [n * step for n in mantissas]
+    # Quarters of a step say on which side of a half a value lies.
+    limit = 1 << 60
+    quarters = [min(max(n, -limit), limit) for n in _quarters(curve, points, to.fraction)]
+    return fit(round_quotient(np.array(quarters, dtype=np.int64), 4, rounding), to, overflow)
+
+
+def _quarters(curve: Curve, points: Sequence[Decimal], fraction: int) -> Iterator[int]:
+    """The curve in units of 2**-(fraction + 2): exact where it is a multiple of two of them, else
+    the odd one between."""
+    for point in points:
+        for digits, doubt in ((DIGITS, DOUBT), (MORE_DIGITS, Decimal("1e-60"))):
+            with localcontext(_context(digits)):
+                halves = curve(point) * Decimal(2) ** (fraction + 1)
+                whole = halves.to_integral_value(ROUND_HALF_EVEN)
+                is_whole = abs(halves - whole) < doubt
+                below = int(halves.to_integral_value(ROUND_FLOOR))
+            if not is_whole:
+                break
+        yield 2 * int(whole) if is_whole else 2 * below + 1
 
 
 def table_error(curve: Curve, source: FixedPoint, to: FixedPoint, entries: Int64Array) -> float:

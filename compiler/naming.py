@@ -8,7 +8,13 @@ from fxloom.graph import op_name
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 
 State = dict[str, Tensor]
-_OURS = ("fxloom.keras.", "fxloom.onnx.", "fxloom.brevitas")
+_OURS = (
+    "fxloom.keras.",
+    "fxloom.onnx.",
+    "fxloom.brevitas.",
+    "fxloom.uniform.",
+    "fxloom.given_constants.",
+)
 """Layers of other tools: their activations are modules inside them."""
 _NETWORK = "fxloom.keras.network.Network"
 """No layer: what it does by itself is to permute what goes from layer to layer."""

@@ -370,6 +370,13 @@ def is_quantized(graph: fx.GraphModule) -> bool:
     return any(node.target in ROUNDINGS for node in graph.graph.nodes)
 
 
+def requantize_modes(node: fx.Node) -> tuple[FixedPoint, Rounding, Overflow]:
+    """Format and modes of a rounding."""
+    arguments: Sequence[Any] = node.args
+    *_, width, integer, signed, rounding, overflow = arguments
+    return FixedPoint(width, integer, signed), Rounding(rounding), Overflow(overflow)
+
+
 def is_given(node: fx.Node) -> bool:
     """Whether a node is a rounding that the model brought along: quantize wrote all others."""
     return node.target in ROUNDINGS and bool(node.meta.get(GIVEN))

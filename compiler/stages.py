@@ -16,7 +16,7 @@ from fxloom.errors import FxloomError
 from fxloom.estimation import estimate
 from fxloom.graph import origin
 from fxloom.lowering import lower
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import brings_formats, is_quantized
 from fxloom.recipe import Figures, Pass, Recipe, count_parameters
 from fxloom.report import RESOURCES, LayerCost, LayerReport, Resources, StageLayer
 from fxloom.settings import unmatched
@@ -69,7 +69,7 @@ class Stages:
         return found
 
     def _costs(self, graph: GraphModule) -> Costs | None:
-        if is_quantized(graph):
+        if is_quantized(graph) and not brings_formats(graph):
             return None  # the report is about that one
         # Passes add layers and take some away: patterns for those of other stages say nothing here.
         nodes = [node for node in graph.graph.nodes if node.op in ("call_function", "placeholder")]

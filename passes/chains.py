@@ -260,6 +260,8 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
     """known: verdicts on the nodes before."""
     if node.target in (aten.relu.default, aten.abs.default, aten.softmax.int, MASKED_SOFTMAX, ROOT):
         return True
+    if node.target in (REQUANTIZE, DIVIDE) and not arguments(node)[-3]:
+        return True
     if not is_real(node):
         return node.op != "placeholder"  # conditions and indices
     if node.target is aten.maximum.default:
@@ -300,11 +302,15 @@ def _is_nonnegative(node: Node, known: Mapping[Node, bool]) -> bool:
 
 
 def fraction_of(node: Any) -> int:
-    """Fraction bits of a value of a graph in which every chain is rounded."""
+    """Fraction bits of a value of a graph in which every chain is rounded or exact."""
     moved = 0
     while node.target not in (REQUANTIZE, DIVIDE, LOOKUP, EMBEDDING, REQUANTIZE_WEIGHTS):
         if not is_real(node) or node.target is aten.sign.default:
             return -moved
+        if node.target in LAYERS:  # exact: it has the formats that a model brought along
+            x, weight, bias = arguments(node)[:3]
+            product = fraction_of(x) + fraction_of(weight)
+            return max(product, product if bias is None else fraction_of(bias)) - moved
         if len(node.all_input_nodes) > 1:
             return max(fraction_of(arg) for arg in node.all_input_nodes) - moved
         if is_binary_shift(node):

@@ -50,8 +50,10 @@ from fxloom.passes.calibration import (
 from fxloom.passes.chains import (
     CONSTANT_ARGUMENTS,
     LAYERS,
+    MERGES,
     NARROWING,
     RELATIONS,
+    ROUNDING,
     TABLES,
     WHERE,
     Chain,
@@ -73,13 +75,21 @@ from fxloom.passes.fitting import (
     weight_label,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
+from fxloom.passes.given import Given, fine_enough, given_formats, keeps_its_own, remark_on
 from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
-from fxloom.passes.legalize import Legalize
+from fxloom.passes.legalize import Legalize, remarks_on
 from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, is_quantized
+from fxloom.quantized_ops import (
+    DIVIDE,
+    EMBEDDING,
+    REQUANTIZE,
+    brings_formats,
+    is_given,
+    is_quantized,
+)
 from fxloom.recipe import PassResult
 from fxloom.settings import convert, typed_keys
 from fxloom.sharing import Shared
@@ -135,7 +145,10 @@ class Quantize:
     fill the range of their format, which the next layer undoes; None means where activations have
     at most 6 bits. bias_correction: whether the mean of each output is made what it was (a fitted
     layer's always is). per_channel: whether each output channel's weights get a binary point of
-    their own. layers: other widths, formats, methods and modes for the layers that match a pattern
+    their own. scales: bits of the constants that multiply values or are added to them in a model
+    that brings formats along, as batch norms do that no rounded weights can take in (weights, where
+    that is more). layers: other widths, formats, methods and modes for the layers that match a
+    pattern
     (fnmatch on names; the last match wins); there, weights may be a list with the bits of every
     output channel, which then have binary points of their own (0 bits: no weights). Weights that
     are shared are rounded to nearest in one format each, and neither fitted nor equalized: whatever
@@ -161,6 +174,7 @@ class Quantize:
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
+    scales: int = 16
     layers: Mapping[str, Mapping[str, int | str | tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,6 +183,7 @@ class Quantize:
             "activations": self.activations,
             "outputs": self.outputs,
             "table_bits": self.table_bits,
+            "scales": self.scales,
         }
         optional = {"inputs": self.inputs, "biases": self.biases}
         widths |= {key: width for key, width in optional.items() if width is not None}
@@ -208,7 +223,7 @@ class Quantize:
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
         if data is None:
             raise RecipeError("quantize: required data to calibrate with, got none")
-        if is_quantized(graph):
+        if is_quantized(graph) and not brings_formats(graph):
             raise RecipeError("quantize: the graph is quantized already")
         run = self.prepared(graph, data)
         return PassResult(run.quantized(), True, run.summary)
@@ -273,8 +288,9 @@ class Quantization:
         self.options, self.module, self.data = options, module, data
         self.batch = batch_size(module)
         self.masks = hide(module, self.batches)
-        isolate(module)
-        self.chains = find_chains(module.graph)
+        self.given = Given.of(module, find_chains(module.graph))
+        isolate(module, {chain.end for chain in self._open_chains()})
+        self.chains = self._open_chains()
         self.formats: dict[str, str] = {}
         self.corrected: dict[str, float] = {}
         self.equalized: dict[str, float] = {}
@@ -285,12 +301,22 @@ class Quantization:
         self.beside: list[tuple[Node, int]] = []
         self._check_patterns()
 
+    def _open_chains(self) -> list[Chain]:
+        """Those at whose end something is to be rounded."""
+        return [
+            chain for chain in find_chains(self.module.graph) if not self.given.is_settled(chain)
+        ]
+
     @property
     def summary(self) -> dict[str, object]:
         """Formats that were chosen, the largest bias correction of every layer, bounds of the
         absolute error of every table, the numbers that were taken for masks, and warnings: one
         line for each table that may be off by a noticeable share of its values; and remarks on
-        layers whose weights are shared."""
+        layers whose weights are shared; given: formats that the model brought along."""
+        given = given_formats(self.module)
+        remarks = [*remarks_on(self.module), *([remark_on(given)] if given else [])]
+        if self.shared:
+            remarks.append(self._remark)
         return {
             "formats": self.formats,
             "bias_correction": self.corrected,
@@ -298,7 +324,8 @@ class Quantization:
             "table_errors": self.tables,
             "masks": self.masks,
             "warnings": list(dict.fromkeys(self.warnings)),
-            **({"remarks": [self._remark]} if self.shared else {}),
+            **({"given": given} if given else {}),
+            **({"remarks": remarks} if remarks else {}),
         }
 
     @property
@@ -355,7 +382,11 @@ class Quantization:
             node: Means(channel_axis(node))
             for node in self.module.graph.nodes
             # Steps share their bias: it cannot be right for each of them.
-            if node.target in LAYERS and self.options.bias_correction and not node.meta.get("tied")
+            if node.target in LAYERS
+            and self.options.bias_correction
+            and not node.meta.get("tied")
+            # What the model rounded stays as it is.
+            and node not in self.given.layers
         }
         counted: dict[Hashable, Histogram] = {
             chain.group: Histogram()
@@ -369,7 +400,8 @@ class Quantization:
         if not counted:
             for node, mean in means.items():
                 watched.setdefault(node, []).append(mean)
-        observe(self.module, self.batches(), watched)
+        if watched:
+            observe(self.module, self.batches(), watched)
         chosen = self._choose(ranges, counted)
         wanted = floats
         if counted:
@@ -442,7 +474,7 @@ class Quantization:
 
     def _is_fitted(self, node: Node) -> bool:
         """Whether the weights of a layer are rounded with its inputs in mind."""
-        if node.target not in LAYERS or not can_fit(node):
+        if node.target not in LAYERS or node in self.given.layers or not can_fit(node):
             return False
         if str(arguments(arguments(node)[1])[0].target) in sharing(self.module):
             return False
@@ -472,6 +504,9 @@ class Quantization:
             if not is_real(chains[0].end):
                 errors[group] = Errors([self._whole(chains[0].end, span)])
                 continue
+            if (wanted := self.given.wanted(chains[0])) is not None:
+                errors[group] = Errors([wanted])
+                continue
             signed = not all(verdicts[chain.end] for chain in chains)
             # A state that is also an output is as narrow as the other steps' states.
             width = min(self._activation_width(chain) for chain in chains)
@@ -491,7 +526,12 @@ class Quantization:
         if open_ends:
             watched = {chain.end: [errors[chain.group]] for chain in open_ends}
             observe(self.module, self.batches(), watched)
-        return {chain: errors[chain.group].best for chain in self.chains}
+        return {
+            chain: fine_enough(errors[chain.group].best, chain.end)
+            if chain.is_input and self.options.inputs is None and is_real(chain.end)
+            else errors[chain.group].best
+            for chain in self.chains
+        }
 
     def _whole(self, node: Node, span: Range) -> FixedPoint:
         """The format of an integer input: of short types every number, of others those seen, those
@@ -606,7 +646,9 @@ class Quantization:
                 rounded = arguments(end)[0] if end.target is NARROWING else end
                 node = insert_like(graph, end, REQUANTIZE, (rounded, *modes))
         node.meta |= {key: end.meta[key] for key in ("val", "batch_axis")} | {"twin": end.name}
-        end.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+        own = set() if chain.is_input or end.target in ROUNDING else set(end.users)
+        own = {user for user in own if keeps_its_own(user)} | {node}
+        end.replace_all_uses_with(node, delete_user_cb=lambda user: user not in own)
 
     # Weights
 
@@ -614,8 +656,9 @@ class Quantization:
         """Give every weight a format, and every literal number a short mantissa."""
         for node in list(self.module.graph.nodes):
             if node.target in LAYERS:
-                self._requantize_constant(node, 1)
-            elif is_real(node):
+                if not is_given(arguments(node)[1]):
+                    self._requantize_constant(node, 1)
+            elif is_real(node) and node not in self.given.values:
                 for position in CONSTANT_ARGUMENTS.get(node.target, ()):
                     argument = arguments(node)[position]
                     if isinstance(argument, Node) and argument.op == "get_attr":
@@ -634,7 +677,7 @@ class Quantization:
         node.update_arg(position, self._constant(source, node))
 
     def _constant(self, source: Node, layer: Node) -> Node:
-        bits = self.options.width("weights", (origin(layer),))
+        bits = self._constant_bits(layer)
         tensor = constant(self.module, source.target)
         values = tensor.detach()
         if not values.is_floating_point():  # torch converts it to the type of the result
@@ -671,6 +714,14 @@ class Quantization:
             set_weight(self.typed[key], source, to, shifts, encoding, widths)
             self.formats[str(source.target)] = weight_label(to, shifts, encoding, widths)
         return self.typed[key]
+
+    def _constant_bits(self, layer: Node) -> int:
+        """Bits of a constant: of weights, or of what stands at values in formats of the model's
+        own, such as the scale of a batch norm that those weights cannot take in."""
+        default = self.options.weights
+        if layer.target in MERGES and self.given.layers:
+            default = max(default, self.options.scales)
+        return self.options.width("weights", (origin(layer),), default)
 
     @staticmethod
     def _require_one_format(
@@ -795,6 +846,8 @@ class Quantization:
     def _round_fills(self) -> None:
         """The number that a pad puts around a value takes that value's steps, to nearest."""
         for node in self.module.graph.nodes:
+            if node in self.given.values:
+                continue
             if node.target is aten.constant_pad_nd.default and arguments(node)[2]:
                 self._shorten(node, 2)
                 step = 2.0 ** -fraction_of(arguments(node)[0])
@@ -825,8 +878,11 @@ class Quantization:
             if node.target not in LAYERS:
                 continue
             weight, bias = arguments(node)[1:3]
+            if isinstance(bias, Node) and is_given(bias):
+                continue
             if bias is None:
                 wanted = self.options.bias_correction or self._is_fitted(node)
+                wanted &= node not in self.given.layers
                 if not wanted or node.meta.get("tied"):
                     continue
                 outputs = weight.meta["val"].shape[0]

@@ -19,7 +19,7 @@ from fxloom.errors import UnsupportedLayer
 from fxloom.fixed_point import FixedPoint, Int64Array, Overflow, Rounding
 from fxloom.functions import Function, function_of, tabulated
 from fxloom.graph import arguments, constant, describe, infer, insert_like, origin
-from fxloom.passes.chains import FLOATING, MOVING, NARROWING, TABLES, find_chains, format_of
+from fxloom.passes.chains import FLOATING, MOVING, NARROWING, TABLES, format_of
 from fxloom.quantized_ops import LOOKUP, REQUANTIZE
 
 aten = torch.ops.aten
@@ -43,10 +43,12 @@ class TableError:
         return {"table": self.table, "argument": self.argument, "bound": self.bound}
 
 
-def isolate(module: fx.GraphModule) -> None:
+def isolate(module: fx.GraphModule, ends: set[Node]) -> None:
     """Put a narrowing node before every table whose argument is not rounded for tables alone, and
-    before what must know the format of its arguments where those are not rounded as they are."""
-    ends = {chain.end for chain in find_chains(module.graph)}
+    before what must know the format of its arguments where those are not rounded as they are.
+
+    ends: of the chains at whose end something is rounded.
+    """
     for node in list(module.graph.nodes):
         if node.target in TABLES:
             x = arguments(node)[0]

@@ -13,7 +13,7 @@ from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.passes.chains import LAYERS, fraction_of
 from fxloom.passes.fitting import MOST_BITS, bias_format, encoding_of, widths_of
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits
+from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, channel_limits, is_given
 
 aten = torch.ops.aten
 
@@ -66,11 +66,11 @@ def batch_norms(module: fx.GraphModule) -> list[Node]:
 
 
 def _biases(module: fx.GraphModule) -> Iterator[tuple[Node, Node]]:
-    """Layers with the rounding of their bias."""
+    """Layers with the rounding of their bias, less those in formats of the model's own."""
     for node in module.graph.nodes:
         if node.target in LAYERS:
             bias = arguments(node)[2]
-            if isinstance(bias, Node) and bias.target is REQUANTIZE:
+            if isinstance(bias, Node) and bias.target is REQUANTIZE and not is_given(bias):
                 yield node, bias
 
 

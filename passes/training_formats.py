@@ -30,6 +30,7 @@ from fxloom.quantized_ops import (
     REQUANTIZE,
     REQUANTIZE_WEIGHTS,
     SHIFT_LIKE,
+    is_given,
 )
 
 aten = torch.ops.aten
@@ -65,7 +66,9 @@ class TrainingFormats:
             twins = dict(zip(self.graph.graph.nodes, self._learner.graph.nodes, strict=True))
             given = [arguments(node)[2] for node in twins if node.target in LAYERS]
             self._biases = [
-                (b, twins[b]) for b in given if b is not None and b.target is REQUANTIZE
+                (b, twins[b])
+                for b in given
+                if b is not None and b.target is REQUANTIZE and not is_given(b)
             ]
             names = {id(constant(self.graph, name)) for name in self.trained}
             self.rounded = [
@@ -159,6 +162,8 @@ class TrainingFormats:
     def _may_change(self, node: Node, trained: set[int]) -> bool:
         """Whether nothing but layers and roundings that follow depend on a node's format."""
         if node.target not in (REQUANTIZE, REQUANTIZE_WEIGHTS) or not is_real(node):
+            return False
+        if is_given(node):
             return False
         source = arguments(node)[0]
         if source.op == "get_attr":

@@ -1,12 +1,13 @@
 """Random inputs of the shapes that a model of Keras declares."""
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import Tensor
 
+from fxloom.errors import CaptureError
 from fxloom.keras.description import Layer, Model, TensorRef, references
-from fxloom.keras.registry import Refused
 
 _TYPES = {
     "float32": torch.float32,
@@ -15,13 +16,15 @@ _TYPES = {
     "int32": torch.int32,
     "bool": torch.bool,
 }
+MAX_INPUT = 2**28
+"""Numbers of one input for one sample."""
 
 
 def example_inputs(model: Model, samples: int) -> tuple[Tensor, ...]:
     """Numbers from 0 to 1, and indices for inputs that embeddings read, whatever their dtype.
 
     Keras' inputs are float32 unless something else is said, and an embedding makes integers of
-    them. Raises Refused where a shape is not fixed.
+    them. Raises CaptureError where a shape is not fixed.
     """
     generator = torch.Generator().manual_seed(0)
     return tuple(_example(model, ref, samples, generator) for ref in model.inputs)
@@ -30,10 +33,16 @@ def example_inputs(model: Model, samples: int) -> tuple[Tensor, ...]:
 def _example(model: Model, ref: TensorRef, samples: int, generator: torch.Generator) -> Tensor:
     config = model[ref.layer].config
     shape = config.get("batch_shape", config.get("batch_input_shape"))
-    if shape is None or None in shape[1:]:
-        raise Refused(f"input {ref.layer} has shape {shape}: give an example of it")
-    sizes = (samples, *shape[1:])
-    dtype = _TYPES.get(str(config.get("dtype", "float32")), torch.float32)
+    declared = shape[1:] if isinstance(shape, list | tuple) else [None]
+    if not all(isinstance(size, int) and size > 0 for size in declared):
+        raise CaptureError(f"input {ref.layer} has shape {shape}: give an example of it")
+    if prod(declared) > MAX_INPUT:
+        raise CaptureError(f"input {ref.layer} has shape {shape}, more than {MAX_INPUT} numbers")
+    said = config.get("dtype")
+    dtype = _TYPES.get("float32" if said is None else str(said))
+    if dtype is None:
+        raise CaptureError(f"input {ref.layer}: numbers of type {said} are not known here")
+    sizes = (samples, *declared)
     rows = min(_rows(model, ref), default=None)
     if rows is not None:
         wanted = torch.int64 if dtype.is_floating_point else dtype

@@ -8,13 +8,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from keyword import iskeyword
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxloom.errors import UnsupportedLayer
-from fxloom.keras.description import Call, Layer, Model, TensorRef, references
+from fxloom.keras.description import (
+    Call,
+    Layer,
+    Model,
+    TensorRef,
+    references,
+    without_arrays,
+)
 from fxloom.keras.example_inputs import example_inputs
 from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
+
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What builders raise where a config or an array is none of the class that it names."""
 
 
 class Network(nn.Module):
@@ -24,8 +35,12 @@ class Network(nn.Module):
         """Raises UnsupportedLayer listing every layer that has no module."""
         super().__init__()
         problems: list[str] = []
+        model, constants = without_arrays(model)
         self._model = model
         self._names: dict[str, str] = {}
+        self._constants = tuple(constants)
+        for ref, array in constants.items():
+            self.register_buffer(ref.layer, torch.from_numpy(array.copy()))
         for layer in model.layers:
             if layer.class_name == "InputLayer":
                 continue
@@ -42,7 +57,7 @@ class Network(nn.Module):
         problems += unmet(model)
         if problems:
             raise UnsupportedLayer(problems)
-        self._order = _order(model)
+        self._order = _order(model, self._constants)
         self.input_names: tuple[str, ...] = ()
         for ref in model.inputs:
             self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
@@ -61,10 +76,12 @@ class Network(nn.Module):
         if len(given) != len(self._model.inputs):
             raise ValueError(f"{len(self._model.inputs)} inputs, {len(given)} arrived")
         nested = any(isinstance(each, Located) for each in given)
-        values = {
-            ref: each if isinstance(each, Located) else Located(each)
+        values = _Values(
+            (ref, each if isinstance(each, Located) else Located(each))
             for ref, each in zip(self._model.inputs, given, strict=True)
-        }
+        )
+        for ref in self._constants:
+            values[ref] = Located(getattr(self, ref.layer))
         for layer, position in self._order:
             results = self._call(layer, position, values)
             for output, result in enumerate(results):
@@ -85,14 +102,21 @@ class Network(nn.Module):
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
-            order = order(max((x.tensor.dim() for x in given), default=0))
-        first = order == "first" or (order != "keras" and any(x.channels_first for x in given))
+            order = order([x.tensor.dim() for x in given])
+        # Constants have Keras' axes, and perhaps fewer of them than what they meet.
+        free = order != "keras" and not any(ref in self._constants for ref in references(call.args))
+        first = order == "first" or (free and any(x.channels_first for x in given))
         args = _resolved(call.args, lambda ref: values[ref].moved(first))
         kwargs = _resolved(_kwargs(call), lambda ref: values[ref].moved(first))
         results = module(*args, **kwargs, **({"channels_first": first} if order == "any" else {}))
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)
+
+
+class _Values(dict[TensorRef, Located]):
+    def __missing__(self, ref: TensorRef) -> Located:
+        raise ValueError(f"layer {ref.layer} has no output {ref.output}, which is read")
 
 
 def _identifier(name: str, taken: Collection[str]) -> str:
@@ -109,7 +133,13 @@ def module_of(layer: Layer) -> nn.Module:
     """The module of a layer or of a model that stands for one. Raises Refused, UnsupportedLayer."""
     if layer.refusal:
         raise Refused(layer.refusal)
-    return built(layer) if layer.model is None else Network(layer.model)
+    if layer.model is not None:
+        return Network(layer.model)
+    try:
+        return built(layer)
+    except _BROKEN as fault:
+        what = f"{type(fault).__name__}: {fault}"
+        raise Refused(f"its config and arrays are not those of its class ({what})") from fault
 
 
 def _refuse_training(layer: Layer) -> None:
@@ -140,11 +170,11 @@ def _flat(inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
     return [given[name] for name in names] if isinstance(given, Mapping) else list(given)
 
 
-def _order(model: Model) -> list[tuple[Layer, int]]:
+def _order(model: Model, constants: Sequence[TensorRef]) -> list[tuple[Layer, int]]:
     """All calls that lead to the outputs, each behind those that it reads."""
     layers = {layer.name: layer for layer in model.layers}
     found: dict[tuple[str, int], None] = {}
-    inputs = {(ref.layer, ref.call) for ref in model.inputs}
+    inputs = {(ref.layer, ref.call) for ref in (*model.inputs, *constants)}
     pending = [(ref.layer, ref.call) for ref in reversed(model.outputs)]
     while pending:
         key = pending[-1]

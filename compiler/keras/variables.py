@@ -24,6 +24,7 @@ class Variable:
     part: tuple[str, ...] = ()
 
 
+_BUILT = "input_shape"
 Declares = Callable[[Mapping[str, Any]], list[Variable]]
 
 
@@ -38,7 +39,9 @@ def variables_of(layer: Layer) -> tuple[Variable, ...] | None:
     plain = name[1:] if layer.package == QKERAS else name
     declares = _QKERAS.get(name) if layer.package == QKERAS else None
     declares = declares or _DECLARES.get(plain)
-    return None if declares is None else tuple(declares(layer.config))
+    return (
+        None if declares is None else tuple(declares({**layer.config, _BUILT: layer.input_shape}))
+    )
 
 
 def _size(config: Mapping[str, Any], key: str) -> int | None:
@@ -52,7 +55,7 @@ def _times(factor: int, size: int | None) -> int | None:
 
 def _input(config: Mapping[str, Any], axis: int = -1) -> int | None:
     """The size of an axis of the input, where the config knows it."""
-    shape = config.get("build_input_shape")
+    shape = config.get(_BUILT)
     if not isinstance(shape, list | tuple) or not -len(shape) <= axis < len(shape):
         return None
     size = shape[axis]

@@ -14,6 +14,6 @@ from fxloom.lowering import pools as pools
 from fxloom.lowering import products as products
 from fxloom.lowering import tables as tables
 from fxloom.lowering import views as views
-from fxloom.lowering.core import LOWERINGS, exact_values, legalized, lower
+from fxloom.lowering.core import LOWERINGS, exact_values, legalized, lower, mantissas
 
-__all__ = ["LOWERINGS", "exact_values", "legalized", "lower"]
+__all__ = ["LOWERINGS", "exact_values", "legalized", "lower", "mantissas"]

@@ -1,6 +1,6 @@
 """The state of one lowering, and what its rules use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -18,7 +18,13 @@ from fxloom.graph import arguments, constant, describe, origin
 from fxloom.lowering.layouts import usual_layout
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
-from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS, brings_formats
+from fxloom.quantized_ops import (
+    REQUANTIZE,
+    REQUANTIZE_WEIGHTS,
+    brings_formats,
+    is_given,
+    requantize_modes,
+)
 from fxloom.support import refused_ports
 
 aten = torch.ops.aten
@@ -98,15 +104,22 @@ def legalized(graph: fx.GraphModule) -> fx.GraphModule:
     return Legalize()(FoldBatchnorm()(graph).graph).graph
 
 
-def exact_values(graph: fx.GraphModule) -> dict[Node, Value]:
-    """The values of a legalized graph that are computed in formats already, exactly: what each of
-    their nodes is in a program. What is missing, or needs more bits than there are, has none."""
-    lowering = Lowering(graph)
+def exact_values(
+    graph: fx.GraphModule, others: Collection[Node] = ()
+) -> tuple[dict[Node, Value], list[Node]]:
+    """The values of a legalized graph that are computed exactly in formats that the model brought
+    along, as they are in its program, and the nodes whose values need more bits than there are.
+
+    A rounding has its format whatever is rounded there. others: nodes that count as having none.
+    """
+    lowering = _Partly(graph, others)
     lowering.visit()
     values = {
-        node: found.value for node, found in lowering.known.items() if isinstance(found, Lowered)
+        node: found.value
+        for node, found in lowering.known.items()
+        if isinstance(found, Lowered) and node.op == "call_function"
     }
-    return {node: value for node, value in values.items() if node.op == "call_function"}
+    return values, list(lowering.too_wide)
 
 
 class Lowering:
@@ -117,7 +130,7 @@ class Lowering:
         self.builder = ProgramBuilder()
         self.known: dict[Node, Lowered | Quantized] = {}
         self.problems = refused_ports(graph)
-        self.too_wide: list[VerifyError] = []
+        self.too_wide: dict[Node, VerifyError] = {}
         self.constants: dict[str, list[Value]] = {}
         self.literals: dict[tuple[float, int, Shape], Value] = {}
 
@@ -125,7 +138,7 @@ class Lowering:
         """Lower every node; all problems are gathered before they are raised."""
         self.visit()
         if self.too_wide:
-            raise self.too_wide[0]
+            raise next(iter(self.too_wide.values()))
         if self.problems:
             raise UnsupportedLayer(self.problems)
         self._outputs(self.module.graph.output_node())
@@ -142,7 +155,7 @@ class Lowering:
                 except NotLowered as reason:
                     self.problems.append(f"{describe(node)}: {reason}")
                 except VerifyError as reason:
-                    self.too_wide.append(reason)
+                    self.too_wide[node] = reason
 
     def _ready(self, node: Node) -> bool:
         """Whether all computed arguments were lowered: one problem is reported once."""
@@ -158,7 +171,7 @@ class Lowering:
         if len(users) != 1 or len(node.users) != 1:
             self.problems.append(_without_format(node, len(users)))
             return
-        to, rounding, overflow = requantize_format(users[0])
+        to, rounding, overflow = requantize_modes(users[0])
         user = sample_shape(node)
         layout = usual_layout(users[0])
         value = self.builder.input(
@@ -314,6 +327,31 @@ class Lowering:
         return Lowered(value, (1, 2, 0))
 
 
+class _Partly(Lowering):
+    """As much of a graph as has formats: what rounds begins anew where its argument has none."""
+
+    def __init__(self, graph: fx.GraphModule, others: Collection[Node]) -> None:
+        super().__init__(graph)
+        self._others = others
+
+    def _ready(self, node: Node) -> bool:
+        return node not in self._others and (_begins(node) or super()._ready(node))
+
+    def _call(self, node: Node) -> Lowered | Quantized:
+        source = arguments(node)[0] if _begins(node) else None
+        if source is None or source in self.known or node in self.known or source.op == "get_attr":
+            return super()._call(node)
+        to, *_ = requantize_modes(node)
+        user = sample_shape(node)
+        layout = usual_layout(node)
+        shape = tuple(user[axis] for axis in layout)
+        return Lowered(self.builder.input(node.name, shape, to, axes=layout), layout)
+
+
+def _begins(node: Node) -> bool:
+    return is_given(node) and node.target is not REQUANTIZE_WEIGHTS
+
+
 def _without_format(port: Node, roundings: int) -> str:
     """Why an input has no port: nothing rounds it, or not all that reads it reads it rounded."""
     what = "it has no fixed-point format. "
@@ -344,20 +382,10 @@ def short_mantissa(number: float, like: Value) -> tuple[int, FixedPoint]:
     return mantissa, FixedPoint.holding(min(mantissa, 0), max(mantissa, 0), fraction)
 
 
-def requantize_format(node: Node) -> tuple[FixedPoint, Rounding, Overflow]:
-    """Format and modes of a requantize or divide node."""
-    width, integer, signed, rounding, overflow = arguments(node)[-5:]
-    return (
-        FixedPoint(width, integer, signed),
-        Rounding(rounding),
-        Overflow(overflow),
-    )
-
-
 def mantissas(tensor: Tensor, node: Node) -> tuple[IntArray, FixedPoint, tuple[int, ...]]:
     """What a rounding of weights makes of a tensor: integers, their format, and how many bits
     further left the binary point of each channel (first axis) is; none where all are the same."""
-    to, rounding, overflow = requantize_format(node)
+    to, rounding, overflow = requantize_modes(node)
     tensor = tensor.detach().cpu()
     shifts: tuple[int, ...] = ()
     if node.target is REQUANTIZE_WEIGHTS:

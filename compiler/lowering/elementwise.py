@@ -19,14 +19,10 @@ from fxloom.lowering.core import (
     constant_of,
     constant_sample,
     lowers,
-    requantize_format,
 )
 from fxloom.lowering.operands import operands
 from fxloom.ops import Op
-from fxloom.quantized_ops import (
-    DIVIDE,
-    REQUANTIZE,
-)
+from fxloom.quantized_ops import DIVIDE, REQUANTIZE, requantize_modes
 
 aten = torch.ops.aten
 
@@ -87,9 +83,7 @@ LOWERINGS[aten.mul.Tensor] = _merge(ops.Mul())
 @lowers(REQUANTIZE)
 def _requantize(lowering: Lowering, node: Node) -> Lowered:
     x = lowering.tensor(node, 0)
-    return replace(
-        x, value=lowering.emit(ops.Requantize(*requantize_format(node)), [x.value], node)
-    )
+    return replace(x, value=lowering.emit(ops.Requantize(*requantize_modes(node)), [x.value], node))
 
 
 @lowers(DIVIDE)
@@ -104,5 +98,5 @@ def _divide(lowering: Lowering, node: Node) -> Lowered:
         raise NotLowered("a divisor must be positive integers")
     kind = FixedPoint.holding(0, int(integers.max()), 0)
     d = lowering.constant(f"{origin(node)}.divisor", integers, kind)
-    op = ops.Divide(*requantize_format(node))
+    op = ops.Divide(*requantize_modes(node))
     return replace(x, value=lowering.emit(op, [x.value, d], node))

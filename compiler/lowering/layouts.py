@@ -69,6 +69,7 @@ def _places(user: Node, source: Node, places: Layout) -> Layout | None:
         batch = source.meta["batch_axis"]
         order = [sample_axis(source, dim) for dim in arguments(user)[1] if dim != batch]
         return tuple(order.index(axis) for axis in places)
-    keeps = user.target in (*_KEEPING, REQUANTIZE) or torch.Tag.pointwise in user.target.tags
+    tags = getattr(user.target, "tags", ())
+    keeps = user.target in (*_KEEPING, REQUANTIZE) or torch.Tag.pointwise in tags
     same = isinstance(user.meta.get("val"), torch.Tensor) and len(sample_shape(user)) == len(places)
     return places if keeps and same else None

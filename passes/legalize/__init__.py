@@ -28,6 +28,8 @@ from fxloom.passes.legalize import pads as pads
 from fxloom.passes.legalize import transposed as transposed
 from fxloom.passes.legalize.core import REWRITES
 from fxloom.passes.legalize.given import write_once
+from fxloom.passes.legalize.given_tables import tabulate
+from fxloom.passes.legalize.scales import move
 from fxloom.quantized_ops import brings_formats
 from fxloom.recipe import PassResult
 from fxloom.support import refusal
@@ -35,7 +37,14 @@ from fxloom.support import refusal
 if TYPE_CHECKING:
     from fxloom.data import Data
 
-__all__ = ["REWRITES", "Legalize"]
+__all__ = ["REWRITES", "Legalize", "remarks_on"]
+
+_REMARKS = "legalized"
+
+
+def remarks_on(graph: GraphModule) -> list[str]:
+    """What people should know of how a graph was legalized."""
+    return list(graph.meta.get(_REMARKS, ()))
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,15 @@ class Legalize:
             pending[:0] = fresh
         if problems:
             raise UnsupportedLayer(problems)
+        remarks: list[str] = []
         if brings_formats(result):
-            rewritten += write_once(finish(result))
+            moved, remarks = move(finish(result))
+            rewritten += [*moved, *write_once(result), *tabulate(result)]
         if not rewritten:
             return PassResult(graph, False, {"rewritten": []})
         finish(result)
         refresh_shapes(result)
-        return PassResult(result, True, {"rewritten": list(dict.fromkeys(rewritten))})
+        if remarks:
+            result.meta[_REMARKS] = [*remarks_on(result), *remarks]
+        summary: dict[str, object] = {"rewritten": list(dict.fromkeys(rewritten))}
+        return PassResult(result, True, summary | ({"remarks": remarks} if remarks else {}))

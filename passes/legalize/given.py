@@ -66,6 +66,11 @@ def behind(node: Node, through: tuple[Any, ...]) -> tuple[list[Node], list[Node]
     return ends, passed, alone
 
 
+def all_round(node: Node) -> bool:
+    """Whether everything that reads a value rounds it, in a format of the model's own."""
+    return all(user.target is REQUANTIZE and is_given(user) for user in node.users)
+
+
 def _passes(node: Node, through: tuple[Any, ...]) -> bool:
     if node.target is aten.constant_pad_nd.default:
         return node.target in through and arguments(node)[2] == 0

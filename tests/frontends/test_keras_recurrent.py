@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
 
 def all_of(k: Any, *layers: Any) -> Any:
     """A model with every output of every layer."""
-    x = k.layers.Input((3, 3))
+    x = k.layers.Input((2, 3))
     outputs = [layer(x) for layer in layers]
     flat = [one for each in outputs for one in (each if isinstance(each, list | tuple) else [each])]
     return randomise(k.Model(x, flat))

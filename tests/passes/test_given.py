@@ -1,0 +1,197 @@
+"""quantize and finetune of models that bring formats along."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from fxloom import Recipe, capture, lower, simulate
+from fxloom.data import Data
+from fxloom.errors import RecipeError
+from fxloom.exact import exact_forward
+from fxloom.graph import constant
+from fxloom.passes import Finetune, Prune, Quantize
+from fxloom.quantized_ops import GIVEN, REQUANTIZE
+from tests.given_nets import Rounded, Weighted, rounded
+
+WIDE = (30, 2, True)
+
+
+def in_order(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(Rounded(8, 3), *layers).eval()
+
+
+def completed(net: nn.Module, x: Tensor, **keys: Any) -> tuple[fx.GraphModule, Mapping[str, Any]]:
+    result = Recipe([Quantize(**keys)]).run(capture(net, x[:2]), Data.of(x))
+    return result.graph, result.steps[0].summary
+
+
+def dense(inputs: int = 9, outputs: int = 5) -> nn.Module:
+    return Weighted(nn.Linear(inputs, outputs))
+
+
+def test_where_everything_is_given_nothing_is_rounded_again() -> None:
+    torch.manual_seed(0)
+    net = in_order(dense(), nn.ReLU(), Rounded(6, 2, False), dense(5, 3))
+    x = torch.randn(50, 9)
+    graph, summary = completed(net, x)
+    wanted = net.double()(x.double()).detach().numpy()
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+    np.testing.assert_array_equal(exact_forward(graph, x).numpy(), wanted)
+    assert summary["formats"] == {}
+    assert summary["bias_correction"] == {}
+    assert summary["given"]["1.layer.weight"] == "fixed<6,1>"
+    assert "3.requantize ufixed<6,2>" in summary["remarks"][0]
+
+
+def test_what_has_no_format_gets_one_and_the_rest_keeps_its_own() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        dense(), nn.ReLU(), Rounded(6, 2, False), nn.Linear(5, 7), nn.ReLU(), dense(7, 3),
+        nn.Softmax(1),
+    ).eval()  # fmt: skip
+    x = torch.randn(200, 9)
+    graph, summary = completed(net, x)
+    assert set(summary["formats"]) == {"input", "3.weight", "4", "5.linear", "6"}
+    assert set(summary["bias_correction"]) == {"3"}
+    given = [node for node in graph.graph.nodes if node.meta.get(GIVEN)]
+    assert [node.args[1:4] for node in given].count((6, 1, True)) == 4
+    assert [node.args[1:4] for node in given].count((6, 2, False)) == 1
+    values = simulate(lower(graph), x.numpy())
+    np.testing.assert_array_equal(values, exact_forward(graph, x).numpy())
+    assert np.abs(values - net(x).detach().numpy()).max() < 0.02
+
+
+def test_a_batch_norm_behind_given_weights_gets_enough_bits_and_is_rounded_once() -> None:
+    torch.manual_seed(0)
+    net = in_order(dense(), nn.BatchNorm1d(5), nn.ReLU(), Rounded(6, 2, False))
+    x = torch.randn(200, 9)
+    with torch.no_grad():
+        net.train()(x)
+    net.eval()
+    graph, summary = completed(net, x)
+    assert summary["formats"] == {"2.scale": "fixed<16,2>", "2.shift": "fixed<16,-4>"}
+    values = simulate(lower(graph), x.numpy())
+    wanted = net(x).detach().numpy()
+    assert np.mean(values != wanted) < 0.01
+    assert np.abs(values - wanted).max() <= 2**-4
+    narrow, _ = completed(net, x, scales=4, weights=4)
+    assert np.mean(simulate(lower(narrow), x.numpy()) != wanted) > 0.05
+
+
+@pytest.mark.parametrize("modes", ["RND_CONV SAT", "TRN SAT", "RND_ZERO SAT_SYM"])
+def test_a_function_of_exact_values_is_rounded_once(modes: str) -> None:
+    torch.manual_seed(0)
+    net = in_order(Weighted(nn.Linear(9, 5), (6, 3, True)), nn.Tanh(), Rounded(6, 1, modes=modes))
+    x = 3 * torch.randn(100, 9)
+    graph = capture(net, x[:2])
+    wanted = net.double()(x.double()).detach().numpy()
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+    graph, summary = completed(net.float(), x)
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+    assert summary["formats"] == {}
+
+
+def test_a_function_of_what_is_too_wide_for_a_table_has_its_argument_rounded_and_says_so() -> None:
+    torch.manual_seed(0)
+    net = in_order(Weighted(nn.Linear(9, 5), (16, 1, True)), nn.Sigmoid(), Rounded(12, 1, False))
+    _, summary = completed(net, torch.randn(100, 9))
+    assert summary["formats"] == {"2.argument": "fixed<10,2>", "2": "ufixed<12,1>"}
+
+
+def test_values_are_rounded_again_where_products_would_be_too_wide() -> None:
+    torch.manual_seed(0)
+    net = in_order(*(Weighted(nn.Linear(4, 4), WIDE, WIDE) for _ in range(3)))
+    x = torch.randn(100, 4)
+    graph, summary = completed(net, x, activations=20)
+    assert "1.linear" in summary["formats"]
+    error = simulate(lower(graph), x.numpy()) - net(x).detach().numpy()
+    assert np.abs(error).max() < 1e-3
+
+
+class Inputs(nn.Module):
+    """An input that is rounded twice, to nearest, and read as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Weighted(nn.Linear(9, 4)), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(rounded(x, 6, 2)) + self.second(x) + self.first(rounded(x, 4, 2))
+
+
+def test_an_input_with_several_readers_is_finer_than_the_roundings_that_read_it() -> None:
+    torch.manual_seed(0)
+    net, x = Inputs().eval(), torch.randn(100, 9)
+    graph, summary = completed(net, x)
+    assert summary["formats"]["x"] == "fixed<15,3>"
+    assert summary["given"]["requantize"] == "fixed<6,2>"
+    assert np.abs(simulate(lower(graph), x.numpy()) - net(x).detach().numpy()).max() < 0.2
+
+
+def test_a_value_that_others_read_unrounded_is_rounded_once_for_each() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(9, 9), nn.Linear(9, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.first(rounded(x, 8, 3))
+            return rounded(y, 12, 3), self.second(torch.relu(y))
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(100, 9)
+    graph, _ = completed(net, x, weights=16, activations=4)
+    roundings = [node for node in graph.graph.nodes if node.meta.get(GIVEN)]
+    sources = {node.args[0].target for node in roundings[1:]}
+    assert sources == {torch.ops.aten.linear.default}
+    fine = simulate(lower(graph), x.numpy())[0] - net(x)[0].detach().numpy()
+    assert np.abs(fine).max() < 0.01
+
+
+def test_what_quantize_wrote_is_quantized_already_and_other_passes_say_so_of_both() -> None:
+    torch.manual_seed(0)
+    net, x = in_order(dense()), torch.randn(50, 9)
+    graph = capture(net, x[:2])
+    done, _ = completed(net, x)
+    with pytest.raises(RecipeError, match="the graph is quantized already"):
+        Quantize()(done, Data.of(x))
+    for each in graph, done:
+        with pytest.raises(RecipeError, match="quantized"):
+            Prune(sparsity=0.5)(each, Data.of(x))
+
+
+def labelled() -> tuple[nn.Module, Data]:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        Rounded(8, 3), dense(9, 12), nn.ReLU(), Rounded(6, 2, False), nn.Linear(12, 8), nn.ReLU(),
+        dense(8, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(300, 9)
+    return net, Data.of((x, (x[:, :3]).argmax(1)))
+
+
+@pytest.mark.parametrize("keys", [{}, {"ranges": True, "narrowing": 1}])
+def test_training_leaves_given_formats(keys: Mapping[str, Any]) -> None:
+    net, data = labelled()
+    graph = capture(net, data.example(2))
+    recipe = Recipe([Quantize(activations=4), Finetune(epochs=4, **keys)])
+    result = recipe.run(graph, data)
+    kept = [n.args[1:] for n in result.graph.graph.nodes if n.meta.get(GIVEN)]
+    first = [n.args[1:] for n in graph.graph.nodes if n.target is REQUANTIZE]
+    assert kept == first
+    losses = result.steps[1].summary
+    assert losses["kept"]["loss"] < losses["first"]["loss"]
+    lower(result.graph)
+
+
+def test_a_graph_with_formats_trains_before_quantize_too() -> None:
+    net, data = labelled()
+    graph = capture(net, data.example(2))
+    result = Recipe([Finetune(epochs=3), Quantize()]).run(graph, data)
+    name = "1.layer.weight"
+    assert not torch.equal(constant(result.graph, name), constant(graph, name))
+    lower(result.graph)
