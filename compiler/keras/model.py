@@ -18,6 +18,10 @@ from fxloom.keras import moves as moves
 from fxloom.keras import norms as norms
 from fxloom.keras import operations as operations
 from fxloom.keras import pools as pools
+from fxloom.keras import qconvolutions as qconvolutions
+from fxloom.keras import qlayers as qlayers
+from fxloom.keras import qnorms as qnorms
+from fxloom.keras import qpools as qpools
 from fxloom.keras import recurrent as recurrent
 from fxloom.keras import transposed as transposed
 from fxloom.keras import wrappers as wrappers
