@@ -19,7 +19,7 @@ from fxloom.given_constants import QuantizerRefused
 from fxloom.onnx.files import QONNX, STANDARD, opset
 from fxloom.onnx.names import module_names, node_name
 from fxloom.onnx.network import Network, Port, Step
-from fxloom.onnx.node import Node, Refused
+from fxloom.onnx.node import Node, Refused, fitting
 from fxloom.onnx.registry import BUILDERS, Builder, module_of, rounding_of
 from fxloom.onnx.tensors import TORCH_TYPES, tensor_of, type_name
 from fxloom.onnx.values import Value, constant, joined
@@ -145,17 +145,18 @@ class _Reader:
             raise Refused(
                 "it reads integers of a QuantizeLinear. Only a DequantizeLinear may follow one"
             )
-        if proto.op_type in ("Shape", "Size") or all(v is None or v.known for v in inputs):
-            results = self._known_results(node, inputs, builder)
-        else:
+        results: list[Value] | None = None
+        if proto.op_type not in ("Shape", "Size") and not all(v is None or v.known for v in inputs):
             view = node()
             module, positions = module_of(view, builder)
-            results = self._computed_results(view, module, positions)
-            names = tuple(proto.input[place] for place in positions)
-            outputs = tuple(
-                each if used else "" for each, used in zip(proto.output, read, strict=True)
-            )
-            self._modules.append((Step(name, names, outputs), module))
+            if any(not view.value(place).known for place in positions):
+                results = self._computed_results(view, module, positions)
+                names = tuple(proto.input[place] for place in positions)
+                pairs = zip(proto.output, read, strict=True)
+                outputs = tuple(output if used else "" for output, used in pairs)
+                self._modules.append((Step(name, names, outputs), module))
+        if results is None:
+            results = self._known_results(node, inputs, builder)
         if any(read[len(results) :]):
             raise Refused(f"{len(proto.output)} outputs are asked for, it has {len(results)}")
         self._values.update(
@@ -199,7 +200,8 @@ class _Reader:
                 self._left -= sum(each.numel() for each in shapes)
             if self._left < 0:
                 raise Refused(f"constants of more than {MAX_CONSTANTS} values are computed")
-            results = module(*(each.first for each in given))
+            with fitting(*(each.shapes[0] for each in given)):
+                results = module(*(each.first for each in given))
         results = [results] if isinstance(results, Tensor) else list(results)
         rounding = rounding_of(node.kind, module, given)
         pair = getattr(module, "pair", None)
@@ -215,15 +217,8 @@ class _Reader:
 
     def _run(self, node: Node, module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs as fake tensors."""
-        try:
-            with quiet(), self._fake, torch.no_grad():
-                results = module(*inputs)
-        except Refused:
-            raise
-        except Exception as fault:  # of torch, for shapes and types that do not fit together
-            reason = str(fault).strip().partition("\n")[0][:200] or type(fault).__name__
-            shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-            raise Refused(f"inputs of {shapes} do not fit it: {reason}") from None
+        with fitting(*(tuple(each.shape) for each in inputs)), quiet(), self._fake, torch.no_grad():
+            results = module(*inputs)
         return [results] if isinstance(results, Tensor) else list(results)
 
 

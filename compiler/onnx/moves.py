@@ -138,7 +138,8 @@ def _split(node: Node) -> Function:
     else:
         pieces = node.numbers(1, "sizes") if node.has(1) else None
     if pieces is None:
-        count = node.integer("num_outputs", count)
+        if node.integer("num_outputs", count) != count:
+            raise Refused(f"num_outputs is not {count}, as many as it has")
         each = -(-size // max(count, 1))
         pieces = [max(min(each, size - place * each), 0) for place in range(count)]
     return lambda x: torch.split(x, pieces, axis)

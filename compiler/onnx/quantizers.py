@@ -57,6 +57,13 @@ class Rounded(nn.Module):
         return self.rounding(x).values
 
 
+def _of_constant(node: Node, to: Grid | None, scale: Tensor) -> Rounded:
+    values = node.value(0).first
+    if not values.numel() or not bool(torch.isfinite(values).all()):
+        raise Refused("the values that it rounds must be finite numbers")
+    return Rounded(to, scale)
+
+
 @builds("Quant", "IntQuant", domain="qonnx")
 def _quant(node: Node) -> nn.Module:
     scale, zero, bits = (
@@ -69,16 +76,16 @@ def _quant(node: Node) -> nn.Module:
         if bool(zero.any()):
             raise Refused("a zero point other than 0 of one signed bit has no meaning")
         _refuse_scales(scale)
-        return Rounded(None, scale) if constant_input else Signs(scale)
+        return _of_constant(node, None, scale) if constant_input else Signs(scale)
     to = grid(scale, zero, bits, signed=signed, narrow=narrow, rounding=mode)
-    return Rounded(to, scale) if constant_input else Quant(to)
+    return _of_constant(node, to, scale) if constant_input else Quant(to)
 
 
 @builds("BipolarQuant", domain="qonnx")
 def _bipolar(node: Node) -> nn.Module:
     scale = node.constant(1, "scale")
     _refuse_scales(scale)
-    return Rounded(None, scale) if node.value(0).constant else Signs(scale)
+    return _of_constant(node, None, scale) if node.value(0).constant else Signs(scale)
 
 
 def _refuse_scales(scale: Tensor) -> None:
@@ -181,7 +188,7 @@ def _quantize_linear(node: Node) -> nn.Module:
     lo, hi = (limit - shift for limit in _LIMITS[kind])
     values = array_of(scale).astype(np.float64)
     to = Grid(values, np.zeros((), np.int64), lo, hi, Rounding.RND_CONV)
-    module = Rounded(to, scale) if node.value(0).constant else Quant(to)
+    module = _of_constant(node, to, scale) if node.value(0).constant else Quant(to)
     return paired(module, scale, zero)
 
 

@@ -178,4 +178,4 @@ def test_refuses_by_name(name: str) -> None:
     model = onnx_model(nodes, {"x": shape}, constants)
     x = torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])])
     with pytest.raises(UnsupportedLayer, match=words):
-        fxloom.capture(model, torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])]))
+        fxloom.capture(model, x)
