@@ -128,7 +128,7 @@ class _Reader:
         domain = "" if proto.domain in STANDARD else "qonnx"
         builder = BUILDERS.get((domain, proto.op_type))
         if builder is None:
-            raise Refused("no such operator is known here. docs/onnx.md lists those that are")
+            raise Refused("no such operator is known here. `fxloom list layers` shows those that are")
         if any(self._values.get(each, ...) is None for each in proto.input if each):
             self._values.update(dict.fromkeys(proto.output))
             return  # what it reads is refused

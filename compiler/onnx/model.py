@@ -17,6 +17,7 @@ from fxloom.onnx import shapes as shapes
 from fxloom.onnx.files import check_model, read_model
 from fxloom.onnx.loading import network_of_graph
 from fxloom.onnx.network import Network
+from fxloom.onnx.registry import BUILDERS as BUILDERS
 
 
 def network_of(model: Any) -> Network:
