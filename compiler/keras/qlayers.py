@@ -7,7 +7,7 @@ from torch.nn import functional
 from fxloom.keras.description import Layer
 from fxloom.keras.qformats import Product, quantized_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Refused, builds, ordered, tensor_of
+from fxloom.keras.registry import Refused, activated, builds, ordered
 
 
 class QDense(Product):
@@ -20,7 +20,7 @@ class QDense(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(functional.linear, x)
-        return y if self.activation is None else tensor_of(self.activation(y))
+        return activated(self.activation, y, channels_first=False)
 
 
 @builds("QDense", package="qkeras")

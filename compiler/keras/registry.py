@@ -108,6 +108,12 @@ def activation(name: Any, layer: Layer) -> nn.Module | None:
     return named(name, layer)
 
 
+def ordered(module: nn.Module, order: Order) -> nn.Module:
+    """The module, which takes its axes so (see builds)."""
+    vars(module)["order"] = order
+    return module
+
+
 def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:
     """The activation of a layer's result. channels_first: Keras has them last, y as axis 1."""
     if function is None:
