@@ -197,5 +197,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 def test_refuses_by_name(name: str) -> None:
     nodes, shape, constants, words = REFUSED[name]
     model = onnx_model(nodes, {"x": shape}, constants)
+    x = torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])])
     with pytest.raises(UnsupportedLayer, match=words):
         fxloom.capture(model, x)
