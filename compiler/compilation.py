@@ -34,13 +34,15 @@ from fxloom.examples import declared_inputs, examples_of
 from fxloom.fifo_memory import fifo_note
 from fxloom.frontend import capture
 from fxloom.graph import as_indices, check_inputs, origin, output_nodes
-from fxloom.lowering import lower
+from fxloom.lowering import legalized, lower
 from fxloom.made_from import MadeFrom
 from fxloom.manifest import read_manifest
 from fxloom.model_file import opened
+from fxloom.passes.legalize import remarks_on
 from fxloom.processes import is_follower, train_together, wait_for_all
 from fxloom.program import Program
 from fxloom.program_file import load_program, save_program
+from fxloom.quantized_ops import brings_formats
 from fxloom.recipe import Recipe, RecipeResult, count_parameters
 from fxloom.report import PassReport, Report
 from fxloom.report_graph import graph_of
@@ -128,8 +130,9 @@ def compile(
 
     model: as for `capture`. example_inputs: what it is called with; by default the first samples of
     data, as int64 where the model does not take them as float32 and they are whole numbers, or what
-    the model declares. recipe: passes, or a
-    TOML file; by default Quantize(). target: a Target, a TOML file or a part's name. data: whatever
+    the model declares. recipe: passes, or a TOML file; by default Quantize(), which a model that
+    brings formats for everything along needs no data for. target: a Target, a TOML file or a part's
+    name. data: whatever
     Data.of takes. progress: told what begins. name: what the report calls the model; by default its
     file or class. teacher: of passes that distill and name none; by default the captured model.
     Where processes train together, the first one writes and the others open what it wrote.
@@ -142,6 +145,12 @@ def compile(
     source = "" if isinstance(target, Target) or not target else f"{target}: "
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
+    graph: GraphModule | None = None
+    if recipe is None and samples is None and example_inputs is not None:
+        with one_thread():
+            graph = capture(model, example_inputs)
+        if brings_formats(graph):  # it may bring all of them: lower knows
+            steps = Recipe([passes.Legalize()])
     steps.require_data(samples)
     steps.require_use(teacher)
     steps.to_toml()  # what the build cannot hold is told now
@@ -161,7 +170,8 @@ def compile(
     directory = BuildDir(out, manifest)
     with one_thread(), directory as folder:
         tell("capture")
-        graph = capture(model, example_inputs)
+        if graph is None:
+            graph = capture(model, example_inputs)
         require_fitting(graph, samples)
         require_layers(goal, graph, steps, source)
         stages = Stages(steps, goal, samples) if compresses(steps) else None
@@ -173,10 +183,13 @@ def compile(
             teacher,
         )
         tell("lower")
-        program = lower(result.graph)
+        fixed = legalized(result.graph)
+        program = lower(fixed)
         report = _estimated(program, goal, source)
         tell("compare with the float model")
         report = _with_measurements(report, program, graph, result, samples, stages)
+        if fixed is not result.graph:  # no pass has said it
+            report = replace(report, notes=(*report.notes, *remarks_on(fixed)))
         if has_schedule(goal):
             note = fifo_note(program, StreamSchedule(program, goal))
             report = replace(report, notes=(*report.notes, note))

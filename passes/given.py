@@ -20,6 +20,7 @@ from fxloom.graph import arguments, constant, origin
 from fxloom.lowering import exact_values
 from fxloom.passes.chains import CHOOSING, LAYERS, MOVING, ROUNDING, Chain, format_of
 from fxloom.passes.fitting import encoding_of, weight_label, widths_of
+from fxloom.passes.legalize.scales import MERGED
 from fxloom.program import Value
 from fxloom.quantized_ops import (
     GIVEN,
@@ -138,7 +139,7 @@ def given_formats(module: GraphModule) -> dict[str, str]:
     for node in module.graph.nodes:
         if node.target is LOOKUP and node.meta.get(GIVEN):
             found[origin(node)] = str(format_of(node))
-        if not is_given(node):
+        if not is_given(node) or node.meta.get(MERGED):
             continue
         source = arguments(node)[0]
         to = FixedPoint(*arguments(node)[-5:-2])

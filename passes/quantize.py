@@ -78,7 +78,7 @@ from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.given import Given, fine_enough, given_formats, keeps_its_own, remark_on
 from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
-from fxloom.passes.legalize import REMARKS, Legalize
+from fxloom.passes.legalize import Legalize, remarks_on
 from fxloom.passes.masks import hide
 from fxloom.passes.tabulate import isolate
 from fxloom.passes.written import INSERTS
@@ -314,7 +314,7 @@ class Quantization:
         line for each table that may be off by a noticeable share of its values; and remarks on
         layers whose weights are shared; given: formats that the model brought along."""
         given = given_formats(self.module)
-        remarks = [*self.module.meta.get(REMARKS, ()), *([remark_on(given)] if given else [])]
+        remarks = [*remarks_on(self.module), *([remark_on(given)] if given else [])]
         if self.shared:
             remarks.append(self._remark)
         return {

@@ -37,10 +37,14 @@ from fxloom.support import refusal
 if TYPE_CHECKING:
     from fxloom.data import Data
 
-__all__ = ["REMARKS", "REWRITES", "Legalize"]
+__all__ = ["REWRITES", "Legalize", "remarks_on"]
 
-REMARKS = "legalized"
-"""In the meta of a graph: what people should know of how it was legalized."""
+_REMARKS = "legalized"
+
+
+def remarks_on(graph: GraphModule) -> list[str]:
+    """What people should know of how a graph was legalized."""
+    return list(graph.meta.get(_REMARKS, ()))
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,6 @@ class Legalize:
         finish(result)
         refresh_shapes(result)
         if remarks:
-            result.meta[REMARKS] = [*result.meta.get(REMARKS, ()), *remarks]
+            result.meta[_REMARKS] = [*remarks_on(result), *remarks]
         summary: dict[str, object] = {"rewritten": list(dict.fromkeys(rewritten))}
         return PassResult(result, True, summary | ({"remarks": remarks} if remarks else {}))

@@ -41,6 +41,9 @@ from fxloom.support.core import is_constant
 
 aten = torch.ops.aten
 
+MERGED = "merged"
+"""In the meta of a constant that was made of several."""
+
 _LAYERS = (aten.linear.default, aten.convolution.default)
 _THROUGH = (
     *(aten.relu.default, aten.max_pool1d.default, aten.max_pool2d.default, aten.amax.default),
@@ -306,7 +309,7 @@ class _Scales:
         with self.module.graph.inserting_before(node):
             typed = self.module.graph.call_function(REQUANTIZE, (source, *modes))
         typed.meta = {"origin": origin(node), "val": source.meta["val"], "batch_axis": None}
-        typed.meta[GIVEN] = True
+        typed.meta |= {GIVEN: True, MERGED: True}
         return typed
 
     def _insert(self, like: Node, target: Any, *args: Any, before: Node | None = None) -> Node:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom import capture, lower, simulate
-from fxloom.errors import UnsupportedLayer, VerifyError
+from fxloom.errors import CaptureError, UnsupportedLayer, VerifyError
 from fxloom.exact import exact_forward
-from tests.given_nets import Rounded, Weighted, rounded
+from tests.given_nets import Rounded, Weighted, random_net, rounded
 
 
 class Scaled(nn.Module):
@@ -234,3 +234,58 @@ def test_a_norm_with_rounded_weights_is_refused_by_name() -> None:
 
     with pytest.raises(UnsupportedLayer, match="multiply by the rounded one behind it"):
         capture(Net().eval(), torch.randn(2, 4))
+
+
+class Ties(nn.Module):
+    """A sum whose order decides ties in float32."""
+
+    def __init__(self, faulty: bool = False) -> None:
+        super().__init__()
+        self.layer, self.faulty = nn.Linear(400, 40), faulty
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = rounded(x, 18, 3)
+        y = rounded(self.layer(x), 24, 4)
+        if self.faulty and torch.compiler.is_compiling():
+            y = y + 2.0**-20
+        return y
+
+
+def test_what_float32_makes_of_ties_is_no_fault_and_the_last_bit_is_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 400)
+    capture(Ties().eval(), x)
+    with pytest.raises(CaptureError, match="graph and model disagree at batch size 1"):
+        capture(Ties(faulty=True).eval(), x)
+
+
+class Narrow(nn.Module):
+    """What names its own type cannot run in another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rounded(functional.linear(x.float(), torch.ones(3, 4)), 8, 3)
+
+
+def test_a_model_that_names_its_type_is_compared_in_that() -> None:
+    torch.manual_seed(0)
+    net, x = Narrow().eval(), torch.randn(8, 4)
+    assert torch.equal(capture(net, x)(x), net(x))
+
+
+def test_an_exported_program_brings_its_formats_along() -> None:
+    torch.manual_seed(0)
+    net, x = in_order(Scaled(9, 5)).eval(), torch.randn(8, 9)
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(net, (x,), dynamic_shapes=dynamic, strict=False)
+    graph = capture(program, x)
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), net(x).detach().numpy())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_models_are_computed_to_the_bit(seed: int) -> None:
+    net, shape = random_net(seed)
+    x = 4 * torch.randn(32, *shape)
+    graph = capture(net, x[:2])
+    wanted = net.double()(x.double()).detach().numpy()
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+    np.testing.assert_array_equal(exact_forward(graph, x).numpy(), wanted)
