@@ -4,10 +4,11 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fxloom.keras.activations import Pointwise
 from fxloom.keras.description import Layer
 from fxloom.keras.qformats import Product, quantized_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Refused, builds, ordered, tensor_of
+from fxloom.keras.registry import Refused, activated, builds
 
 
 class QDense(Product):
@@ -19,8 +20,7 @@ class QDense(Product):
         self.activation = function_of(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.product(functional.linear, x)
-        return y if self.activation is None else tensor_of(self.activation(y))
+        return activated(self.activation, self.product(functional.linear, x), False)
 
 
 @builds("QDense", package="qkeras")
@@ -30,7 +30,7 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
+    return function_of(layer.config["activation"], layer) or Pointwise(lambda x: x)
 
 
 @builds("QAdaptiveActivation", package="qkeras")
