@@ -21,7 +21,16 @@ from fxloom.batch_rules import RULES, BatchAxis, Merged, Mixed, batch_rule, broa
 from fxloom.graph import aten, describe, infer, output_nodes, sample_dims, shape_problem
 from fxloom.rewriting import unknown
 
-__all__ = ["BatchAxis", "Merged", "Mixed", "batch_rule", "result_axis", "sample_shape", "track"]
+__all__ = [
+    "BatchAxis",
+    "Merged",
+    "Mixed",
+    "batch_rule",
+    "result_axis",
+    "sample_axis",
+    "sample_shape",
+    "track",
+]
 
 
 def track(graph_module: fx.GraphModule, line: Callable[[Node], str] = lambda _: "") -> list[str]:
@@ -80,6 +89,12 @@ def sample_shape(node: Node) -> tuple[int, ...]:
     elif axis is not None:
         del shape[axis]
     return tuple(shape)
+
+
+def sample_axis(node: Node, dim: int) -> int:
+    """A dimension of a tensor as an axis of one sample (a merged batch axis stays an axis)."""
+    batch = node.meta["batch_axis"]
+    return dim - 1 if isinstance(batch, int) and dim > batch else dim
 
 
 def result_axis(node: Node) -> BatchAxis:

@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch import Tensor
 from torch.fx import GraphModule
 
 from fxloom import backends, passes
@@ -31,13 +30,14 @@ from fxloom.builddir import BuildDir
 from fxloom.data import Data, SplitName
 from fxloom.errors import CaptureError, DataError, FxloomError, TargetError, VerifyError
 from fxloom.estimation import estimate
-from fxloom.examples import examples_of
+from fxloom.examples import declared_inputs, examples_of
 from fxloom.fifo_memory import fifo_note
 from fxloom.frontend import capture
 from fxloom.graph import as_indices, check_inputs, origin, output_nodes
 from fxloom.lowering import legalized, lower
 from fxloom.made_from import MadeFrom
 from fxloom.manifest import read_manifest
+from fxloom.model_file import opened
 from fxloom.passes.legalize import remarks_on
 from fxloom.processes import is_follower, train_together, wait_for_all
 from fxloom.program import Program
@@ -116,7 +116,7 @@ class Compilation:
 
 
 def compile(
-    model: nn.Module | ExportedProgram,
+    model: object,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     recipe: Recipe | str | Path | None = None,
     target: Target | str | Path | None = None,
@@ -128,12 +128,13 @@ def compile(
 ) -> Compilation:
     """Compile a model into a build directory, which appears whole or not at all.
 
-    example_inputs: what the model is called with; by default the first samples of data, as int64
-    where the model does not take them as float32 and they are whole numbers. recipe: passes, or a
-    TOML file; by default Quantize(), which a model that brings formats for everything along needs
-    no data for. target: a Target, a TOML file or a part's name. data: whatever
+    model: as for `capture`. example_inputs: what it is called with; by default the first samples of
+    data, as int64 where the model does not take them as float32 and they are whole numbers, or what
+    the model declares. recipe: passes, or a TOML file; by default Quantize(), which a model that
+    brings formats for everything along needs no data for. target: a Target, a TOML file or a part's
+    name. data: whatever
     Data.of takes. progress: told what begins. name: what the report calls the model; by default its
-    class. teacher: of passes that distill and name none; by default the model as it is captured.
+    file or class. teacher: of passes that distill and name none; by default the captured model.
     Where processes train together, the first one writes and the others open what it wrote.
     Raises an FxloomError for whatever is wrong with one of these; then nothing on disk has changed.
     """
@@ -144,19 +145,24 @@ def compile(
     source = "" if isinstance(target, Target) or not target else f"{target}: "
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
-    graph: GraphModule | None = None
-    if recipe is None and samples is None and example_inputs is not None:
-        with one_thread():
-            graph = capture(model, example_inputs)
-        if brings_formats(graph):  # it may bring all of them: lower knows
-            steps = Recipe([passes.Legalize()])
-    steps.require_data(samples)
+    is_open = recipe is None and samples is None  # it depends on the model
+    if not is_open:
+        steps.require_data(samples)
     steps.require_use(teacher)
     steps.to_toml()  # what the build cannot hold is told now
+    called = name or (Path(model).name if isinstance(model, str | Path) else type(model).__name__)
+    model = opened(model)
     if example_inputs is None:
-        if samples is None:
-            raise FxloomError("compile: required example inputs or data, got neither")
-        example_inputs = examples_of(model, samples)
+        example_inputs = declared_inputs(model) if samples is None else examples_of(model, samples)
+    if example_inputs is None:
+        raise FxloomError("compile: required example inputs or data, got neither")
+    graph: GraphModule | None = None
+    if is_open:
+        with one_thread():
+            graph = capture(model, example_inputs)
+        if brings_formats(graph):  # perhaps all of them: lower knows
+            steps = Recipe([passes.Legalize()])
+        steps.require_data(samples)
     if is_follower(steps.passes):
         with one_thread():
             graph = capture(model, example_inputs)
@@ -192,7 +198,7 @@ def compile(
             report = replace(report, notes=(*report.notes, note))
         found = None if result.found == steps else result.found.to_toml()
         made_from = MadeFrom(
-            model=name or type(model).__name__,
+            model=called,
             parameters=count_parameters(graph)["parameters"],
             recipe=steps.to_toml(),
             target=goal.to_toml(),

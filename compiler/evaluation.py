@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import median
 from time import process_time
 
-from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch import Tensor
 from torch.fx import GraphModule
 
 from fxloom.accuracy import arrays_of, float_outputs
@@ -37,6 +36,7 @@ from fxloom.evaluation_report import ORIGINAL, Evaluation, Evaluations, Stage
 from fxloom.examples import examples_of
 from fxloom.frontend import capture
 from fxloom.lowering import lower
+from fxloom.model_file import opened
 from fxloom.passes.code_weights import CodeWeights
 from fxloom.program import Program
 from fxloom.recipe import Figures, Recipe, Step, count_parameters
@@ -53,7 +53,7 @@ Progress = Callable[[str], None]
 
 
 def evaluate(
-    model: nn.Module | ExportedProgram,
+    model: object,
     data: object,
     recipe: Recipe | str | Path,
     target: Target | str | Path | None = None,
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def evaluate_recipes(
-    model: nn.Module | ExportedProgram,
+    model: object,
     data: object,
     recipes: Mapping[str, Recipe | str | Path],
     target: Target | str | Path | None = None,
@@ -127,6 +127,7 @@ def evaluate_recipes(
     goal = target if isinstance(target, Target) else Target.load(target) if target else Target()
     with one_thread():
         tell("capture")
+        model = opened(model)
         if example_inputs is None:
             example_inputs = examples_of(model, found)
         graph = capture(model, example_inputs)

@@ -20,6 +20,7 @@ from fxloom.batch_axis import track
 from fxloom.comparison import compare
 from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.errors import CaptureError, UnsupportedLayer
+from fxloom.examples import declared_inputs
 from fxloom.exporting import (
     decompose,
     export,
@@ -30,7 +31,7 @@ from fxloom.exporting import (
     untouched,
 )
 from fxloom.graph import BATCH, aten, describe, input_specs, insert_like, op_name
-from fxloom.model_file import opened
+from fxloom.model_file import opened, without_other_tools
 from fxloom.naming import State, fold_constants, name_layers, share
 from fxloom.nested_tensors import refuse_nested_tensors
 from fxloom.normalize import UNTOUCHED, normalize
@@ -65,17 +66,17 @@ _MASK: dict[Any, int] = {aten.scaled_dot_product_attention.default: 3, MASKED_SO
 
 def capture(
     model: object,
-    example_inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     *,
     batch_axes: int | Sequence[int] = 0,
     supported: Supported = refusal,
 ) -> fx.GraphModule:
     """A graph of ATen ops in canonical form that computes what `model` computes in eval mode.
 
-    model: a torch.nn.Module, an ExportedProgram, a model of Keras 2, Keras 3 or QKeras, or the name
-    of a file that holds one (see load_model).
+    model: a torch.nn.Module, with layers of Brevitas or without, an ExportedProgram, a model of
+    Keras 2, Keras 3 or QKeras, or the name of a file that holds one (see load_model).
     example_inputs: what `model` is called with, any batch size from 1 up: float32, float64,
-    integers or truth values.
+    integers or truth values. None where the model declares its inputs, as those of Keras do.
     batch_axes: the dimension of each input that is the batch, or one for all. supported: returns
     why a node cannot be converted, None where it can; by default, what lowering cannot do exactly.
     An ExportedProgram must have been exported with a dynamic batch dimension.
@@ -83,6 +84,10 @@ def capture(
     that `supported` refuses or that mixes the samples of a batch.
     """
     model = opened(model)
+    if example_inputs is None:
+        example_inputs = declared_inputs(model)
+    if example_inputs is None:
+        raise CaptureError("required example inputs: the model does not declare its own")
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
         _refuse_keywords(model)
@@ -95,11 +100,13 @@ def capture(
             f"required a torch.nn.Module or an ExportedProgram, {type_name(model)} arrived"
         )
     check_state(parameters_of(model))
+    model = without_other_tools(model, examples)
     with untouched(model):
         refuse_nested_tensors(model, examples)
         traced = spelled_program(export(model, examples, axes))
         program = functionalize(traced, {*CHECKS, *RULES, *UNTOUCHED})
-        return _capture_program(traced, program, model, examples, axes, supported)
+        names = tuple(getattr(model, "input_names", ()))
+        return _capture_program(traced, program, model, examples, axes, supported, names)
 
 
 def _capture_program(
@@ -109,9 +116,10 @@ def _capture_program(
     examples: Sequence[Tensor],
     axes: Sequence[int],
     supported: Supported,
+    names: Sequence[str] = (),
 ) -> fx.GraphModule:
     _refuse_unfaithful(program)
-    graph, state = _import(program, examples, axes)
+    graph, state = _import(program, examples, axes, names)
     begin_as_zeros(graph)
     normalize(graph)
     fold_constants(graph, state)
@@ -223,11 +231,15 @@ def _sample_size(value: Tensor) -> int:
 
 
 def _import(
-    program: ExportedProgram, examples: Sequence[Tensor], axes: Sequence[int]
+    program: ExportedProgram,
+    examples: Sequence[Tensor],
+    axes: Sequence[int],
+    input_names: Sequence[str],
 ) -> tuple[fx.Graph, State]:
     """The program as a graph with `get_attr` nodes, and the tensors behind them.
 
-    Tied tensors become one entry.
+    Tied tensors become one entry. input_names: of a model that says so itself; none for those of
+    the arguments of its forward.
     """
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors = program.state_dict | program.constants
@@ -256,7 +268,11 @@ def _import(
                 if not remaining:
                     raise CaptureError(f"input {node.name}: no example input was given for it")
                 _check_dynamic(node, *remaining.pop(0))
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            if spec is not None and input_names:
+                copies[node] = graph.placeholder(input_names[len(examples) - len(remaining) - 1])
+                copies[node].meta = dict(node.meta)
+            else:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
             if spec is not None and node.meta["val"].dtype == torch.bool:
                 # As a number of one bit, for everything that becomes of it: a condition is what
                 # is computed, and has no format of its own.

@@ -44,13 +44,16 @@ def rounded(
 
 def significant(number: Fraction, bits: int = SIGNIFICANT) -> Fraction:
     """The number with so many significant bits that is nearest, ties to even."""
-    if number == 0:
-        return number
-    exponent = abs(number).numerator.bit_length() - number.denominator.bit_length() - bits
-    step = Fraction(2) ** exponent
-    if abs(number) / step >= 1 << bits:  # the quotient of two numbers has one bit more or less
-        step *= 2
+    step = _last_place(number, bits)
     return round(number / step) * step
+
+
+def _last_place(number: Fraction, bits: int) -> Fraction:
+    """The last of so many significant bits."""
+    size = abs(number)
+    step = Fraction(2) ** (size.numerator.bit_length() - size.denominator.bit_length() - bits)
+    # The quotient of two numbers has as many bits as their lengths differ by, or one more.
+    return step * 2 if size / step >= 1 << bits else step
 
 
 def constant_format(numbers: Sequence[Fraction]) -> FixedPoint:
@@ -107,3 +110,13 @@ def reciprocal(values: npt.ArrayLike | Tensor) -> Constant:
     """One over each of these numbers, to SIGNIFICANT bits."""
     given = array_of(values)
     return Constant([significant(1 / Fraction(float(x))) for x in given.flat], given.shape)
+
+
+def addends(values: npt.ArrayLike | Tensor) -> Constant:
+    """These numbers to the last of the SIGNIFICANT bits of the largest, as float32 would add them
+    to numbers of its size."""
+    given = array_of(values)
+    numbers = [Fraction(float(x)) for x in given.flat]
+    largest = max((abs(number) for number in numbers), default=Fraction())
+    step = _last_place(largest, SIGNIFICANT)
+    return Constant([round(number / step) * step for number in numbers], given.shape)

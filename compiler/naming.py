@@ -8,8 +8,16 @@ from fxloom.graph import op_name
 from fxloom.quantized_ops import REQUANTIZE, REQUANTIZE_WEIGHTS
 
 State = dict[str, Tensor]
-_OURS = ("fxloom.keras.", "fxloom.onnx.", "fxloom.brevitas")
+_OURS = (
+    "fxloom.keras.",
+    "fxloom.onnx.",
+    "fxloom.brevitas.",
+    "fxloom.uniform.",
+    "fxloom.given_constants.",
+)
 """Layers of other tools: their activations are modules inside them."""
+_NETWORK = "fxloom.keras.network.Network"
+"""No layer: what it does by itself is to permute what goes from layer to layer."""
 _LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametrize.Parametrized", *_OURS)
 
 
@@ -107,7 +115,8 @@ def name_layers(graph: fx.Graph) -> dict[Node, Node]:
     calls: dict[tuple[str, ...], Node] = {}  # of a layer; its last node bears the name
     for node in graph.nodes:
         path, kind = _module(node)
-        if kind.startswith(_LAYERS) and (path not in inner or kind.startswith(_OURS)):
+        is_layer = kind.startswith(_LAYERS) and kind != _NETWORK
+        if is_layer and (path not in inner or kind.startswith(_OURS)):
             calls[tuple(node.meta["nn_module_stack"])] = node
     layers = {node: _module(node)[0] for node in calls.values()}
     taken = set(layers.values())

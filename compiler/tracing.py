@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch import Tensor, fx
 from torch.fx.node import Node
 
 from fxloom.accuracy import is_classification
@@ -31,6 +30,7 @@ from fxloom.examples import examples_of
 from fxloom.fixed_point import FixedPoint, Rounding
 from fxloom.frontend import capture
 from fxloom.graph import Float64, arguments, as_indices, input_specs, op_name
+from fxloom.model_file import opened
 from fxloom.passes.calibration import batch_size
 from fxloom.passes.chains import NARROWING, Chain, find_chains, format_of, is_real
 from fxloom.passes.quantize import Quantize, as_declared
@@ -79,7 +79,7 @@ class _Value:
 
 
 def trace(
-    model: nn.Module | ExportedProgram,
+    model: object,
     data: object,
     recipe: Recipe | str | Path | None = None,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
@@ -103,6 +103,7 @@ def trace(
     steps = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe) if recipe else None
     with one_thread():
         tell("capture")
+        model = opened(model)
         graph = capture(model, examples_of(model, found) if example_inputs is None
                         else example_inputs)  # fmt: skip
         passes = steps or Recipe([Quantize()])

@@ -22,6 +22,8 @@ Examples:
 
   fxloom compile net.py:make --data digits.npz --recipe recipe.toml --target xczu9eg -o build/
 
+  fxloom compile jets.keras --data jets.npz
+
   fxloom compile small.py:make --teacher large.pt2 --data net.py:data --recipe distill.toml
 
 A recipe is a list of passes (`fxloom list passes` shows their keys):
@@ -46,8 +48,9 @@ def compile_(
     model: Annotated[
         str,
         typer.Argument(
-            help="FILE.py:FUNCTION, a function that returns the torch.nn.Module, or a .pt2 file of "
-            "torch.export.save."
+            help="FILE.py:FUNCTION, a function that returns the torch.nn.Module, a .pt2 file of "
+            "torch.export.save, or a file of Keras or QKeras: .keras, .h5, or MODEL.json with its "
+            "weights beside it or named, MODEL.json:WEIGHTS.h5."
         ),
     ],
     data: Annotated[
@@ -88,6 +91,7 @@ def compile_(
         from fxloom.compilation import compile
         from fxloom.data import Data
         from fxloom.errors import CaptureError
+        from fxloom.examples import declared_inputs
         from fxloom.model_file import load_model
         from fxloom.recipe import Recipe
         from fxloom.target import Target
@@ -100,7 +104,7 @@ def compile_(
         loaded = load_model(model)
         taught_by = None if teacher is None else load_model(teacher)
         samples = None if data is None else Data.load(data)
-        if samples is None and not shapes:
+        if samples is None and not shapes and declared_inputs(loaded) is None:
             raise CaptureError(
                 "required example inputs: give --data, or --shape such as --shape 1,28,28"
             )
@@ -108,7 +112,7 @@ def compile_(
             zeros = tuple(torch.zeros(2, *each) for each in shapes)
         except RuntimeError:
             raise FxloomError(f"--shape {' '.join(shape or [])}: too large for memory") from None
-        examples = zeros if samples is None else None
+        examples = zeros if shapes else None
         name = Path(model).name
         build = compile(loaded, examples, passes, target, samples, out, tell, name, taught_by)
     if passes is not None and is_follower(passes.passes):

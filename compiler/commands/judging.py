@@ -26,7 +26,7 @@ there, saturation a wider range, tables more table_bits:
 
 
 def trace_(
-    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a file.")],
     data: Annotated[
         str,
         typer.Option(
@@ -103,7 +103,7 @@ estimates; --measure adds the CPU time of this machine, another one every time.
 
 
 def evaluate_(
-    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a .pt2 file.")],
+    model: Annotated[str, typer.Argument(help="As for compile: FILE.py:FUNCTION, or a file.")],
     data: Annotated[
         str,
         typer.Option(

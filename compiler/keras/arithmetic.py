@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxloom.keras.activations import Pointwise
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, builds
+from fxloom.keras.registry import Order, Refused, builds, number, read_all
 
 Statistics = npt.NDArray[np.float64]
 _EPSILON = 1e-7
@@ -34,8 +34,8 @@ _EPSILON = 1e-7
     "SpatialDropout3D",
 )
 def _nothing(layer: Layer) -> nn.Module:
-    """They act in training alone, whatever their config says."""
-    dict(layer.config)
+    """They act in training alone."""
+    read_all(layer)
     return Pointwise(lambda x: x)
 
 
@@ -112,3 +112,20 @@ def constant(array: Array) -> nn.Buffer:
 
 def _in_floating_point(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.float()
+
+
+class Masking(nn.Module):
+    """keras.layers.Masking: zeros where all of a point in time is one number."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where((x != self.value).any(-1, keepdim=True), x, 0.0)
+
+
+@builds("Masking")
+def _masking(layer: Layer) -> nn.Module:
+    value = number(layer, "mask_value", 0.0)
+    return Masking(value) if value else Pointwise(lambda x: x)

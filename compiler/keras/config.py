@@ -88,9 +88,8 @@ def _layer(described: Mapping[str, Any], generation: int, place: str, depth: int
     reasons = list(refusals(class_name, package, {**described, "config": config}))
     config = dict(plain(config))
     build = described.get("build_config")
-    if isinstance(build, Mapping) and "input_shape" in build:
-        config.setdefault("build_input_shape", build["input_shape"])
-    layer = Layer(class_name, name, config, (), (), package, generation)
+    shape = build.get("input_shape") if isinstance(build, Mapping) else None
+    layer = Layer(class_name, name, config, (), (), package, generation, input_shape=shape)
     if package == KERAS and class_name in MODELS and not reasons:
         where = f"{place} ({name})"
         _check_nesting(depth, where)

@@ -98,13 +98,15 @@ def bias_name(layer: Layer) -> tuple[str, ...]:
 @builds("Conv1D", "Convolution1D", "Conv2D", "Convolution2D")
 def _convolution(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
-    return Convolution(layer, kernel, *(bias or [None]), groups=layer.config.get("groups", 1))
+    groups = int(layer.config.get("groups", 1))
+    return Convolution(layer, kernel, bias[0] if bias else None, groups)
 
 
 @builds("DepthwiseConv1D", "DepthwiseConv2D")
 def _depthwise(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
-    return Convolution(layer, depthwise_kernel(kernel), *(bias or [None]), groups=kernel.shape[-2])
+    groups = kernel.shape[-2]
+    return Convolution(layer, depthwise_kernel(kernel), bias[0] if bias else None, groups)
 
 
 @builds("SeparableConv1D", "SeparableConvolution1D", "SeparableConv2D", "SeparableConvolution2D")
@@ -112,4 +114,4 @@ def _separable(layer: Layer) -> nn.Module:
     depthwise, pointwise, *bias = arrays(
         layer, "depthwise kernel", "pointwise kernel", *bias_name(layer)
     )
-    return Separable(layer, depthwise, pointwise, *(bias or [None]))
+    return Separable(layer, depthwise, pointwise, bias[0] if bias else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Layer:
     of keys and some functions differ. weights: in the order of Keras' layer.weights. model: of a
     layer that is a model itself. inner: layers that its config holds (wrappers), by their key, with
     their part of the weights. refusal: why it cannot be had, whatever it computes; "" where it can.
+    input_shape: what Keras says it was built for, None where it does not; not checked.
     """
 
     class_name: str
@@ -50,6 +51,7 @@ class Layer:
     model: Model | None = None
     inner: Mapping[str, Layer] = field(default_factory=dict)
     refusal: str = ""
+    input_shape: Any = None
 
     @property
     def label(self) -> str:
@@ -84,3 +86,28 @@ def references(argument: Any) -> Iterator[TensorRef]:
     elif isinstance(argument, list | tuple):
         for each in argument:
             yield from references(each)
+
+
+def without_arrays(model: Model) -> tuple[Model, dict[TensorRef, Array]]:
+    """A model whose calls have references in place of arrays, and what these stand for."""
+    arrays: dict[TensorRef, Array] = {}
+    names = {layer.name for layer in model.layers}
+
+    def replaced(argument: Any) -> Any:
+        if isinstance(argument, np.ndarray):
+            ref = TensorRef(f"constant_{len(arrays)}")
+            while ref.layer in names:
+                ref = TensorRef(f"{ref.layer}_")
+            arrays[ref] = argument
+            return ref
+        if isinstance(argument, Mapping):
+            return {key: replaced(each) for key, each in argument.items()}
+        if isinstance(argument, list | tuple):
+            return [replaced(each) for each in argument]
+        return argument
+
+    def called(call: Call) -> Call:
+        return Call(tuple(map(replaced, call.args)), replaced(call.kwargs))
+
+    layers = [replace(layer, calls=tuple(map(called, layer.calls))) for layer in model.layers]
+    return replace(model, layers=tuple(layers)), arrays

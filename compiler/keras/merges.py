@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Merge(nn.Module):
         super().__init__()
         self.join, self.count, self.average = join, count, average
 
-    def forward(self, inputs: Sequence[Tensor], *, channels_first: bool) -> Tensor:
+    def forward(self, inputs: Any, *, channels_first: bool) -> Tensor:
         given = _list(inputs)
         if self.count not in (None, len(given)):
             raise ValueError(f"{self.count} tensors are required, {len(given)} arrived")
@@ -50,23 +51,22 @@ class Concatenate(nn.Module):
         super().__init__()
         self.axis = axis
 
-    def forward(self, inputs: Sequence[Tensor], *, channels_first: bool) -> Tensor:
+    def forward(self, inputs: Any, *, channels_first: bool) -> Tensor:
         given = _list(inputs)
-        axis = axis_of(self.axis, given[0].dim(), channels_first)
-        return torch.cat(given, axis)
+        return torch.cat(given, axis_of(self.axis, given[0].dim(), channels_first))
 
 
 def axis_of(axis: int, dims: int, channels_first: bool) -> int:
     """Where an axis of Keras is. Raises ValueError for the batch."""
+    if axis % dims == 0:
+        raise ValueError(f"axis {axis} of {dims} is the batch, required another")
     axis %= dims
-    if axis == 0:
-        raise ValueError("an axis that is not the batch is required")
     if not channels_first or dims < 3:
         return axis
     return 1 if axis == dims - 1 else axis + 1
 
 
-def _list(inputs: Sequence[Tensor]) -> list[Tensor]:
+def _list(inputs: Any) -> list[Tensor]:
     return [inputs] if isinstance(inputs, Tensor) else list(inputs)
 
 

@@ -4,23 +4,28 @@ Images stay channels-first between the layers that want them so; they are permut
 layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxloom.errors import UnsupportedLayer
-from fxloom.keras.description import Call, Layer, Model, TensorRef, references
+from fxloom.keras.description import (
+    Call,
+    Layer,
+    Model,
+    TensorRef,
+    references,
+    without_arrays,
+)
+from fxloom.keras.example_inputs import example_inputs
+from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
 
-_TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "bool": torch.bool,
-}
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What builders raise where a config or an array is none of the class that it names."""
 
 
 class Network(nn.Module):
@@ -30,8 +35,12 @@ class Network(nn.Module):
         """Raises UnsupportedLayer listing every layer that has no module."""
         super().__init__()
         problems: list[str] = []
+        model, constants = without_arrays(model)
         self._model = model
         self._names: dict[str, str] = {}
+        self._constants = tuple(constants)
+        for ref, array in constants.items():
+            self.register_buffer(ref.layer, torch.from_numpy(array.copy()))
         for layer in model.layers:
             if layer.class_name == "InputLayer":
                 continue
@@ -43,24 +52,19 @@ class Network(nn.Module):
             except UnsupportedLayer as nested:
                 problems += [f"{layer.name}.{problem}" for problem in nested.problems]
             else:
-                self._names[layer.name] = self._free(layer.name)
+                self._names[layer.name] = _identifier(layer.name, dir(self))
                 self.add_module(self._names[layer.name], module)
+        problems += unmet(model)
         if problems:
             raise UnsupportedLayer(problems)
-        self._order = _order(model)
-
-    def _free(self, name: str) -> str:
-        name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "layer"
-        while hasattr(self, name) or name[0].isdigit():
-            name = f"{name}_" if hasattr(self, name) else f"_{name}"
-        return name
+        self._order = _order(model, self._constants)
+        self.input_names: tuple[str, ...] = ()
+        for ref in model.inputs:
+            self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 
     def example_inputs(self, samples: int = 2) -> tuple[Tensor, ...]:
-        """Random inputs of the declared shapes. Raises Refused where one is not fixed."""
-        generator = torch.Generator().manual_seed(0)
-        return tuple(
-            _example(self._model[ref.layer], samples, generator) for ref in self._model.inputs
-        )
+        """Random inputs of the declared shapes; see example_inputs.py."""
+        return example_inputs(self._model, samples)
 
     def forward(self, *inputs: Any) -> Any:
         """Tensors, one an output, in Keras' order; a single one as it is.
@@ -72,10 +76,12 @@ class Network(nn.Module):
         if len(given) != len(self._model.inputs):
             raise ValueError(f"{len(self._model.inputs)} inputs, {len(given)} arrived")
         nested = any(isinstance(each, Located) for each in given)
-        values = {
-            ref: each if isinstance(each, Located) else Located(each)
+        values = _Values(
+            (ref, each if isinstance(each, Located) else Located(each))
             for ref, each in zip(self._model.inputs, given, strict=True)
-        }
+        )
+        for ref in self._constants:
+            values[ref] = Located(getattr(self, ref.layer))
         for layer, position in self._order:
             results = self._call(layer, position, values)
             for output, result in enumerate(results):
@@ -91,13 +97,15 @@ class Network(nn.Module):
     ) -> tuple[Located, ...]:
         call, module = layer.calls[position], getattr(self, self._names[layer.name])
         if isinstance(module, Network):
-            results: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
-            return results
+            nested: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
+            return nested
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
             order = order(max((x.tensor.dim() for x in given), default=0))
-        first = order == "first" or (order != "keras" and any(x.channels_first for x in given))
+        # Constants have Keras' axes, and perhaps fewer of them than what they meet.
+        free = order != "keras" and not any(ref in self._constants for ref in references(call.args))
+        first = order == "first" or (free and any(x.channels_first for x in given))
         args = _resolved(call.args, lambda ref: values[ref].moved(first))
         kwargs = _resolved(_kwargs(call), lambda ref: values[ref].moved(first))
         results = module(*args, **kwargs, **({"channels_first": first} if order == "any" else {}))
@@ -106,11 +114,32 @@ class Network(nn.Module):
         return tuple(Located(result, first) for result in results)
 
 
+class _Values(dict[TensorRef, Located]):
+    def __missing__(self, ref: TensorRef) -> Located:
+        raise ValueError(f"layer {ref.layer} has no output {ref.output}, which is read")
+
+
+def _identifier(name: str, taken: Collection[str]) -> str:
+    """A name of Keras as a name of Python that is free."""
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "layer"
+    if name[0].isdigit():
+        name = f"_{name}"
+    while name in taken or iskeyword(name):
+        name += "_"
+    return name
+
+
 def module_of(layer: Layer) -> nn.Module:
     """The module of a layer or of a model that stands for one. Raises Refused, UnsupportedLayer."""
     if layer.refusal:
         raise Refused(layer.refusal)
-    return built(layer) if layer.model is None else Network(layer.model)
+    if layer.model is not None:
+        return Network(layer.model)
+    try:
+        return built(layer)
+    except _BROKEN as fault:
+        what = f"{type(fault).__name__}: {fault}"
+        raise Refused(f"its config and arrays are not those of its class ({what})") from fault
 
 
 def _refuse_training(layer: Layer) -> None:
@@ -141,11 +170,11 @@ def _flat(inputs: Sequence[Any], names: Sequence[str]) -> list[Any]:
     return [given[name] for name in names] if isinstance(given, Mapping) else list(given)
 
 
-def _order(model: Model) -> list[tuple[Layer, int]]:
+def _order(model: Model, constants: Sequence[TensorRef]) -> list[tuple[Layer, int]]:
     """All calls that lead to the outputs, each behind those that it reads."""
     layers = {layer.name: layer for layer in model.layers}
     found: dict[tuple[str, int], None] = {}
-    inputs = {(ref.layer, ref.call) for ref in model.inputs}
+    inputs = {(ref.layer, ref.call) for ref in (*model.inputs, *constants)}
     pending = [(ref.layer, ref.call) for ref in reversed(model.outputs)]
     while pending:
         key = pending[-1]
@@ -161,12 +190,3 @@ def _order(model: Model) -> list[tuple[Layer, int]]:
             pending.pop()
             found.setdefault(key)
     return [(layers[name], position) for name, position in found if (name, position) not in inputs]
-
-
-def _example(layer: Layer, samples: int, generator: torch.Generator) -> Tensor:
-    shape = layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
-    if shape is None or None in shape[1:]:
-        raise Refused(f"input {layer.name} has shape {shape}: give an example of it")
-    dtype = _TYPES.get(str(layer.config.get("dtype", "float32")), torch.float32)
-    values = torch.rand((samples, *shape[1:]), generator=generator)
-    return values.to(dtype) if dtype.is_floating_point else torch.zeros_like(values, dtype=dtype)

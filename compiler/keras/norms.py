@@ -100,7 +100,8 @@ def _weight_and_bias(layer: Layer, weight: str, bias: str) -> list[nn.Parameter 
 @builds("LayerNormalization")
 def _layer_norm(layer: Layer) -> nn.Module:
     if layer.config.get("rms_scaling"):
-        norm: LayerNorm = VarianceScaled(_axes(layer), *parameters(layer, 1), None)
+        layer.config["scale"], layer.config["center"]  # not looked at by Keras
+        norm: LayerNorm = VarianceScaled(_axes(layer), parameters(layer, 1)[0], None)
     else:
         norm = LayerNorm(_axes(layer), *_weight_and_bias(layer, "scale", "center"))
     norm.eps = number(layer, "epsilon", 1e-3)
@@ -109,7 +110,7 @@ def _layer_norm(layer: Layer) -> nn.Module:
 
 @builds("RMSNormalization")
 def _rms_norm(layer: Layer) -> nn.Module:
-    norm = RMSNorm(_axes(layer), *parameters(layer, 1), None)
+    norm = RMSNorm(_axes(layer), parameters(layer, 1)[0], None)
     norm.eps = number(layer, "epsilon", 1e-6)
     return norm
 
@@ -153,8 +154,9 @@ class UnitNorm(nn.Module):
 def unit(x: Tensor, axes: Sequence[int], least: float) -> Tensor:
     """x over its length along some axes."""
     if len(axes) == 1:
-        return functional.normalize(x, dim=axes[0], eps=least)
-    length = torch.linalg.vector_norm(x, dim=list(axes), keepdim=True)
+        y: Tensor = functional.normalize(x, dim=axes[0], eps=least)
+        return y
+    length: Tensor = torch.linalg.vector_norm(x, dim=list(axes), keepdim=True)
     return x / length.clamp(min=least)
 
 

@@ -26,12 +26,7 @@ class Pool(nn.Module):
         self.order = order_of(layer)
         self.average = average
         axes = 1 if layer.class_name.endswith("1D") else 2
-        config = dict(layer.config)
-        if config.get("strides") is None:
-            config["strides"] = config["pool_size"]
-        self.windows = Windows.of(
-            Layer(layer.class_name, layer.name, config), per_axis(config["pool_size"], axes)
-        )
+        self.windows = Windows.of(layer, per_axis(layer.config["pool_size"], axes))
         if self.windows.padding == "causal":
             raise Refused("padding='causal' is not known here")
         self.cut = _Cut()

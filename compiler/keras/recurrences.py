@@ -61,7 +61,7 @@ class Fused(Recurrence):
     function: Any
 
     def forward(self, x: Tensor, states: States) -> tuple[Tensor, States]:
-        weights = [self.weight_ih, self.weight_hh]
+        weights: list[Tensor] = [self.weight_ih, self.weight_hh]
         if self.bias_ih is not None:
             hidden = self.bias_hh
             weights += [self.bias_ih, torch.zeros_like(self.bias_ih) if hidden is None else hidden]
@@ -203,7 +203,7 @@ def _lstm(layer: Layer) -> Recurrence:
 
 
 def _gru(layer: Layer) -> Recurrence:
-    after = bool(layer.config.get("reset_after", False))
+    after = bool(layer.config.get("reset_after", True))
     weights = _transposed(layer, 3, swapped=True, two_biases=after)
     if after and _names(layer) == ("tanh", "sigmoid"):
         return FusedGRU(*weights)

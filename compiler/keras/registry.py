@@ -16,37 +16,15 @@ Builder = Callable[[Layer], nn.Module]
 BUILDERS: dict[tuple[str, str], Builder] = {}
 """By package ("keras", "qkeras") and class."""
 
-# What a config may say without a word of the builder: it is seen in the arrays or counts in
-# training only.
 _WITHOUT_EFFECT = frozenset(
     [
-        "name",
-        "trainable",
-        "dtype",
-        "batch_shape",
-        "batch_input_shape",
-        "input_shape",
-        "build_config",
-        "build_input_shape",
-        "autocast",
-        "units",
-        "filters",
-        "kernel_size",
-        "input_dim",
-        "output_dim",
-        "input_length",
-        "momentum",
-        "synchronized",
-        "renorm_momentum",
-        "depth_multiplier",
-        "implementation",
-        "sparse",
-        "ragged",
-        "optional",
-        "registered_name",
-        "module",
+        *("name", "trainable", "dtype", "autocast", "module", "registered_name", "implementation"),
+        *("batch_shape", "batch_input_shape", "input_shape", "build_config", "build_input_shape"),
+        *("units", "filters", "kernel_size", "input_dim", "output_dim", "input_length"),
+        *("depth_multiplier", "shared_axes", "momentum", "synchronized", "renorm_momentum"),
     ]
 )
+"""What a config may say without a word of the builder: it is seen in the arrays, or in training."""
 _TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -78,16 +56,22 @@ def built(layer: Layer) -> nn.Module:
     builder = BUILDERS.get((layer.package, layer.class_name))
     if builder is None:
         raise Refused("no such layer is known here. `fxloom list layers` shows those that are")
-    dtype = _dtype(layer.config.get("dtype"))
-    if dtype != "float32":
-        raise Refused(f"it computes in {dtype}, required float32. Build the model with float32")
     config = _Config(layer.config)
     module = builder(replace(layer, config=config))
-    unknown = {key: layer.config[key] for key in layer.config if config.matters(key)}
+    unknown = {
+        key: layer.config[key]
+        for key in layer.config
+        if key not in layer.inner and config.matters(key)
+    }
     if unknown:
         said = ", ".join(f"{key}={value!r}" for key, value in unknown.items())
         raise Refused(f"its config says {said}, which is not known here")
     return module
+
+
+def read_all(layer: Layer) -> None:
+    """For builders: nothing that the config says has an effect at inference."""
+    dict(layer.config)
 
 
 class _Config(Mapping[str, Any]):
@@ -109,26 +93,12 @@ class _Config(Mapping[str, Any]):
 
     def matters(self, key: str) -> bool:
         """Whether a key could change results and no one has looked at it."""
-        if key in self._read or key in _WITHOUT_EFFECT or key.endswith(_TRAINING_ONLY):
+        if key in self._read | _WITHOUT_EFFECT or key.endswith(_TRAINING_ONLY):
             return False
         value = self._config[key]
         if key == "groups" and value == 1:  # Keras 2 says it of every convolution
             return False
         return value is not None and value is not False and value not in ((), [], {})
-
-
-def _dtype(policy: Any) -> str:
-    """The name in a dtype or policy; nothing stands for Keras' default."""
-    while isinstance(policy, Mapping):
-        inner = policy.get("config", policy)
-        policy = inner.get("name") if inner is not policy else policy.get("name")
-    return "float32" if policy is None else str(policy)
-
-
-def ordered(module: nn.Module, order: Order) -> nn.Module:
-    """A module of torch.nn with an `order`."""
-    module.__dict__["order"] = order
-    return module
 
 
 def activation(name: Any, layer: Layer) -> nn.Module | None:
@@ -142,34 +112,15 @@ def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Te
     """The activation of a layer's result. channels_first: Keras has them last, y as axis 1."""
     if function is None:
         return y
-    if not channels_first or getattr(function, "order", "keras") == "pointwise":
-        return tensor_of(function(y))
-    return Located(tensor_of(function(Located(y, True).moved(False)))).moved(True)
-
-
-def tensor_of(result: Any) -> Tensor:
-    """What a module returned, which is one tensor."""
+    order = getattr(function, "order", "keras")
+    if order == "any":
+        result = function(y, channels_first=channels_first)
+    elif order == "pointwise" or not channels_first:
+        result = function(y)
+    else:
+        result = Located(function(Located(y, True).moved(False))).moved(True)
     assert isinstance(result, Tensor)
     return result
-
-
-def arrays(layer: Layer, *names: str) -> tuple[Array, ...]:
-    """A layer's arrays, one a name. Raises Refused where there are more or fewer."""
-    if len(layer.weights) != len(names):
-        raise Refused(
-            f"required {len(names)} arrays ({', '.join(names)}), {len(layer.weights)} arrived"
-        )
-    return layer.weights
-
-
-def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
-    """A copy of an array, its axes permuted, to train or compress."""
-    return nn.Parameter(tensor(array, axes))
-
-
-def tensor(array: Array, axes: Sequence[int] | None = None) -> Tensor:
-    """A copy of an array, its axes permuted."""
-    return torch.from_numpy(np.array(array.transpose(axes), np.float32, order="C"))
 
 
 def number(layer: Layer, key: str, default: float) -> float:
@@ -188,7 +139,27 @@ def parameters(layer: Layer, count: int) -> list[nn.Parameter]:
     """Copies of the weights of a layer, which must be so many. Raises Refused otherwise."""
     if len(layer.weights) != count:
         raise Refused(f"required {count} weights, {len(layer.weights)} arrived")
-    return [nn.Parameter(torch.from_numpy(np.array(each, np.float32))) for each in layer.weights]
+    return [parameter(each) for each in layer.weights]
+
+
+def arrays(layer: Layer, *names: str) -> tuple[Array, ...]:
+    """A layer's arrays, one a name. Raises Refused where there are more or fewer."""
+    if len(layer.weights) != len(names):
+        raise Refused(
+            f"required {len(names)} arrays ({', '.join(names)}), {len(layer.weights)} arrived"
+        )
+    return layer.weights
+
+
+def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
+    """A copy of an array, its axes permuted, to train or compress."""
+    return nn.Parameter(tensor(array, axes))
+
+
+def tensor(array: Array, axes: Sequence[int] | None = None) -> Tensor:
+    """A copy of an array, its axes permuted."""
+    moved = array if axes is None else array.transpose(axes)
+    return torch.from_numpy(np.array(moved, np.float32, order="C"))
 
 
 @dataclass(frozen=True)

@@ -86,4 +86,4 @@ class _Cut(nn.Module):
 @builds("Conv1DTranspose", "Convolution1DTranspose", "Conv2DTranspose", "Convolution2DTranspose")
 def _transposed(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
-    return TransposedConvolution(layer, kernel, *(bias or [None]))
+    return TransposedConvolution(layer, kernel, bias[0] if bias else None)

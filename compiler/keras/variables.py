@@ -24,6 +24,7 @@ class Variable:
     part: tuple[str, ...] = ()
 
 
+_BUILT = "input_shape"
 Declares = Callable[[Mapping[str, Any]], list[Variable]]
 
 
@@ -38,7 +39,9 @@ def variables_of(layer: Layer) -> tuple[Variable, ...] | None:
     plain = name[1:] if layer.package == QKERAS else name
     declares = _QKERAS.get(name) if layer.package == QKERAS else None
     declares = declares or _DECLARES.get(plain)
-    return None if declares is None else tuple(declares(layer.config))
+    return (
+        None if declares is None else tuple(declares({**layer.config, _BUILT: layer.input_shape}))
+    )
 
 
 def _size(config: Mapping[str, Any], key: str) -> int | None:
@@ -52,7 +55,7 @@ def _times(factor: int, size: int | None) -> int | None:
 
 def _input(config: Mapping[str, Any], axis: int = -1) -> int | None:
     """The size of an axis of the input, where the config knows it."""
-    shape = config.get("build_input_shape")
+    shape = config.get(_BUILT)
     if not isinstance(shape, list | tuple) or not -len(shape) <= axis < len(shape):
         return None
     size = shape[axis]
@@ -140,8 +143,10 @@ def _batch_norm(config: Mapping[str, Any]) -> list[Variable]:
 def _layer_norm(config: Mapping[str, Any]) -> list[Variable]:
     axis = config.get("axis", -1)
     axes = axis if isinstance(axis, list | tuple) else [axis]
-    sizes = (_input(config, each) if isinstance(each, int) else None for each in axes)
-    return _normalized(config, tuple(sizes))
+    sizes = tuple(_input(config, each) if isinstance(each, int) else None for each in axes)
+    if config.get("rms_scaling"):  # which looks at neither scale nor center
+        return [Variable("gamma", sizes)]
+    return _normalized(config, sizes)
 
 
 def _recurrent(gates: int) -> Declares:
@@ -169,7 +174,8 @@ def _attention_heads(config: Mapping[str, Any]) -> list[Variable]:
     heads, keys = _size(config, "num_heads"), _size(config, "key_dim")
     values = keys if config.get("value_dim") is None else _size(config, "value_dim")
     found = []
-    for part, size in (("query", keys), ("key", keys), ("value", values)):
+    gate = [("gate", values)] if config.get("use_gate") else []
+    for part, size in (("query", keys), ("key", keys), *gate, ("value", values)):
         found.append(Variable(f"{part}/kernel", (None, heads, size), part=(f"{part}_dense",)))
         found += _bias(config, heads, size, part=(f"{part}_dense",))
     found.append(Variable("attention_output/kernel", part=("output_dense",)))

@@ -14,11 +14,15 @@ from fxloom.keras.identity import OPERATIONS
 from fxloom.keras.variables import Shape, Variable, variables_of
 
 
-class Source(Protocol):
-    """Where the arrays of a model, or of a layer, come from."""
+class Layers(Protocol):
+    """Where the arrays of a model come from."""
 
     def of_layer(self, model: Model, layer: Layer) -> Source:
         """The arrays of one of the model's layers."""
+
+
+class Source(Layers, Protocol):
+    """Where the arrays of a layer come from, which may be a model."""
 
     def of_part(self, layer: Layer, key: str) -> Source:
         """The arrays of the layer that a layer's config holds under a key."""
@@ -31,7 +35,7 @@ class Indivisible(Exception):
     """Why the arrays of a nested model cannot be told apart."""
 
 
-def attached(model: Model, source: Source) -> Model:
+def attached(model: Model, source: Layers) -> Model:
     """The model with its arrays. Raises CaptureError listing all that are not what the config
     says."""
     problems: list[str] = []
@@ -43,7 +47,7 @@ def attached(model: Model, source: Source) -> Model:
     return found
 
 
-def _model(model: Model, source: Source, prefix: str, problems: list[str]) -> Model:
+def _model(model: Model, source: Layers, prefix: str, problems: list[str]) -> Model:
     layers = []
     for layer in model.layers:
         if layer.refusal or layer.class_name == "InputLayer" or layer.package == OPERATIONS:
@@ -111,9 +115,10 @@ def divided(layer: Layer, arrays: Sequence[Array]) -> Mapping[int, list[Array]]:
     that are not; where a layer is frozen, all of its are among the latter. Raises Indivisible where
     a class in it is not known, CaptureError where they are too few or too many.
     """
-    unknown = [one for one in leaves(layer) if one.refusal or variables_of(one) is None]
-    if unknown == [layer]:
+    within = list(leaves(layer))
+    if within == [layer] and len(variables_of(layer) or ()) != len(arrays):
         return {id(layer): list(arrays)}
+    unknown = [one for one in within if one.refusal or variables_of(one) is None]
     if unknown and arrays:
         reasons = (
             f"{one.label}: {one.refusal or 'no such layer is known here'}" for one in unknown
@@ -126,7 +131,7 @@ def divided(layer: Layer, arrays: Sequence[Array]) -> Mapping[int, list[Array]]:
     found: dict[tuple[int, int], Array] = dict(zip(slots, arrays, strict=True))
     return {
         id(one): [found[id(one), position] for position in range(len(variables_of(one) or ()))]
-        for one in leaves(layer)
+        for one in within
     }
 
 

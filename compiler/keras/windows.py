@@ -26,14 +26,18 @@ class Windows:
 
     @classmethod
     def of(cls, layer: Layer, size: Sequence[int]) -> Windows:
-        """The windows of a layer's config. Raises Refused for a padding that is not known."""
+        """The windows of a layer's config; strides of None are as long as the windows.
+
+        Raises Refused for a padding that is not known.
+        """
         config, axes = layer.config, len(size)
+        strides = config["strides"]
         padding = str(config["padding"]).lower()
         if padding not in ("valid", "same", "causal") or (padding == "causal" and axes != 1):
             raise Refused(f"padding={config['padding']!r} is not known here")
         return cls(
             tuple(map(int, size)),
-            per_axis(config["strides"], axes),
+            per_axis(size if strides is None else strides, axes),
             per_axis(config.get("dilation_rate", 1), axes),
             padding,
         )

@@ -6,8 +6,9 @@ import torch
 from torch.fx.node import Node
 
 from fxloom import ops
+from fxloom.batch_axis import sample_axis
 from fxloom.graph import arguments, origin
-from fxloom.lowering.core import LOWERINGS, Lowered, Lowering, Rule, lowers, sample_axis
+from fxloom.lowering.core import LOWERINGS, Lowered, Lowering, Rule, lowers
 from fxloom.lowering.operands import Operands, operands, without
 from fxloom.ops import Op
 from fxloom.program import Value

@@ -15,7 +15,7 @@ from fxloom.batch_axis import sample_shape
 from fxloom.errors import UnsupportedLayer, VerifyError
 from fxloom.fixed_point import FixedPoint, IntArray, Overflow, Rounding, quantize_values
 from fxloom.graph import arguments, constant, describe, origin
-from fxloom.moves import GATHER
+from fxloom.lowering.layouts import usual_layout
 from fxloom.ops import Op, Shape
 from fxloom.program import Program, ProgramBuilder, Value
 from fxloom.quantized_ops import (
@@ -173,7 +173,7 @@ class Lowering:
             return
         to, rounding, overflow = requantize_modes(users[0])
         user = sample_shape(node)
-        layout = _input_layout(users[0], len(user))
+        layout = usual_layout(users[0])
         value = self.builder.input(
             str(node.target),
             tuple(user[axis] for axis in layout),
@@ -343,7 +343,7 @@ class _Partly(Lowering):
             return super()._call(node)
         to, *_ = requantize_modes(node)
         user = sample_shape(node)
-        layout = _input_layout(node, len(user))
+        layout = usual_layout(node)
         shape = tuple(user[axis] for axis in layout)
         return Lowered(self.builder.input(node.name, shape, to, axes=layout), layout)
 
@@ -363,31 +363,6 @@ def _without_format(port: Node, roundings: int) -> str:
     if roundings:
         advice = "Round it once in front of all, or run the quantize pass, which gives it a format."
     return f"input {port.target}: {what}{advice}"
-
-
-def _input_layout(node: Node, rank: int) -> tuple[int, ...]:
-    """Channels last for images, and for signals that a layer on signals reads."""
-    if rank == 3:
-        return (1, 2, 0)
-    if rank == 2 and reads_signals(node):
-        return (1, 0)
-    return tuple(range(rank))
-
-
-_ON_SIGNALS = (aten.convolution.default, aten.max_pool1d.default)
-_KEEPING = (aten.constant_pad_nd.default, aten.relu.default, GATHER, REQUANTIZE)
-
-
-def reads_signals(node: Node) -> bool:
-    """Whether a layer on signals reads a tensor, at once or behind what keeps its axes."""
-    pending = list(node.users)
-    while pending:
-        user = pending.pop()
-        if user.target in _ON_SIGNALS:
-            return True
-        if user.target in _KEEPING:
-            pending += user.users
-    return False
 
 
 def short_mantissa(number: float, like: Value) -> tuple[int, FixedPoint]:
@@ -450,9 +425,3 @@ def constant_sample(data: np.ndarray[Any, Any], node: Node) -> np.ndarray[Any, A
     rank, batch = node.meta["val"].dim(), node.meta["batch_axis"]
     full = data.reshape((1,) * (rank - data.ndim) + data.shape)
     return full[(slice(None),) * batch + (0,)] if isinstance(batch, int) else full
-
-
-def sample_axis(node: Node, dim: int) -> int:
-    """A dimension of a tensor as an axis of one sample (a merged batch axis stays an axis)."""
-    batch = node.meta["batch_axis"]
-    return dim - 1 if isinstance(batch, int) and dim > batch else dim

@@ -4,8 +4,9 @@ import torch
 from torch.fx.node import Node
 
 from fxloom import ops
+from fxloom.batch_axis import sample_axis
 from fxloom.graph import arguments, origin
-from fxloom.lowering.core import Lowered, Lowering, NotLowered, lowers, sample_axis
+from fxloom.lowering.core import Lowered, Lowering, NotLowered, lowers
 from fxloom.lowering.layers import pair
 from fxloom.lowering.operands import without
 from fxloom.ops import Op

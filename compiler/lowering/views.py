@@ -8,17 +8,16 @@ import torch
 from torch.fx.node import Node
 
 from fxloom import ops
-from fxloom.batch_axis import sample_shape
+from fxloom.batch_axis import sample_axis, sample_shape
 from fxloom.graph import arguments, origin
 from fxloom.lowering.core import (
     Lowered,
     Lowering,
     NotLowered,
     lowers,
-    reads_signals,
-    sample_axis,
     short_mantissa,
 )
+from fxloom.lowering.layouts import USUAL, usual_layout
 from fxloom.moves import GATHER
 from fxloom.ops import Shape
 from fxloom.program import Value
@@ -81,7 +80,7 @@ def _groups(old: Shape, new: Shape) -> list[_Group]:
 def _usual_layout(node: Node, groups: list[_Group], shape: Shape) -> tuple[int, ...]:
     """Channels last where that is usual and keeps each group of axes together, else as they are."""
     plain = tuple(range(len(shape)))
-    usual = {3: (1, 2, 0), 2: (1, 0) if reads_signals(node) else plain}.get(len(shape), plain)
+    usual = usual_layout(node)
     order = [axis for axis in usual if shape[axis] != 1]
     for _, after in groups:
         start = order.index(after[0])
@@ -92,7 +91,7 @@ def _usual_layout(node: Node, groups: list[_Group], shape: Shape) -> tuple[int, 
 
 def _with_ones(shape: Shape, order: list[int]) -> tuple[int, ...]:
     """The layout of axes in that order, those of length 1 put where they are of use."""
-    usual = {3: (1, 2, 0), 2: (1, 0)}.get(len(shape), ())
+    usual = USUAL.get(len(shape), ())
     if order != sorted(order) and [axis for axis in usual if shape[axis] != 1] == order:
         return usual
     layout = list(order)

@@ -68,6 +68,12 @@ def nan_weight(): return broken(float("nan"))
 def infinite_weight(): return broken(float("inf"))
 """
 
+KERAS = """
+{"class_name": "Sequential", "keras_version": "2.15.0", "config": {"name": "net", "layers": [
+  {"class_name": "Dense", "config": {"name": "fc", "units": 3, "batch_input_shape": [null, 2]}}
+]}}
+"""
+
 
 class Case(NamedTuple):
     """Arguments that differ from a good command line, and what the message says."""
@@ -85,7 +91,9 @@ CASES = {
     "missing model file": Case("nowhere.py: no such file", model="nowhere.py:make"),
     "missing function": Case("has no function mak. Did you mean make?", model="net.py:mak"),
     "missing archive": Case("net.pt2: no such file", model="net.pt2"),
-    "keras for now": Case("not supported yet", model="net.keras"),
+    "empty Keras file": Case("net.keras: neither a `.keras` archive", model="net.keras"),
+    "missing Keras file": Case("nowhere.h5: no such file", model="nowhere.h5"),
+    "Keras JSON alone": Case("no weights are beside it", model="net.json"),
     "no function named": Case("required FILE.py:FUNCTION", model="net.py"),
     "syntax error": Case("SyntaxError", model="syntax.py:make"),
     "factory raises": Case("ValueError: no weights here", model="bad.py:raises"),
@@ -144,6 +152,7 @@ def files(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bad.py").write_text(MODELS)
     (folder / "syntax.py").write_text("def make(:\n")
     (folder / "net.keras").write_text("")
+    (folder / "net.json").write_text(KERAS)
     (folder / "text.npz").write_text("x_train: 1, 2, 3")
     x = np.zeros((4, 1, 6, 6), np.float32)
     nan, infinite = x.copy(), x.copy()

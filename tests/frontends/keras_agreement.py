@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 import fxloom
+from fxloom.keras.memory import describe
 from fxloom.keras.model import network_of
 from tests.capturing import capture_anything
 
@@ -57,6 +58,9 @@ def assert_agrees(model: Any, *inputs: Tensor, anything: bool = False) -> GraphM
     expected = predicted if isinstance(predicted, list | tuple) else [predicted]
     results = found if isinstance(found, tuple) else (found,)
     assert len(results) == len(expected)
-    for one, other in zip(results, expected, strict=True):
-        torch.testing.assert_close(one, torch.from_numpy(other), atol=1e-5, rtol=0)
+    names = [ref.layer for ref in describe(model).outputs]
+    for name, one, other in zip(names, results, expected, strict=True):
+        torch.testing.assert_close(
+            one, torch.from_numpy(other), atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
+        )
     return graph

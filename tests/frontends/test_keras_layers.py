@@ -11,7 +11,7 @@ import torch
 
 import fxloom
 from fxloom.errors import UnsupportedLayer
-from tests.frontends.keras_models import assert_predicts_the_same, with_random_weights
+from tests.frontends.keras_agreement import assert_agrees, randomise
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow and Keras: make test-keras")
 tf_keras = pytest.importorskip("tf_keras", reason="needs TensorFlow and Keras: make test-keras")
@@ -231,7 +231,7 @@ def test_layer_computes_what_keras_predicts(k: Any, family: str) -> None:
     shape, makes = FAMILIES[family]
     x = k.layers.Input(shape)
     model = k.Model(x, [make(k.layers)(x) for make in makes])
-    assert_predicts_the_same(with_random_weights(model))
+    assert_agrees(randomise(model))
 
 
 def test_causal_separable_convolutions_of_keras_2() -> None:
@@ -240,7 +240,7 @@ def test_causal_separable_convolutions_of_keras_2() -> None:
         tf_keras.layers.SeparableConv1D(3, 3, padding="causal", dilation_rate=2)(x),
         tf_keras.layers.SeparableConv1D(3, 2, strides=2, padding="causal")(x),
     ]
-    assert_predicts_the_same(with_random_weights(tf_keras.Model(x, outputs)))
+    assert_agrees(randomise(tf_keras.Model(x, outputs)))
 
 
 @both
@@ -266,7 +266,7 @@ def test_merges_compute_what_keras_predicts(k: Any) -> None:
         layers.Concatenate(axis=1)([layers.Flatten()(third), vector]),
     ]
     model = k.Model([image, other, row, signal, vector], outputs)
-    assert_predicts_the_same(with_random_weights(model))
+    assert_agrees(randomise(model))
 
 
 @both
@@ -281,14 +281,14 @@ def test_nested_and_shared_models_keep_their_axes(k: Any) -> None:
     second, smaller = inner(first)
     shared = layers.Dense(4)
     model = k.Model(image, [chain(small), shared(second), shared(first), chain(smaller)])
-    assert_predicts_the_same(with_random_weights(model))
+    assert_agrees(randomise(model))
 
 
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
         (lambda layers: layers.UpSampling2D(interpolation="bicubic"), "interpolation='bicubic'"),
-        (lambda layers: layers.Conv2D(2, 2, dtype="float16"), "computes in float16"),
+        (lambda layers: layers.Conv2D(2, 2, dtype="float16"), "dtype policy float32, got .float16"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(layer: Make, reason: str) -> None:
@@ -304,3 +304,19 @@ def test_dropout_that_drops_at_inference_is_refused(k: Any) -> None:
     model = k.Model(x, k.layers.Dropout(0.5)(x, training=True))
     with pytest.raises(UnsupportedLayer, match="training=True"):
         fxloom.capture(model, torch.zeros(1, 4))
+
+
+@both
+def test_inputs_and_layers_bear_their_names(k: Any) -> None:
+    layers = k.layers
+    image, angle = layers.Input((4, 4, 2), name="image"), layers.Input((3,), name="class")
+    y = layers.Conv2D(2, 3, activation="relu", name="conv.first")(image)
+    y = layers.Concatenate(name="joined")([layers.Flatten(name="flat")(y), angle])
+    outputs = [layers.Dense(2, name="head", activation="softmax")(y), y]
+    model = k.Model([image, angle], outputs)
+    graph = assert_agrees(randomise(model))
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    assert [node.target for node in placeholders] == ["image", "class_"]
+    origins = [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta]
+    named = ["conv_first", "conv_first.activation", "flat", "joined", "head", "head.activation"]
+    assert [origin for origin in origins if "permute" not in origin] == named

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from fxloom.errors import UnsupportedLayer
 from tests.frontends.keras_agreement import assert_agrees, randomise
@@ -90,3 +91,64 @@ def test_what_keeps_state_between_batches_is_refused(k: Any) -> None:
     model = k.Model(x, k.layers.LSTM(2, stateful=True, name="memory")(x))
     with pytest.raises(UnsupportedLayer, match=r"memory \(LSTM\): stateful=True.*initial_state"):
         assert_agrees(model)
+
+
+@both
+def test_both_directions(k: Any) -> None:
+    layers = k.layers
+    assert_agrees(
+        all_of(
+            k,
+            layers.Bidirectional(layers.LSTM(2, return_sequences=True)),
+            layers.Bidirectional(layers.GRU(2), merge_mode="sum"),
+            layers.Bidirectional(layers.SimpleRNN(2, return_state=True), merge_mode="ave"),
+            layers.Bidirectional(layers.GRU(2, return_sequences=True), merge_mode=None),
+            layers.Bidirectional(
+                layers.LSTM(2), merge_mode="mul", backward_layer=layers.GRU(2, go_backwards=True)
+            ),
+        )
+    )
+
+
+@both
+def test_initial_states_of_both_directions(k: Any) -> None:
+    x, h, g = k.layers.Input((4, 3)), k.layers.Input((2,)), k.layers.Input((2,))
+    layer = k.layers.Bidirectional(k.layers.GRU(2, return_state=True))
+    assert_agrees(randomise(k.Model([x, h, g], layer(x, initial_state=[h, g]))))
+
+
+@both
+def test_layers_on_every_point_in_time(k: Any) -> None:
+    layers = k.layers
+    x = layers.Input((3, 6, 5, 2))
+    image = layers.Input((6, 5, 2))
+    y = layers.Flatten()(layers.MaxPooling2D()(layers.Conv2D(2, 3, activation="relu")(image)))
+    encoder = k.Model(image, y, name="encoder")
+    outputs = [
+        layers.TimeDistributed(layers.Dense(2, activation="softmax"))(x),
+        layers.TimeDistributed(layers.Conv2D(3, 2, padding="same", activation="softmax"))(x),
+        layers.TimeDistributed(layers.BatchNormalization())(x),
+        layers.LSTM(2)(layers.TimeDistributed(encoder)(x)),
+        layers.TimeDistributed(layers.GRU(2))(layers.TimeDistributed(layers.Reshape((5, 12)))(x)),
+    ]
+    assert_agrees(randomise(k.Model(x, outputs)))
+
+
+@both
+def test_a_mask_that_someone_reads_is_refused_by_name(k: Any) -> None:
+    layers = k.layers
+    x = layers.Input((5,), dtype="int32")
+    y = layers.Dense(3)(layers.Embedding(7, 4, mask_zero=True, name="words")(x))
+    read = k.Model(x, layers.GRU(2, name="memory")(y))
+    with pytest.raises(UnsupportedLayer, match=r"memory \(GRU\): the mask of words reaches it"):
+        assert_agrees(read)
+    assert_agrees(randomise(k.Model(x, layers.Flatten()(layers.Activation("relu")(y)))))
+
+
+@both
+def test_masking_makes_zeros(k: Any) -> None:
+    x = k.layers.Input((4, 2))
+    rounded = k.layers.Masking(1.0)(k.layers.Activation("relu6")(k.layers.Rescaling(4.0)(x)))
+    model = k.Model(x, k.layers.Flatten()(rounded))
+    given = torch.tensor([[[0.25, 0.25], [0.25, 1], [2, 2], [0.1, 0]]])
+    assert_agrees(model, given)
