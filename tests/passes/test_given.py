@@ -75,7 +75,7 @@ def test_a_batch_norm_behind_given_weights_gets_enough_bits_and_is_rounded_once(
         net.train()(x)
     net.eval()
     graph, summary = completed(net, x)
-    assert summary["formats"] == {"2.scale": "fixed<16,2>", "2.shift": "fixed<16,-4>"}
+    assert summary["formats"] == {"2.scale": "fixed<24,2>", "2.shift": "fixed<24,-4>"}
     values = simulate(lower(graph), x.numpy())
     wanted = net(x).detach().numpy()
     assert np.mean(values != wanted) < 0.01
