@@ -11,7 +11,7 @@ from torch.fx.node import Node
 
 from fxloom.composite_ops import MASKED_SOFTMAX, QUOTIENT, ROOT, STANDARDISE
 from fxloom.graph import BATCH, aten
-from fxloom.quantized_ops import DIVIDE, EMBEDDING, REQUANTIZE, REQUANTIZE_WEIGHTS
+from fxloom.quantized_ops import DIVIDE, EMBEDDING, LOOKUP, REQUANTIZE, REQUANTIZE_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,12 @@ def _leading(node: Node, count: int) -> BatchAxis:
 def _linear(node: Node) -> BatchAxis:
     _constants_only(node, node.args[1:])
     return _aligned([_node(node.args[0])], trailing=1)[0]
+
+
+@batch_rule(LOOKUP)
+def _lookup(node: Node) -> BatchAxis:
+    _constants_only(node, node.args[1:])
+    return _axis(_node(node.args[0]))
 
 
 @batch_rule(aten.embedding.default, EMBEDDING)

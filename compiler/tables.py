@@ -150,6 +150,30 @@ def respelled_ops() -> list[str]:
     return sorted(name for name in names if name.startswith("aten.") and "3d" not in name)
 
 
+def list_layers() -> list[RenderableType]:
+    """Layers of Keras and QKeras, and operations between layers."""
+    from fxloom.keras.model import BUILDERS  # it fills the table
+
+    titles = {"keras": "Keras", "qkeras": "QKeras", "keras.ops": "operations"}
+    rows = [
+        [title, builder.__module__.rpartition(".")[2].replace("_", " "), name]
+        for package, title in titles.items()
+        for (whose, name), builder in sorted(BUILDERS.items())
+        if whose == package
+    ]
+    families: dict[tuple[str, str], list[str]] = {}
+    for title, family, name in rows:
+        families.setdefault((title, family), []).append(name)
+    return [
+        _table(
+            ["of", "family", "layers"],
+            [[title, family, ", ".join(names)] for (title, family), names in families.items()],
+        ),
+        Text(),
+        Text("and Functional and Sequential models, nested and shared ones too"),
+    ]
+
+
 def list_passes() -> list[RenderableType]:
     """Every pass with its keys, types and defaults."""
     from fxloom import passes

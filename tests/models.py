@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.graph import range_of
+from tests import keras_descriptions
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (4, 7, 6)
@@ -1350,4 +1351,7 @@ class AwkwardNames(nn.Module):
 
 
 CASES["awkward names"] = (AwkwardNames, (4,))
+CASES["keras classifier"] = (keras_descriptions.classifier, (8, 6, 2))
+CASES["keras u-net"] = (keras_descriptions.u_net, (8, 8, 3))
+CASES["keras signals"] = (keras_descriptions.signals, (9, 3))
 CASES["leaky chain"] = (lambda: nn.Sequential(*(nn.LeakyReLU(0.3) for _ in range(9))), VECTOR)

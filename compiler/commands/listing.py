@@ -6,22 +6,31 @@ from typing import Annotated
 import typer
 
 from fxloom.commands import console
-from fxloom.tables import demo_table, list_backends, list_ops, list_passes, list_targets
+from fxloom.tables import (
+    demo_table,
+    list_backends,
+    list_layers,
+    list_ops,
+    list_passes,
+    list_targets,
+)
 
 
 class What(StrEnum):
     """What can be listed."""
 
     OPS = "ops"
+    LAYERS = "layers"
     PASSES = "passes"
     BACKENDS = "backends"
     TARGETS = "targets"
 
 
 def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
-    """List what fxloom knows: ops, passes, backends or targets."""
+    """List what fxloom knows: ops, layers of Keras, passes, backends or targets."""
     tables = {
         What.OPS: list_ops,
+        What.LAYERS: list_layers,
         What.PASSES: list_passes,
         What.BACKENDS: list_backends,
         What.TARGETS: list_targets,

@@ -3,12 +3,13 @@
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fxloom.errors import CaptureError
-from fxloom.keras.h5_file import EXPANSION, SPARE
 from fxloom.keras.json_access import MAX_JSON, mapping, parsed
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -26,26 +27,36 @@ _FAULTS = (
 
 @dataclass(frozen=True)
 class Archived:
-    """What is in an archive. version: of the Keras that wrote it. weights: an HDF5 file."""
+    """What is in an archive beside the weights. version: of the Keras that wrote it."""
 
     config: Any
     version: Any
-    weights: bytes
 
 
 def read_archive(path: Path) -> Archived:
     """The members of a `.keras` file. Raises CaptureError for what is damaged, too large for the
     file, named as if it lay outside of it, or missing."""
+    with _opened(path) as (archive, members):
+        config = parsed(_content(archive, members, CONFIG, MAX_JSON), CONFIG)
+        metadata = parsed(_content(archive, members, METADATA, MAX_JSON), METADATA)
+        if WEIGHTS not in members:
+            raise _missing(WEIGHTS, members)
+    return Archived(config, mapping(metadata, METADATA).get("keras_version"))
+
+
+def member_of(path: Path, name: str, limit: int) -> bytes:
+    """A member of at most so many bytes. Raises CaptureError as read_archive does."""
+    with _opened(path) as (archive, members):
+        return _content(archive, members, name, limit)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _checked(archive.infolist(), path.stat().st_size)
-            config = parsed(_content(archive, members, CONFIG, MAX_JSON), CONFIG)
-            metadata = parsed(_content(archive, members, METADATA, MAX_JSON), METADATA)
-            limit = EXPANSION * path.stat().st_size + SPARE
-            weights = _content(archive, members, WEIGHTS, limit)
+            yield archive, _checked(archive.infolist(), path.stat().st_size)
     except _FAULTS as fault:
         raise CaptureError(f"damaged: {fault}") from None
-    return Archived(config, mapping(metadata, METADATA).get("keras_version"), weights)
 
 
 def _checked(infos: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:
@@ -71,8 +82,7 @@ def _content(
     archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str, limit: int
 ) -> bytes:
     if name not in members:
-        held = ", ".join(sorted(members)[:5]) or "nothing"
-        raise CaptureError(f"required {name}, got {held}. Is it a model that Keras saved?")
+        raise _missing(name, members)
     info = members[name]
     if info.file_size > limit:
         raise CaptureError(
@@ -82,3 +92,8 @@ def _content(
     if len(content) != info.file_size:
         raise CaptureError(f"member {name}: required {info.file_size} bytes, got {len(content)}")
     return content
+
+
+def _missing(name: str, members: Collection[str]) -> CaptureError:
+    held = ", ".join(sorted(members)[:5]) or "nothing"
+    return CaptureError(f"required {name}, got {held}. Is it a model that Keras saved?")

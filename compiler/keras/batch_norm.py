@@ -1,5 +1,7 @@
 """Batch normalization at inference."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,12 +44,12 @@ class BatchNormalization(nn.Module):
             else:
                 self.register_parameter(name, given)
 
-    def order(self, dims: int) -> Order:
+    def order(self, dims: Sequence[int]) -> Order:
         """Channels first where Keras' axis is the last, else as Keras has them."""
-        return "first" if self.axis in (-1, dims - 1) else "keras"
+        return "first" if self.axis in (-1, dims[0] - 1) else "keras"
 
     def forward(self, x: Tensor) -> Tensor:
-        axis = 1 if self.order(x.dim()) == "first" else self.axis % x.dim()
+        axis = 1 if self.order([x.dim()]) == "first" else self.axis % x.dim()
         if axis != 1:
             x = x.movedim(axis, 1)
         y = functional.batch_norm(

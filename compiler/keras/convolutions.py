@@ -95,7 +95,7 @@ def bias_name(layer: Layer) -> tuple[str, ...]:
     return ("bias",) if layer.config["use_bias"] else ()
 
 
-@builds("Conv1D", "Convolution1D", "Conv2D", "Convolution2D")
+@builds("Conv1D", "Conv2D")
 def _convolution(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
     groups = int(layer.config.get("groups", 1))
@@ -109,7 +109,7 @@ def _depthwise(layer: Layer) -> nn.Module:
     return Convolution(layer, depthwise_kernel(kernel), bias[0] if bias else None, groups)
 
 
-@builds("SeparableConv1D", "SeparableConvolution1D", "SeparableConv2D", "SeparableConvolution2D")
+@builds("SeparableConv1D", "SeparableConv2D")
 def _separable(layer: Layer) -> nn.Module:
     depthwise, pointwise, *bias = arrays(
         layer, "depthwise kernel", "pointwise kernel", *bias_name(layer)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fxloom.errors import CaptureError
-from fxloom.keras.archive import read_archive
+from fxloom.keras.archive import WEIGHTS, read_archive
 from fxloom.keras.config import model_of
 from fxloom.keras.description import Model
-from fxloom.keras.h5_file import H5, open_h5
+from fxloom.keras.h5_file import H5, read_h5
 from fxloom.keras.h5_weights import source_of
 from fxloom.keras.json_access import MAX_JSON, mapping, parsed, shown
 from fxloom.keras.weights import attached
@@ -68,22 +68,20 @@ def _start(path: Path) -> bytes:
 def _from_archive(path: Path) -> Model:
     found = read_archive(path)
     model = model_of(found.config, generation_of(found.version, found.config))
-    with open_h5(found.weights) as file:
-        return attached(model, source_of(file, file.root, model))
+    return attached(model, source_of(read_h5(path, WEIGHTS), "", model))
 
 
 def _from_h5(path: Path) -> Model:
-    with open_h5(path) as file:
-        text = file.text(file.root, "model_config")
-        if text is None:
-            raise CaptureError(
-                "it has weights and no model. Give the model's JSON too: MODEL.json:WEIGHTS.h5, "
-                "where model.to_json() wrote the first"
-            )
-        config = parsed(text, "model_config")
-        version = file.text(file.root, "keras_version")
-        model = model_of(config, generation_of(version, config))
-        return _with_weights(model, file)
+    file = read_h5(path)
+    text = file.text("model_config")
+    if text is None:
+        raise CaptureError(
+            "it has weights and no model. Give the model's JSON too: MODEL.json:WEIGHTS.h5, "
+            "where model.to_json() wrote the first"
+        )
+    config = parsed(text, "model_config")
+    model = model_of(config, generation_of(file.text("keras_version"), config))
+    return _with_weights(model, file)
 
 
 def _from_json(path: Path, weights: Path | None) -> Model:
@@ -95,8 +93,7 @@ def _from_json(path: Path, weights: Path | None) -> Model:
     if _start(weights) != _HDF5:
         raise CaptureError(f"its weights, {weights}: not HDF5")
     try:
-        with open_h5(weights) as file:
-            return _with_weights(model, file)
+        return _with_weights(model, read_h5(weights))
     except CaptureError as fault:
         raise CaptureError(f"with the weights of {weights}: {fault}") from None
 
@@ -112,8 +109,8 @@ def _beside(path: Path) -> Path:
 
 
 def _with_weights(model: Model, file: H5) -> Model:
-    root = file.group(file.root, "model_weights")
-    return attached(model, source_of(file, file.root if root is None else root, model))
+    root = "model_weights" if file.is_group("model_weights") else ""
+    return attached(model, source_of(file, root, model))
 
 
 def generation_of(version: Any, config: Any) -> int:

@@ -8,8 +8,6 @@ layers/dense_1/vars/0, by class and not by name (keras, src/saving/saving_lib.py
 import re
 from collections.abc import Mapping, Sequence
 
-import h5py
-
 from fxloom.errors import CaptureError
 from fxloom.keras.description import Array, Layer, Model
 from fxloom.keras.h5_file import H5
@@ -21,17 +19,18 @@ CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 """What holds a model's layers, in later files and in those of TensorFlow 2.13."""
 
 
-def source_of(file: H5, root: h5py.Group, model: Model) -> Layers:
+def source_of(file: H5, root: str, model: Model) -> Layers:
     """The arrays below a group. Raises CaptureError where they are of layers that the model has
     not."""
     names = file.texts(root, "layer_names")
     if names or file.has(root, "layer_names"):
         own = {layer.name for layer in model.layers}
-        with_weights = [name for name in names if name not in own and _listed(file, root, name)]
+        strangers = [name for name in names if name not in own]
+        with_weights = [x for x in strangers if file.texts(_below(root, x), "weight_names")]
         if with_weights:
             raise _strangers(with_weights)
         return _ByName(file, root)
-    if any(file.group(root, container) is not None for container in CONTAINERS):
+    if any(file.is_group(_below(root, container)) for container in CONTAINERS):
         return _Tree(file, root)
     raise CaptureError("no weights of Keras: neither layer_names nor layers are in the file")
 
@@ -41,23 +40,22 @@ def _strangers(names: Sequence[str]) -> CaptureError:
     return CaptureError(f"it has weights of layers that are not in the config: {listed}")
 
 
-def _listed(file: H5, root: h5py.Group, layer: str) -> list[str]:
-    group = file.group(root, layer)
-    return [] if group is None else file.texts(group, "weight_names")
+def _below(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
 
 
 class _ByName:
     """Groups of Keras 2."""
 
-    def __init__(self, file: H5, root: h5py.Group) -> None:
+    def __init__(self, file: H5, root: str) -> None:
         self._file, self._root = file, root
 
     def of_layer(self, model: Model, layer: Layer) -> Source:
-        names = _listed(self._file, self._root, layer.name)
+        group = _below(self._root, layer.name)
+        names = self._file.texts(group, "weight_names")
         if len(set(names)) < len(names):
             raise CaptureError(f"layer {layer.name}: two of its arrays have the same name")
-        group = self._file.group(self._root, layer.name)
-        arrays = [self._file.array(group, name) for name in names] if group is not None else []
+        arrays = [self._file.array(_below(group, name)) for name in names]
         return _Divided(divided(layer, arrays))
 
 
@@ -78,25 +76,24 @@ class _Divided:
 
 
 class _Tree:
-    """The tree of objects of Keras 3 below a group; None where the file has nothing of it."""
+    """The tree of objects of Keras 3 below a group, which need not be there."""
 
-    def __init__(self, file: H5, group: h5py.Group | None) -> None:
+    def __init__(self, file: H5, group: str) -> None:
         self._file, self._group = file, group
 
     def of_layer(self, model: Model, layer: Layer) -> Source:
-        for container in CONTAINERS:
-            group = self._below(container)
-            if group is not None:
-                keys = _keys(model)
-                strangers = set(self._file.names(group)) - set(keys.values())
-                if strangers:
-                    raise _strangers(sorted(strangers))
-                return _Tree(self._file, self._file.group(group, keys[layer.name]))
-        return _Tree(self._file, None)
+        keys = _keys(model)
+        groups = [_below(self._group, container) for container in CONTAINERS]
+        group = next((each for each in groups if self._file.is_group(each)), groups[0])
+        strangers = set(self._file.names(group)) - set(keys.values())
+        if strangers:
+            raise _strangers(sorted(strangers))
+        return _Tree(self._file, _below(group, keys[layer.name]))
 
     def of_part(self, layer: Layer, key: str) -> Source:
         two = layer.class_name in ("Bidirectional", "QBidirectional")
-        return _Tree(self._file, self._below("forward_layer" if two and key == "layer" else key))
+        part = "forward_layer" if two and key == "layer" else key
+        return _Tree(self._file, _below(self._group, part))
 
     def arrays(self, layer: Layer, variables: Sequence[Variable] | None) -> Sequence[Array]:
         if variables is None:
@@ -105,24 +102,19 @@ class _Tree:
         for part in dict.fromkeys([(), *(variable.part for variable in variables)]):
             group = self._group
             for name in part:  # tf_keras keeps some of them under private names
-                group = self._below(name, group) or self._below(f"_{name}", group)
+                public = _below(group, name)
+                group = public if self._file.is_group(public) else _below(group, f"_{name}")
             held[part] = self._variables(group)
         if any(len(found) != _count(variables, part) for part, found in held.items()):
             return [array for found in held.values() for array in found]
         return [held[variable.part].pop(0) for variable in variables]
 
-    def _below(self, name: str, group: h5py.Group | None = None) -> h5py.Group | None:
-        group = self._group if group is None else group
-        return None if group is None else self._file.group(group, name)
-
-    def _variables(self, group: h5py.Group | None) -> list[Array]:
-        kept = None if group is None else self._file.group(group, "vars")
-        if kept is None:
-            return []
+    def _variables(self, group: str) -> list[Array]:
+        kept = _below(group, "vars")
         names = self._file.names(kept)
         if set(names) != {str(position) for position in range(len(names))}:
-            raise CaptureError(f"{kept.name}: required arrays 0 to {len(names) - 1}")
-        return [self._file.array(kept, str(position)) for position in range(len(names))]
+            raise CaptureError(f"{kept}: required arrays 0 to {len(names) - 1}")
+        return [self._file.array(_below(kept, str(position))) for position in range(len(names))]
 
 
 def _count(variables: Sequence[Variable], part: tuple[str, ...]) -> int:

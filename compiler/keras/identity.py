@@ -25,8 +25,6 @@ _TRAINING = ("_initializer", "_regularizer", "_constraint")
 
 _CODE = {
     "Lambda": "it holds Python code, which is never run. Use layers of Keras in its place",
-    "TFOpLambda": "an operation of TensorFlow outside a layer. Use a layer of Keras in its place",
-    "SlicingOpLambda": "an index of TensorFlow outside a layer. Use Cropping or Reshape layers",
 }
 
 

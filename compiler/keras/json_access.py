@@ -13,10 +13,10 @@ MAX_DEPTH = 128
 """Lists and dictionaries within one another; a nested model takes three."""
 
 
-def parsed(text: bytes | str, place: str) -> Any:
+def parsed(text: bytes | str, place: str, limit: int = MAX_JSON) -> Any:
     """JSON of a bounded size and depth. Raises CaptureError naming the place."""
-    if len(text) > MAX_JSON:
-        raise CaptureError(f"{place}: {len(text):,} bytes of JSON; at most {MAX_JSON:,} are read")
+    if len(text) > limit:
+        raise CaptureError(f"{place}: {len(text):,} bytes of JSON; at most {limit:,} are read")
     try:
         found = json.loads(text)
     except RecursionError:

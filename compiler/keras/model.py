@@ -16,13 +16,19 @@ from fxloom.keras import embedding as embedding
 from fxloom.keras import merges as merges
 from fxloom.keras import moves as moves
 from fxloom.keras import norms as norms
+from fxloom.keras import operations as operations
 from fxloom.keras import pools as pools
+from fxloom.keras import qconvolutions as qconvolutions
+from fxloom.keras import qlayers as qlayers
+from fxloom.keras import qnorms as qnorms
+from fxloom.keras import qpools as qpools
 from fxloom.keras import recurrent as recurrent
 from fxloom.keras import transposed as transposed
 from fxloom.keras import wrappers as wrappers
 from fxloom.keras.files import read_model
 from fxloom.keras.memory import describe
 from fxloom.keras.network import Network
+from fxloom.keras.registry import BUILDERS as BUILDERS
 
 
 def network_of(model: Any) -> Network:

@@ -102,7 +102,7 @@ class Network(nn.Module):
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):
-            order = order(max((x.tensor.dim() for x in given), default=0))
+            order = order([x.tensor.dim() for x in given])
         # Constants have Keras' axes, and perhaps fewer of them than what they meet.
         free = order != "keras" and not any(ref in self._constants for ref in references(call.args))
         first = order == "first" or (free and any(x.channels_first for x in given))

@@ -78,21 +78,21 @@ class GlobalPool(nn.Module):
         return x.mean(axes, self.keepdims) if self.average else x.amax(axes, self.keepdims)
 
 
-@builds("MaxPooling1D", "MaxPool1D", "MaxPooling2D", "MaxPool2D")
+@builds("MaxPooling1D", "MaxPooling2D")
 def _largest(layer: Layer) -> nn.Module:
     return Pool(layer, average=False)
 
 
-@builds("AveragePooling1D", "AvgPool1D", "AveragePooling2D", "AvgPool2D")
+@builds("AveragePooling1D", "AveragePooling2D")
 def _average(layer: Layer) -> nn.Module:
     return Pool(layer, average=True)
 
 
-@builds("GlobalMaxPooling1D", "GlobalMaxPool1D", "GlobalMaxPooling2D", "GlobalMaxPool2D")
+@builds("GlobalMaxPooling1D", "GlobalMaxPooling2D")
 def _global_largest(layer: Layer) -> nn.Module:
     return GlobalPool(layer, average=False)
 
 
-@builds("GlobalAveragePooling1D", "GlobalAvgPool1D", "GlobalAveragePooling2D", "GlobalAvgPool2D")
+@builds("GlobalAveragePooling1D", "GlobalAveragePooling2D")
 def _global_average(layer: Layer) -> nn.Module:
     return GlobalPool(layer, average=True)

@@ -40,8 +40,8 @@ def builds(*classes: str, package: str = "keras") -> Callable[[Builder], Builder
     A module's `order` says which axes its forward takes tensors in and returns them in: "keras",
     those of Keras, which is what a module without `order` gets; "first", the channels as axis 1,
     where Keras has them last; "pointwise", either, with the same result (all arguments have the
-    same); "any", either, and forward is told by `channels_first=`. It may be a function of the
-    number of dimensions that arrive.
+    same); "any", either, and forward is told by `channels_first=`. It may be a function of how
+    many dimensions each of them has.
     """
 
     def register(builder: Builder) -> Builder:
@@ -106,6 +106,12 @@ def activation(name: Any, layer: Layer) -> nn.Module | None:
     from fxloom.keras.activations import named
 
     return named(name, layer)
+
+
+def ordered(module: nn.Module, order: Order) -> nn.Module:
+    """The module, which takes its axes so (see builds)."""
+    vars(module)["order"] = order
+    return module
 
 
 def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:

@@ -83,7 +83,7 @@ class _Cut(nn.Module):
         return x[..., : lengths[0]] if x.dim() == 3 else x[..., : lengths[0], : lengths[1]]
 
 
-@builds("Conv1DTranspose", "Convolution1DTranspose", "Conv2DTranspose", "Convolution2DTranspose")
+@builds("Conv1DTranspose", "Conv2DTranspose")
 def _transposed(layer: Layer) -> nn.Module:
     kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
     return TransposedConvolution(layer, kernel, bias[0] if bias else None)

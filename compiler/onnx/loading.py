@@ -17,7 +17,6 @@ from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exporting import quiet
 from fxloom.given_constants import QuantizerRefused
 from fxloom.onnx.files import QONNX, STANDARD, opset
-from fxloom.onnx.given import Integers
 from fxloom.onnx.names import module_names, node_name
 from fxloom.onnx.network import Network, Port, Step
 from fxloom.onnx.node import Node, Refused
@@ -67,6 +66,11 @@ class _Reader:
             value = self._values.get(name)
             if value is not None and value.known:
                 self._problems.append(f"output {name}: it is a constant, or depends on sizes alone")
+            elif value is not None and value.pair is not None:
+                self._problems.append(
+                    f"output {name}: it is the integers of a QuantizeLinear. "
+                    "End the model with a DequantizeLinear"
+                )
         if self._problems:
             raise UnsupportedLayer(self._problems)
         return Network(self._used(outputs), ports, outputs).eval()
@@ -181,11 +185,12 @@ class _Reader:
     ) -> list[Value]:
         """What is computed from known values, at both batch sizes where they differ."""
         if all(value is None or value.constant for value in inputs):
-            return [constant(*each) for each in self._evaluated(node(0), builder)]
+            return self._evaluated(node(0), builder)
         runs = (self._evaluated(node(place), builder) for place in (0, 1))
-        return [joined(one, other) for (one, _), (other, _) in zip(*runs, strict=True)]
+        pairs = zip(*runs, strict=True)
+        return [joined(one.first, other.first) for one, other in pairs]
 
-    def _evaluated(self, node: Node, builder: Builder) -> list[tuple[Tensor, Integers | None]]:
+    def _evaluated(self, node: Node, builder: Builder) -> list[Value]:
         module, positions = module_of(node, builder)
         given = [node.value(place) for place in positions]
         with torch.no_grad():
@@ -196,7 +201,9 @@ class _Reader:
                 raise Refused(f"constants of more than {MAX_CONSTANTS} values are computed")
             results = module(*(each.first for each in given))
         results = [results] if isinstance(results, Tensor) else list(results)
-        return [(result, rounding_of(node.kind, module, given)) for result in results]
+        rounding = rounding_of(node.kind, module, given)
+        pair = getattr(module, "pair", None)
+        return [Value(result, result, True, rounding, pair) for result in results]
 
     def _computed_results(self, node: Node, module: nn.Module, positions: list[int]) -> list[Value]:
         runs = (

@@ -60,8 +60,9 @@ def _of_one_batch(
     outside = prod(first[:axis])
     for dim, size in enumerate(target):
         grown = [*target[:dim], size // samples[0] * samples[1], *target[dim + 1 :]]
-        whole = size % samples[0] == 0 and prod(grown) == prod(second)
-        if prod(target[:dim]) == outside and whole:
+        # Between two dimensions it could be of either, if it has none for itself.
+        whole = size == samples[0] or (outside == 1 and size % samples[0] == 0)
+        if prod(target[:dim]) == outside and whole and prod(grown) == prod(second):
             return [target, grown]
     raise Refused(
         f"it makes {target} of {list(first)}, which is for one batch size only. Export the model "

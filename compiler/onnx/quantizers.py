@@ -25,14 +25,6 @@ class Quant(Activation):
     """Computed values brought onto a grid."""
 
 
-class QuantizeLinear(Quant):
-    """The values that the integers stand for, so that DequantizeLinear has nothing left to do."""
-
-    def __init__(self, to: Grid, scale: Tensor, zero_point: Tensor) -> None:
-        super().__init__(to)
-        self.pair = (scale, zero_point)
-
-
 class Signs(nn.Module):
     """1 where a value is not negative, else -1, times a scale."""
 
@@ -189,9 +181,15 @@ def _quantize_linear(node: Node) -> nn.Module:
     lo, hi = (limit - shift for limit in _LIMITS[kind])
     values = array_of(scale).astype(np.float64)
     to = Grid(values, np.zeros((), np.int64), lo, hi, Rounding.RND_CONV)
-    if node.value(0).constant:
-        return Rounded(to, scale)
-    return QuantizeLinear(to, scale, zero)
+    module = Rounded(to, scale) if node.value(0).constant else Quant(to)
+    return paired(module, scale, zero)
+
+
+def paired(module: nn.Module, scale: Tensor, zero_point: Tensor) -> nn.Module:
+    """A QuantizeLinear: it gives the values that its integers stand for, so that the
+    DequantizeLinear, which must be the next, has nothing left to do."""
+    module.pair = (scale, zero_point)  # type: ignore[assignment]
+    return module
 
 
 @builds("DequantizeLinear")
@@ -207,8 +205,6 @@ def _dequantize_linear(node: Node) -> nn.Module | Function:
         return lambda x: x
     if not given.constant:
         raise Refused("it reads integers that no QuantizeLinear made")
-    if given.rounding is not None:
-        return lambda x: x
     lo, hi = _LIMITS.get(given.first.dtype, (0, 0))
     zeros = (int(zero.min()), int(zero.max()))
     return Given(scale, zero, (lo - zeros[1], hi - zeros[0]))

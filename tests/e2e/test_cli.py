@@ -157,6 +157,9 @@ def test_lists_name_what_there_is() -> None:
     ops = run("list", "ops")
     assert "aten.convolution" in ops
     assert "requantize" in ops
+    layers = run("list", "layers")
+    assert "SeparableConv2D" in layers
+    assert "LSTM" in layers
     passes = run("list", "passes")
     assert "Post-training fixed point." in passes
     assert "TRN | TRN_ZERO | RND" in passes

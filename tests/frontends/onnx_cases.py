@@ -525,3 +525,43 @@ CASES: dict[str, tuple[Any, ...]] = {
         },
     ),
 }
+CASES |= {
+    "quantize linear": (
+        "a = QuantizeLinear(x, s, z)\n"
+        "b = DequantizeLinear(a, s, z)\n"
+        "c = Relu(b)\n"
+        "d = QuantizeLinear(c, s)\n"
+        "y = DequantizeLinear(d, s)",
+        ["n", 4],
+        {"s": np.float32(0.037), "z": np.int8(-5)},
+    ),
+    "quantize linear weights": (
+        "a = QuantizeLinear(x, s, z)\n"
+        "b = DequantizeLinear(a, s, z)\n"
+        "v = DequantizeLinear<axis=0>(w, each, zeros)\n"
+        "c = DequantizeLinear<axis=0>(i, each)\n"
+        "d = Conv<pads=[0,1,0,1]>(b, v, c)\n"
+        "e = DequantizeLinear<axis=1>(u, each)\n"
+        "f = GlobalAveragePool(d)\n"
+        "g = Flatten(f)\n"
+        "t = Identity(e)\n"
+        "h = Gemm(g, t)\n"
+        "y = Add(h, half)",
+        ["n", 4, 7, 6],
+        {
+            "s": np.float32(0.037),
+            "z": np.uint8(120),
+            "w": chance.integers(-128, 128, (3, 4, 3, 3)).astype(np.int8),
+            "i": chance.integers(-(2**12), 2**12, 3).astype(np.int32),
+            "u": chance.integers(0, 256, (3, 3)).astype(np.uint8),
+            "each": np.array([0.013, 0.007, 0.021], np.float32),
+            "zeros": np.zeros(3, np.int8),
+            "half": np.float32(0.5),
+        },
+    ),
+    "quantized constants": (
+        "a = QuantizeLinear(w, s, z)\nb = DequantizeLinear(a, s, z)\ny = Add(x, b)",
+        ["n", 4],
+        {"w": normal(4), "s": np.float32(0.037), "z": np.uint8(128)},
+    ),
+}

@@ -4,14 +4,18 @@ All layers of a family are outputs of one model, so that TensorFlow and capture 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fxloom
 from fxloom.errors import UnsupportedLayer
-from tests.frontends.keras_agreement import assert_agrees, randomise
+from fxloom.keras.memory import describe
+from fxloom.keras.network import Network
+from tests.frontends.keras_agreement import assert_agrees, inputs_of, randomise
 
 keras = pytest.importorskip("keras", reason="needs TensorFlow and Keras: make test-keras")
 tf_keras = pytest.importorskip("tf_keras", reason="needs TensorFlow and Keras: make test-keras")
@@ -320,3 +324,44 @@ def test_inputs_and_layers_bear_their_names(k: Any) -> None:
     origins = [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta]
     named = ["conv_first", "conv_first.activation", "flat", "joined", "head", "head.activation"]
     assert [origin for origin in origins if "permute" not in origin] == named
+
+
+OF_CHANNELS_FIRST: list[Make] = [
+    lambda layers: layers.Conv2D(3, (2, 3), strides=(2, 1), padding="same", activation="relu"),
+    lambda layers: layers.Conv2D(3, 3, dilation_rate=2),
+    lambda layers: layers.DepthwiseConv2D(2, depth_multiplier=2),
+    lambda layers: layers.SeparableConv2D(3, 2, padding="same"),
+    lambda layers: layers.Conv2DTranspose(3, 3, strides=2, padding="same"),
+    lambda layers: layers.MaxPooling2D(2, padding="same"),
+    lambda layers: layers.AveragePooling2D((2, 3), strides=1, padding="same"),
+    lambda layers: layers.GlobalMaxPooling2D(),
+    lambda layers: layers.GlobalAveragePooling2D(keepdims=True),
+    lambda layers: layers.ZeroPadding2D(((1, 0), (2, 1))),
+    lambda layers: layers.Cropping2D(((1, 0), (2, 1))),
+    lambda layers: layers.UpSampling2D((2, 3)),
+    lambda layers: layers.UpSampling2D((2, 3), interpolation="bilinear"),
+    lambda layers: layers.Flatten(),
+]
+
+
+@both
+def test_channels_first_is_channels_last_on_moved_images(k: Any) -> None:
+    """TensorFlow runs it on accelerators alone: what it says of channels last is the reference."""
+    x = k.layers.Input(IMAGE)
+    model = randomise(k.Model(x, [make(k.layers)(x) for make in OF_CHANNELS_FIRST]))
+    described = describe(model)
+    layers = []
+    for layer in described.layers:
+        config = dict(layer.config)
+        if "data_format" in config:
+            config["data_format"] = "channels_first"
+        if "batch_shape" in config:
+            config["batch_shape"] = (None, IMAGE[2], *IMAGE[:2])
+        if "batch_input_shape" in config:
+            config["batch_input_shape"] = (None, IMAGE[2], *IMAGE[:2])
+        layers.append(replace(layer, config=config))
+    (images,) = inputs_of(model)
+    found = Network(replace(described, layers=tuple(layers))).eval()(images.permute(0, 3, 1, 2))
+    for result, expected in zip(found, model.predict(images.numpy(), verbose=0), strict=True):
+        moved = result.permute(0, 2, 3, 1) if result.dim() == 4 else result
+        np.testing.assert_allclose(moved.detach().numpy(), expected, rtol=0, atol=1e-5)

@@ -1,18 +1,25 @@
 """ONNX models of every operator, against onnxruntime."""
 
+import io
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import fxloom
+from fxloom import UnsupportedLayer
 
 pytest.importorskip("onnx", reason="needs onnx and onnxruntime: make test-keras")
 pytest.importorskip("onnxruntime", reason="needs onnx and onnxruntime: make test-keras")
 
+
+import onnx
+
 from fxloom.onnx.registry import BUILDERS
-from tests.frontends.onnx_cases import CASES, normal
+from tests.frontends.onnx_cases import CASES, normal, whole
 from tests.frontends.onnx_models import computed, onnx_model
 
 FIXED = (
@@ -59,12 +66,115 @@ def test_a_model_for_one_sample_takes_any_number(name: str) -> None:
 
 
 def test_every_operator_occurs() -> None:
-    found = {
-        ("qonnx" if node.domain else "", node.op_type)
-        for name in CASES
-        for node in model_of(name)[0].graph.node
-    }
-    assert {kind for kind in BUILDERS if not kind[0]} <= found | {
-        ("", "QuantizeLinear"),
-        ("", "DequantizeLinear"),
-    }
+    found = {node.op_type for name in CASES for node in model_of(name)[0].graph.node}
+    assert {kind for domain, kind in BUILDERS if not domain} == found
+
+
+class Blocks(nn.Module):
+    """A network with layers in blocks, functions in forward and a flatten by the batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.blocks = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.bn(self.conv1(x)))
+        y = self.blocks(y + x.mean(1, keepdim=True))
+        return torch.softmax(self.fc(y.reshape(y.size(0), -1)), 1)
+
+
+class Attention(nn.Module):
+    """Its heads are merged with the batch on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.fc = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.attention(x, x, x, need_weights=False)
+        return self.fc(y[:, 0])
+
+
+def exported(net: nn.Module, x: torch.Tensor, exporter: str) -> Any:
+    """The model of either exporter, for any batch size where x has several samples."""
+    file, options = io.BytesIO(), dict[str, Any]()
+    if len(x) > 1 and exporter == "dynamo":
+        options["dynamic_shapes"] = ({0: torch.export.Dim("n")},)
+    elif len(x) > 1:
+        options["dynamic_axes"] = {"x": {0: "n"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net, (x,), file, input_names=["x"], dynamo=exporter == "dynamo", **options
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_what_torch_exports(exporter: str, samples: int) -> None:
+    torch.manual_seed(0)
+    net, x = Blocks().eval(), torch.randn(5, 3, 8, 8)
+    graph = fxloom.capture(exported(net, x[:samples], exporter), x[:2])
+    torch.testing.assert_close(graph(x), net(x), atol=1e-5, rtol=1e-5)
+    names = {node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta}
+    assert {"blocks.0", "blocks.1", "blocks.2", "fc", "Relu", "Softmax"} <= names
+    assert {"fc.weight", "blocks.0.bias"} <= dict(graph.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_attention(exporter: str) -> None:
+    net, x = Attention().eval(), torch.randn(5, 3, 4)
+    graph = fxloom.capture(exported(net, x[:2], exporter), x[:2])
+    torch.testing.assert_close(graph(x), net(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UnsupportedLayer, match="with a dynamic batch dimension"):
+        fxloom.capture(exported(net, x[:1], exporter), x[:2])
+
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "unknown": ("y = Hardmax(x)", ["n", 4], {}, r"Hardmax \(Hardmax\): no such operator"),
+    "all of them": ("a = Hardmax(x)\ny = Det(x)", ["n", 4, 4], {}, "2 unsupported layers"),
+    "volumes": ("y = Conv(x, w)", ["n", 1, 4, 4, 4], {"w": normal(1, 1, 2, 2, 2)}, "spatial dim"),
+    "computed weights": ("y = Conv(x, x)", [2, 3, 2, 2], {}, "weights must be constant"),
+    "shapes": ("y = MatMul(x, w)", ["n", 4], {"w": normal(3, 2)}, "do not fit"),
+    "gru": (
+        "a = GRU<hidden_size=1>(x, w, r)\ny = Relu(a)",
+        ["n", 4, 5],
+        {"w": normal(1, 3, 5), "r": normal(1, 3, 1)},
+        "linear_before_reset=0",
+    ),
+    "linear asymmetric": (
+        'y = Resize<mode="linear", coordinate_transformation_mode="asymmetric">(x, , s)',
+        ["n", 1, 4, 4],
+        {"s": np.array([1, 1, 2, 2], np.float32)},
+        "not that of torch",
+    ),
+    "batch": ("y = Tile(x, r)", ["n", 4], {"r": whole(2, 1)}, "repeats dimension 0"),
+    "batch of two": ("y = Reshape(x, s)", ["n", 4], {"s": whole(2, 4)}, "it makes"),
+    "part of the batch": ("y = Slice(x, s, e)", ["n", 4], {"s": whole(1), "e": whole(3)}, "batch"),
+    "dynamic": ("y = Relu(x)", ["n", "m"], {}, "input x: required every size but the batch"),
+    "constant": ("y = Relu(w)", ["n", 4], {"w": normal(3)}, "output y: it is a constant"),
+    "constant integers": (
+        "a = QuantizeLinear(w, s)\nb = Cast<to=1>(a)\ny = Add(x, b)",
+        ["n", 4],
+        {"s": np.float32(1), "w": normal(4)},
+        "Only a DequantizeLinear",
+    ),
+    "integers": ("y = QuantizeLinear(x, s)", ["n", 4], {"s": np.float32(1)}, "Dequantize"),
+    "huge": (
+        "a = Expand(w, s)\ny = Add(x, a)",
+        ["n", 1],
+        {"w": normal(1), "s": whole(2**40)},
+        "constants of more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_by_name(name: str) -> None:
+    nodes, shape, constants, words = REFUSED[name]
+    model = onnx_model(nodes, {"x": shape}, constants)
+    with pytest.raises(UnsupportedLayer, match=words):
+        fxloom.capture(model, torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])]))
