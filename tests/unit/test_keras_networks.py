@@ -60,7 +60,7 @@ def test_what_a_config_says_and_no_one_reads_is_refused() -> None:
     m.dense(m.image, 4, 3, quantization_config=None, newer_flag=False, bias_constraint="max_norm")
     with pytest.raises(UnsupportedLayer) as refused:
         m.network("dense_1", "dense_2")
-    assert refused.value.problems == [
+    assert list(refused.value.problems) == [
         "dense_1 (Dense): its config says lora_rank=2, which is not known here"
     ]
 
