@@ -4,11 +4,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxloom.keras.activations import Pointwise
 from fxloom.keras.description import Layer
 from fxloom.keras.qformats import Product, quantized_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Refused, activated, builds
+from fxloom.keras.registry import Refused, activated, builds, ordered
 
 
 class QDense(Product):
@@ -20,7 +19,8 @@ class QDense(Product):
         self.activation = function_of(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        return activated(self.activation, self.product(functional.linear, x), False)
+        y = self.product(functional.linear, x)
+        return activated(self.activation, y, channels_first=False)
 
 
 @builds("QDense", package="qkeras")
@@ -30,7 +30,7 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config["activation"], layer) or Pointwise(lambda x: x)
+    return function_of(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
 
 
 @builds("QAdaptiveActivation", package="qkeras")

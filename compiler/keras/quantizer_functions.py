@@ -27,7 +27,7 @@ from fxloom.keras.quantizer_modules import (
 from fxloom.keras.quantizer_powers import SignedPowers, UnsignedPowers
 from fxloom.keras.quantizer_sigmoids import inner_sigmoid, quantized_sigmoid, quantized_tanh
 from fxloom.keras.quantizers import SIGNATURES, Quantizer, parsed
-from fxloom.keras.registry import Refused
+from fxloom.keras.registry import Refused, ordered
 
 
 def function_of(described: Any, layer: Layer) -> nn.Module | None:
@@ -36,16 +36,10 @@ def function_of(described: Any, layer: Layer) -> nn.Module | None:
         return activations.named(described, layer)
     quantizer = parsed(described)
     if isinstance(quantizer, Quantizer):
-        return pointwise(quantized(quantizer))
+        return ordered(quantized(quantizer), "pointwise")
     if quantizer in NAMED:
-        return pointwise(NAMED[quantizer]())
+        return ordered(NAMED[quantizer](), "pointwise")
     return activations.named(quantizer, layer)
-
-
-def pointwise(module: nn.Module) -> nn.Module:
-    """A module that takes the axes of Keras and of torch alike."""
-    module.__dict__["order"] = "pointwise"
-    return module
 
 
 def quantized(quantizer: Quantizer) -> nn.Module:

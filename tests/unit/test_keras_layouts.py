@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from fxloom import capture, lower, simulate
 from fxloom.data import Data
 from fxloom.exact import exact_forward
 from fxloom.keras.network import Network
-from fxloom.passes import Quantize
+from fxloom.passes import FoldBatchnorm, PruneChannels, Quantize
 from fxloom.program import Program
 from tests.keras_descriptions import classifier, signals, u_net
 
@@ -26,3 +27,27 @@ def test_keras_images_and_signals_are_not_transposed(build: Callable[[], Network
     program, x, expected = compiled(build())
     assert [type(instr.op).__name__ for instr in program.instrs].count("Transpose") == 0
     np.testing.assert_array_equal(simulate(program, x), expected)
+
+
+def test_passes_see_through_what_permutes() -> None:
+    """Batch norms fold, and channels go through Flatten, whose features are in Keras' order."""
+    network = classifier()
+    (x,) = network.example_inputs(16)
+    folded = FoldBatchnorm()(capture(network, x))
+    assert folded.summary["folded"] == ["batchnormalization_2"]
+    torch.testing.assert_close(folded.graph(x), network(x), atol=1e-5, rtol=0)
+    pruned = PruneChannels(sparsity=0.4)(folded.graph, Data(x_train=x))
+    assert set(pruned.summary["channels"]) == {"conv2d_1", "conv2d_5", "dense_7"}
+    program = lower(Quantize()(pruned.graph, Data(x_train=x)).graph)
+    assert "Transpose" not in [type(instr.op).__name__ for instr in program.instrs]
+
+
+def test_a_zeroed_channel_before_flatten_can_go_without_a_difference() -> None:
+    network = classifier()
+    for name in ("weight", "bias"):
+        dict(network.conv2d_5.named_parameters())[name].data[[1, 3]] = 0
+    (x,) = network.example_inputs(16)
+    graph = capture(network, x)
+    pruned = PruneChannels(sparsity=0.4, include=["conv2d_5"])(graph, Data(x_train=x))
+    assert pruned.summary["channels"] == {"conv2d_5": [5, 3]}
+    torch.testing.assert_close(pruned.graph(x), graph(x), atol=1e-5, rtol=0)
