@@ -248,9 +248,11 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
 
 
 def blame(error: BaseException) -> str:
-    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit"."""
+    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit", and the first of what is
+    noted of it, as the layer of a file is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{_user_frame(error)}: {type(error).__name__}: {lines[-1] if lines else ''}"
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ())[:1])
+    return f"{_user_frame(error)}{where}: {type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _user_frame(error: BaseException) -> str:

@@ -48,7 +48,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         config = layer.config
         self.heads = int(config["num_heads"])
-        self.size = int(config["key_dim"])
+        self.scale = int(config["key_dim"]) ** -0.5
         has_bias, has_gate = bool(config.get("use_bias", True)), bool(config.get("use_gate"))
         given = iter(parameters(layer, (5 if has_gate else 4) * (2 if has_bias else 1)))
 
@@ -82,6 +82,7 @@ class MultiHeadAttention(nn.Module):
         masks = [condition(attention_mask)]
         masks += [None if query_mask is None else condition(query_mask[:, :, None])]
         masks += [None if m is None else condition(m[:, None]) for m in (value_mask, key_mask)]
+        computed = any(each is not None for each in masks)
         if use_causal_mask:
             masks.append(causal(query.shape[1], value.shape[1]))
         if self.window is not None:
@@ -97,12 +98,17 @@ class MultiHeadAttention(nn.Module):
         rows = [q.shape[axis] for axis in axes]
         zeroes = self.zeroes or (self.generation == 3 and return_attention_scores)
         q_, k_, v_ = (self._split(each, axes) for each in (q, k, v))
-        y, scores = _attended(q_, k_, v_, mask, self.size**-0.5, return_attention_scores, zeroes)
+        if return_attention_scores or computed or (zeroes and mask is not None):
+            y, scores = _attended(q_, k_, v_, mask, self.scale, zeroes)
+        else:  # Where a mask leaves nothing of a row, this gives zeros: constant masks leave some.
+            y = functional.scaled_dot_product_attention(
+                q_, k_, v_, attn_mask=mask, scale=self.scale
+            )
         y = self._joined(y, axes, rows, q)
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(query))
         result: Tensor = self.attention_output(y)
-        if scores is None:
+        if not return_attention_scores:
             return result
         if len(axes) > 1 or q.dim() != 4:
             raise ValueError("return_attention_scores with several axes has no meaning here")
@@ -161,22 +167,14 @@ def _all(conditions: Sequence[Tensor]) -> Tensor | None:
 
 
 def _attended(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    with_scores: bool,
-    zeroes: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The mean of values by the softmax of scores, and these shares if they are asked for."""
-    if not with_scores and not (zeroes and mask is not None):
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale), None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, zeroes: bool
+) -> tuple[Tensor, Tensor]:
+    """The mean of values by the softmax of scores, and these shares."""
     scores = scale * (q @ k.transpose(-2, -1))
     shares = torch.softmax(scores if mask is None else torch.where(mask, scores, HIDDEN), -1)
     if zeroes and mask is not None:
         shares = torch.where(mask, shares, 0.0)
-    return shares @ v, shares if with_scores else None
+    return shares @ v, shares
 
 
 @builds("MultiHeadAttention")

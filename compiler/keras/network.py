@@ -5,6 +5,7 @@ layer needs Keras' own axes, so that each tensor is translated at most once.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from inspect import Parameter, signature
 from keyword import iskeyword
 from typing import Any
 
@@ -47,6 +48,7 @@ class Network(nn.Module):
             try:
                 _refuse_training(layer)
                 module = module_of(layer)
+                _refuse_unknown(layer, module)
             except Refused as refused:
                 problems.append(f"{layer.label}: {refused}")
             except UnsupportedLayer as nested:
@@ -108,7 +110,12 @@ class Network(nn.Module):
         first = order == "first" or (free and any(x.channels_first for x in given))
         args = _resolved(call.args, lambda ref: values[ref].moved(first))
         kwargs = _resolved(_kwargs(call), lambda ref: values[ref].moved(first))
-        results = module(*args, **kwargs, **({"channels_first": first} if order == "any" else {}))
+        told = {"channels_first": first} if order == "any" else {}
+        try:
+            results = module(*args, **kwargs, **told)
+        except Exception as fault:
+            fault.add_note(f"in layer {layer.label}")
+            raise
         if isinstance(results, Tensor):
             results = (results,)
         return tuple(Located(result, first) for result in results)
@@ -145,6 +152,17 @@ def module_of(layer: Layer) -> nn.Module:
 def _refuse_training(layer: Layer) -> None:
     if any(call.kwargs.get("training") for call in layer.calls):
         raise Refused("it is called with training=True. Call it without, as at inference")
+
+
+def _refuse_unknown(layer: Layer, module: nn.Module) -> None:
+    """Raise Refused for what a layer is called with that its module does not take."""
+    taken = signature(module.forward).parameters.values()
+    if any(one.kind is Parameter.VAR_KEYWORD for one in taken):
+        return
+    known = {one.name for one in taken if one.kind is not Parameter.VAR_POSITIONAL}
+    said = {key for call in layer.calls for key in _kwargs(call) if key not in known}
+    if said:
+        raise Refused(f"it is called with {', '.join(sorted(said))}=, which is not known here")
 
 
 def _kwargs(call: Call) -> dict[str, Any]:

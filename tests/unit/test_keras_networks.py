@@ -1,6 +1,7 @@
 """Networks of Keras: what lies as in hardware is not moved, what is not known is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from fxloom import capture, lower, simulate
 from fxloom.data import Data
-from fxloom.errors import UnsupportedLayer
+from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exact import exact_forward
+from fxloom.keras.description import Call, TensorRef
 from fxloom.keras.network import Network
 from fxloom.passes import FoldBatchnorm, PruneChannels, Quantize
 from fxloom.program import Program
@@ -70,3 +72,19 @@ def test_a_layer_without_its_arrays_is_refused() -> None:
     m.dense(m.image, 4, 3, use_bias=False)
     with pytest.raises(UnsupportedLayer, match=r"required 1 arrays \(kernel\), 2 arrived"):
         m.network("dense_1")
+
+
+def test_what_a_layer_is_called_with_and_does_not_take_is_refused() -> None:
+    m = Described(5, 2)
+    name = m.dense(m.image, 2, 3)
+    call = Call((TensorRef(m.image),), {"mask": TensorRef(m.image)})
+    m.layers[-1] = replace(m.layers[-1], calls=(call,))
+    with pytest.raises(UnsupportedLayer, match=f"{name} .*called with mask=, which is not known"):
+        m.network(name)
+
+
+def test_a_layer_that_fails_on_the_inputs_is_named() -> None:
+    m = Described(5)
+    network = m.network(m.add("ZeroPadding2D", m.image, padding=1))
+    with pytest.raises(CaptureError, match=r"in layer zeropadding2d_1 .*: 4 dimensions are req"):
+        capture(network, torch.rand(2, 5))
