@@ -248,8 +248,10 @@ def _explain(model: nn.Module, inputs: Sequence[Tensor], error: Exception) -> st
 
 
 def blame(error: BaseException) -> str:
-    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit", and the first of what is
-    noted of it, as the layer of a file is."""
+    """ ", line 12 of net.py: `y = x @ w`: RuntimeError: shapes do not fit".
+
+    The first of its notes, as the layer of a file is, stands where the line does.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ())[:1])
     return f"{_user_frame(error)}{where}: {type(error).__name__}: {lines[-1] if lines else ''}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +32,13 @@ def example_inputs(model: Model, samples: int) -> tuple[Tensor, ...]:
 
 
 def _example(model: Model, ref: TensorRef, samples: int, generator: torch.Generator) -> Tensor:
-    config = model[ref.layer].config
-    shape = config.get("batch_shape", config.get("batch_input_shape"))
+    shape = _batch_shape(model[ref.layer])
     declared = shape[1:] if isinstance(shape, list | tuple) else [None]
     if not all(isinstance(size, int) and size > 0 for size in declared):
         raise CaptureError(f"input {ref.layer} has shape {shape}: give an example of it")
     if prod(declared) > MAX_INPUT:
         raise CaptureError(f"input {ref.layer} has shape {shape}, more than {MAX_INPUT} numbers")
-    said = config.get("dtype")
+    said = model[ref.layer].config.get("dtype")
     dtype = _TYPES.get("float32" if said is None else str(said))
     if dtype is None:
         raise CaptureError(f"input {ref.layer}: numbers of type {said} are not known here")
@@ -49,6 +49,17 @@ def _example(model: Model, ref: TensorRef, samples: int, generator: torch.Genera
         return torch.randint(rows, sizes, generator=generator).to(wanted)
     values = torch.rand(sizes, generator=generator)
     return values.to(dtype) if dtype.is_floating_point else torch.zeros(sizes, dtype=dtype)
+
+
+def _batch_shape(layer: Layer) -> Any:
+    return layer.config.get("batch_shape", layer.config.get("batch_input_shape"))
+
+
+def declared_shape(layer: Layer) -> list[int | None]:
+    """Sizes of one sample of an InputLayer, None where any will do; [] where it says nothing."""
+    shape = _batch_shape(layer)
+    sizes = shape[1:] if isinstance(shape, list | tuple) else []
+    return [size if isinstance(size, int) else None for size in sizes]
 
 
 def _rows(model: Model, ref: TensorRef) -> Iterator[int]:

@@ -21,7 +21,7 @@ from fxloom.keras.description import (
     references,
     without_arrays,
 )
-from fxloom.keras.example_inputs import example_inputs
+from fxloom.keras.example_inputs import declared_shape, example_inputs
 from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
 
@@ -75,9 +75,9 @@ class Network(nn.Module):
         the names of inputs. A network in another gets Located tensors and returns such.
         """
         given = _flat(inputs, [ref.layer for ref in self._model.inputs])
-        if len(given) != len(self._model.inputs):
-            raise ValueError(f"{len(self._model.inputs)} inputs, {len(given)} arrived")
         nested = any(isinstance(each, Located) for each in given)
+        if len(given) != len(self._model.inputs) or not nested:
+            self._refuse_unlike(given)
         values = _Values(
             (ref, each if isinstance(each, Located) else Located(each))
             for ref, each in zip(self._model.inputs, given, strict=True)
@@ -93,6 +93,21 @@ class Network(nn.Module):
             return tuple(outputs)
         plain = tuple(output.moved(channels_first=False) for output in outputs)
         return plain[0] if len(plain) == 1 else plain
+
+    def _refuse_unlike(self, given: Sequence[Any]) -> None:
+        """Raise ValueError for inputs that are not of the number and shapes of the model's."""
+        names = [ref.layer for ref in self._model.inputs]
+        if len(given) != len(names):
+            raise ValueError(f"{len(names)} inputs, {', '.join(names)}: {len(given)} arrived")
+        for name, each in zip(names, given, strict=True):
+            wanted = declared_shape(self._model[name])
+            got = list(each.shape[1:])
+            fits = len(got) == len(wanted) and all(
+                size is None or size == one for size, one in zip(wanted, got, strict=True)
+            )
+            if wanted and not fits:
+                shape = [size or "any" for size in wanted]
+                raise ValueError(f"input {name} has shape {shape} a sample, {got} arrived")
 
     def _call(
         self, layer: Layer, position: int, values: Mapping[TensorRef, Located]

@@ -88,3 +88,12 @@ def test_a_layer_that_fails_on_the_inputs_is_named() -> None:
     network = m.network(m.add("ZeroPadding2D", m.image, padding=1))
     with pytest.raises(CaptureError, match=r"in layer zeropadding2d_1 .*: 4 dimensions are req"):
         capture(network, torch.rand(2, 5))
+
+
+def test_inputs_of_another_shape_or_number_are_refused() -> None:
+    m = Described(4, 3, 2)
+    network = m.network(m.add("GlobalAveragePooling2D", m.image))
+    with pytest.raises(CaptureError, match=r"image has shape \[4, 3, 2\] a sample, \[2, 4, 3\]"):
+        capture(network, torch.rand(2, 2, 4, 3))
+    with pytest.raises(CaptureError, match="1 inputs, image: 2 arrived"):
+        capture(network, (torch.rand(2, 4, 3, 2), torch.rand(2, 4, 3, 2)))
