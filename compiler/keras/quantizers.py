@@ -59,7 +59,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -1e30 <= value <= 1e30
 
 
 def _optional(check: Check) -> Check:

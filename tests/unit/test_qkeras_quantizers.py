@@ -168,6 +168,7 @@ REFUSED: dict[str, Any] = {
     "quantized_bits(6,qnoise_factor=0.5)": "qnoise_factor=0.5",
     "quantized_bits(6,alpha='auto')": "what the batch holds",
     "quantized_relu(6,negative_slope=0.3)": "negative_slope=0.3",
+    "quantized_bits(6,alpha=1" + "0" * 400 + ")": "alpha=1",
     "quantized_linear(6)": "is not known. Known are",
     "quantized_ulaw(6)": "no fixed-point grid",
     "bernoulli()": "draws random numbers",
