@@ -19,7 +19,7 @@ class QDense(Product):
         if kernel[1].ndim != 2:
             raise Refused(f"its kernel has shape {list(kernel[1].shape)}, required 2 dimensions")
         self.take(kernel, bias, np.transpose)
-        self.activation = function_of(layer.config["activation"], layer)
+        self.activation = function_of(layer.config.get("activation"), layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(functional.linear, x)
@@ -33,7 +33,7 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
+    return function_of(layer.config.get("activation"), layer) or ordered(nn.Identity(), "pointwise")
 
 
 _RECURRENT = (

@@ -181,3 +181,14 @@ REFUSED: dict[str, Any] = {
 def test_what_has_no_exact_form_is_refused_by_name(text: str) -> None:
     with pytest.raises(Refused, match=REFUSED[text]):
         function_of(text, LAYER)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [7, [], {}, {"class_name": [], "config": {}}, {"class_name": "quantized_bits", "config": 8}],
+)
+def test_what_describes_no_quantizer_is_refused(described: object) -> None:
+    with pytest.raises(Refused):
+        function_of(described, LAYER)
+    with pytest.raises(Refused):
+        parsed(described)
