@@ -33,7 +33,10 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config.get("activation"), layer) or ordered(nn.Identity(), "pointwise")
+    described = layer.config.get("activation")
+    if described is None:
+        raise Refused("its config has no activation")
+    return function_of(described, layer) or ordered(nn.Identity(), "pointwise")
 
 
 _RECURRENT = (
