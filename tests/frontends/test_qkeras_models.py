@@ -12,8 +12,8 @@ import torch
 
 import fxloom
 from fxloom.backends import get
-from fxloom.passes import Quantize
 from fxloom.backends.simulator import quantize_inputs
+from fxloom.passes import Quantize
 from tests.frontends.qkeras_agreement import OFF_GRID, Numbers, assert_same_integers, trained
 
 tf_keras = pytest.importorskip("tf_keras", reason="needs TensorFlow: make test-keras")
