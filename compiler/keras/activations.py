@@ -33,35 +33,16 @@ class Pointwise(nn.Module):
 
 
 class Along(nn.Module):
-    """A function along one axis of Keras or several; `channels_first` says where they are.
-
-    channels_first: what holds where forward is not told: in a layer with its channels as axis 1.
-    """
+    """A function along the last axis of Keras; `channels_first` says where that is."""
 
     order: Order = "any"
 
-    def __init__(
-        self,
-        function: Callable[[Tensor, int], Tensor],
-        axis: int,
-        channels_first: bool = False,
-    ) -> None:
+    def __init__(self, function: Callable[[Tensor, int], Tensor]) -> None:
         super().__init__()
-        self.function, self.axis, self.channels_first = function, axis, channels_first
+        self.function = function
 
-    def forward(self, x: Tensor, channels_first: bool | None = None) -> Tensor:
-        first = self.channels_first if channels_first is None else channels_first
-        return self.function(x, dimension(self.axis, x.dim(), first))
-
-
-def dimension(axis: int, rank: int, channels_first: bool) -> int:
-    """Where an axis of Keras is, of a tensor of this rank whose channels may be axis 1."""
-    if not -rank <= axis < rank:
-        raise ValueError(f"axis {axis} of a tensor with {rank} axes")
-    axis %= rank
-    if not channels_first or axis == 0 or rank < 3:
-        return axis
-    return 1 if axis == rank - 1 else axis + 1
+    def forward(self, x: Tensor, channels_first: bool = False) -> Tensor:
+        return self.function(x, 1 if channels_first and x.dim() > 2 else -1)
 
 
 # Functions ---------------------------------------------------------------------------------------
@@ -144,28 +125,25 @@ _AS_FUNCTIONS = ("ELU", "LeakyReLU", "ReLU", "Softmax", "ThresholdedReLU")
 """Layers without weights, which may stand where a function may."""
 
 
-def named(name: Any, layer: Layer, channels_first: bool = False) -> nn.Module | None:
-    """The module of an activation; None where it is linear. Raises Refused for an unknown one.
-
-    channels_first: of a layer whose forward has the channels as axis 1 where Keras has them last.
-    """
+def named(name: Any, layer: Layer) -> nn.Module | None:
+    """The module of an activation; None where it is linear. Raises Refused for an unknown one."""
     if name in (None, "linear"):
         return None
     if isinstance(name, Mapping):
-        return _layer(name, layer, channels_first)
+        return _layer(name, layer)
     if layer.generation == 2 and name in _KERAS_2:
         return Pointwise(_KERAS_2[name])
     if name in POINTWISE:
         return Pointwise(POINTWISE[name])
     if name in ALONG:
-        return Along(ALONG[name], -1, channels_first)
+        return Along(ALONG[name])
     if name in _UNKNOWN:
         raise Refused(f"activation {name!r} {_UNKNOWN[name]}")
     known = ", ".join(sorted({*POINTWISE, *ALONG}))
     raise Refused(f"activation {name!r} is not known here. Known are {known}")
 
 
-def _layer(described: Mapping[str, Any], layer: Layer, channels_first: bool) -> nn.Module:
+def _layer(described: Mapping[str, Any], layer: Layer) -> nn.Module:
     kind, config = described.get("class_name"), described.get("config")
     module = described.get("module") or "keras.layers"
     ours = str(module).split(".")[0] in ("keras", "tf_keras")
@@ -174,10 +152,7 @@ def _layer(described: Mapping[str, Any], layer: Layer, channels_first: bool) -> 
             f"activation {config if isinstance(config, str) else kind!r} is code of the model's "
             f"own. Known are names of functions, and the layers {', '.join(_AS_FUNCTIONS)}"
         )
-    found = built(Layer(kind, layer.name, config, generation=layer.generation))
-    if isinstance(found, Along):
-        found.channels_first = channels_first
-    return found
+    return built(Layer(kind, layer.name, config, generation=layer.generation))
 
 
 # Layers ------------------------------------------------------------------------------------------

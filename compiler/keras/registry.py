@@ -101,17 +101,17 @@ class _Config(Mapping[str, Any]):
         return value is not None and value is not False and value not in ((), [], {})
 
 
+def ordered(module: nn.Module, order: Order) -> nn.Module:
+    """A module of torch.nn with an `order`."""
+    module.__dict__["order"] = order
+    return module
+
+
 def activation(name: Any, layer: Layer) -> nn.Module | None:
     """The module of an `activation` key of a config; None where it is linear."""
     from fxloom.keras.activations import named
 
     return named(name, layer)
-
-
-def ordered(module: nn.Module, order: Order) -> nn.Module:
-    """The module, which takes its axes so (see builds)."""
-    vars(module)["order"] = order
-    return module
 
 
 def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Tensor:
@@ -125,6 +125,11 @@ def activated(function: nn.Module | None, y: Tensor, channels_first: bool) -> Te
         result = function(y)
     else:
         result = Located(function(Located(y, True).moved(False))).moved(True)
+    return tensor_of(result)
+
+
+def tensor_of(result: Any) -> Tensor:
+    """What a module returned, which is one tensor."""
     assert isinstance(result, Tensor)
     return result
 

@@ -86,8 +86,9 @@ class TimeDistributed(nn.Module):
 
     def _step(self, x: Tensor) -> Tensor:
         order = getattr(self.layer, "order", "keras")
-        first = (order(x.dim()) if callable(order) else order) == "first"
-        result = self.layer(Located(x).moved(first))
+        order = order([x.dim()]) if callable(order) else order
+        first, told = order == "first", {"channels_first": False} if order == "any" else {}
+        result = self.layer(Located(x).moved(first), **told)
         if not isinstance(result, Tensor):
             raise TypeError("a layer in TimeDistributed must have one output")
         return Located(result, first).moved(channels_first=False)

@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
 
 def all_of(k: Any, *layers: Any) -> Any:
     """A model with every output of every layer."""
-    x = k.layers.Input((4, 3))
+    x = k.layers.Input((2, 3))
     outputs = [layer(x) for layer in layers]
     flat = [one for each in outputs for one in (each if isinstance(each, list | tuple) else [each])]
     return randomise(k.Model(x, flat))
@@ -29,9 +29,8 @@ def test_outputs_states_and_directions(k: Any, kind: str) -> None:
     assert_agrees(
         all_of(
             k,
-            layer(2),
             layer(2, return_sequences=True, use_bias=False),
-            layer(3, return_state=True, go_backwards=True),
+            layer(3, return_state=True),
             layer(2, return_sequences=True, return_state=True, go_backwards=True, unroll=True),
         )
     )
@@ -47,8 +46,7 @@ def test_other_activations_are_written_out(k: Any) -> None:
             layers.LSTM(2, recurrent_activation="hard_sigmoid", use_bias=False),
             layers.GRU(2, activation="softsign", return_sequences=True),
             layers.GRU(2, recurrent_activation="hard_sigmoid", use_bias=False),
-            layers.GRU(2, reset_after=False),
-            layers.GRU(2, reset_after=False, activation="elu", use_bias=False),
+            layers.GRU(2, reset_after=False, activation="elu"),
             layers.SimpleRNN(3, activation="relu"),
             layers.SimpleRNN(3, activation="linear", return_state=True),
         )
@@ -58,7 +56,7 @@ def test_other_activations_are_written_out(k: Any) -> None:
 @both
 @KINDS
 def test_initial_states_that_are_computed(k: Any, kind: str) -> None:
-    x, h = k.layers.Input((4, 3)), k.layers.Input((2,))
+    x, h = k.layers.Input((3, 3)), k.layers.Input((2,))
     states = [h, k.layers.Dense(2)(h)] if kind == "LSTM" else [h]
     layer = getattr(k.layers, kind)(2, return_state=True)
     assert_agrees(randomise(k.Model([x, h], layer(x, initial_state=states))))
@@ -112,7 +110,7 @@ def test_both_directions(k: Any) -> None:
 
 @both
 def test_initial_states_of_both_directions(k: Any) -> None:
-    x, h, g = k.layers.Input((4, 3)), k.layers.Input((2,)), k.layers.Input((2,))
+    x, h, g = k.layers.Input((3, 3)), k.layers.Input((2,)), k.layers.Input((2,))
     layer = k.layers.Bidirectional(k.layers.GRU(2, return_state=True))
     assert_agrees(randomise(k.Model([x, h, g], layer(x, initial_state=[h, g]))))
 
@@ -120,7 +118,7 @@ def test_initial_states_of_both_directions(k: Any) -> None:
 @both
 def test_layers_on_every_point_in_time(k: Any) -> None:
     layers = k.layers
-    x = layers.Input((3, 6, 5, 2))
+    x = layers.Input((2, 6, 5, 2))
     image = layers.Input((6, 5, 2))
     y = layers.Flatten()(layers.MaxPooling2D()(layers.Conv2D(2, 3, activation="relu")(image)))
     encoder = k.Model(image, y, name="encoder")
@@ -129,7 +127,7 @@ def test_layers_on_every_point_in_time(k: Any) -> None:
         layers.TimeDistributed(layers.Conv2D(3, 2, padding="same", activation="softmax"))(x),
         layers.TimeDistributed(layers.BatchNormalization())(x),
         layers.LSTM(2)(layers.TimeDistributed(encoder)(x)),
-        layers.TimeDistributed(layers.GRU(2))(layers.TimeDistributed(layers.Reshape((5, 12)))(x)),
+        layers.TimeDistributed(layers.GRU(2))(layers.TimeDistributed(layers.Reshape((2, 30)))(x)),
     ]
     assert_agrees(randomise(k.Model(x, outputs)))
 

@@ -1,0 +1,72 @@
+"""Networks of Keras: what lies as in hardware is not moved, what is not known is refused."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fxloom import capture, lower, simulate
+from fxloom.data import Data
+from fxloom.errors import UnsupportedLayer
+from fxloom.exact import exact_forward
+from fxloom.keras.network import Network
+from fxloom.passes import FoldBatchnorm, PruneChannels, Quantize
+from fxloom.program import Program
+from tests.keras_descriptions import Described, classifier, signals, u_net
+
+
+def compiled(network: Network) -> tuple[Program, np.ndarray, np.ndarray]:
+    """The program, inputs, and what the quantized graph makes of them."""
+    (x,) = network.example_inputs(16)
+    graph = Quantize()(capture(network, x), Data(x_train=x)).graph
+    return lower(graph), x.numpy(), exact_forward(graph, x).numpy()
+
+
+@pytest.mark.parametrize("build", [classifier, u_net, signals])
+def test_keras_images_and_signals_are_not_transposed(build: Callable[[], Network]) -> None:
+    program, x, expected = compiled(build())
+    assert [type(instr.op).__name__ for instr in program.instrs].count("Transpose") == 0
+    np.testing.assert_array_equal(simulate(program, x), expected)
+
+
+def test_passes_see_through_what_permutes() -> None:
+    """Batch norms fold, and channels go through Flatten, whose features are in Keras' order."""
+    network = classifier()
+    (x,) = network.example_inputs(16)
+    folded = FoldBatchnorm()(capture(network, x))
+    assert folded.summary["folded"] == ["batchnormalization_2"]
+    torch.testing.assert_close(folded.graph(x), network(x), atol=1e-5, rtol=0)
+    pruned = PruneChannels(sparsity=0.4)(folded.graph, Data(x_train=x))
+    assert set(pruned.summary["channels"]) == {"conv2d_1", "conv2d_5", "dense_7"}
+    program = lower(Quantize()(pruned.graph, Data(x_train=x)).graph)
+    assert "Transpose" not in [type(instr.op).__name__ for instr in program.instrs]
+
+
+def test_a_zeroed_channel_before_flatten_can_go_without_a_difference() -> None:
+    network = classifier()
+    for name in ("weight", "bias"):
+        dict(network.conv2d_5.named_parameters())[name].data[[1, 3]] = 0
+    (x,) = network.example_inputs(16)
+    graph = capture(network, x)
+    pruned = PruneChannels(sparsity=0.4, include=["conv2d_5"])(graph, Data(x_train=x))
+    assert pruned.summary["channels"] == {"conv2d_5": [5, 3]}
+    torch.testing.assert_close(pruned.graph(x), graph(x), atol=1e-5, rtol=0)
+
+
+def test_what_a_config_says_and_no_one_reads_is_refused() -> None:
+    m = Described(4)
+    m.dense(m.image, 4, 3, lora_rank=2, kernel_initializer={"class_name": "Zeros"})
+    m.dense(m.image, 4, 3, quantization_config=None, newer_flag=False, bias_constraint="max_norm")
+    with pytest.raises(UnsupportedLayer) as refused:
+        m.network("dense_1", "dense_2")
+    assert list(refused.value.problems) == [
+        "dense_1 (Dense): its config says lora_rank=2, which is not known here"
+    ]
+
+
+def test_a_layer_without_its_arrays_is_refused() -> None:
+    m = Described(4)
+    m.dense(m.image, 4, 3, use_bias=False)
+    with pytest.raises(UnsupportedLayer, match=r"required 1 arrays \(kernel\), 2 arrived"):
+        m.network("dense_1")
