@@ -7,6 +7,7 @@ from typing import Any
 from fxloom.errors import CaptureError
 from fxloom.keras.config import MODELS, model_of
 from fxloom.keras.description import Array, Layer, Model
+from fxloom.keras.qmemory import refuse_unsaved
 from fxloom.keras.variables import Variable
 from fxloom.keras.weights import attached, divided
 
@@ -37,7 +38,7 @@ def describe(model: Any) -> Model:
     """What a model in memory consists of; its arrays are copies.
 
     Raises CaptureError for a class of the user's own, whose computation is code, and for a model
-    that is not built.
+    that is not built, and UnsupportedLayer where its config does not say what it computes.
     """
     generation = _generation(model)
     assert generation is not None
@@ -53,6 +54,7 @@ def describe(model: Any) -> Model:
         raise CaptureError(f"model {model.name} has no config: {fault}") from fault
     if not model.built:
         raise CaptureError(f"model {model.name} is not built: call it with an example first")
+    refuse_unsaved(model)
     return attached(
         model_of({"class_name": own.__name__, "config": config}, generation), _Held(model)
     )
