@@ -24,7 +24,7 @@ help:
 	@echo 'make examples  the networks of examples/, each to its C simulation'
 	@echo 'make lint   style (ruff)'
 	@echo 'make check  style, and types of the installed wheel (mypy --strict)'
-	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs and .pt2 files'
+	@echo 'make fuzz-files  read 1,000 damaged recipes, targets, programs, .pt2 and Keras files'
 	@echo 'make hardness    kill -9 fifty times while an existing build is replaced'
 	@echo 'make fuzz N=1000  random models through the compiler, 1 in 20 of them through C++'
 	@echo 'make channels N=500  random models without some channels against masked ones'

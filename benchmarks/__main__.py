@@ -1,7 +1,7 @@
 """python -m benchmarks [--quick] [--case NAME] [--json FILE]: the ratios; `scale`: large models;
 `binary_points`: the search for them; `prune_scale`, `share_scale`: passes at the size of VGG-16;
 `code_scale`: Huffman coding at that size; `factorize_scale`: factors at that size;
-`low_rank_scale`: decompositions of large weights."""
+`low_rank_scale`: decompositions of large weights; `keras_files`: reading 100 MB of Keras."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ def main() -> None:
         choices=[
             *("ratios", "scale", "binary_points"),
             *("prune_scale", "share_scale", "code_scale", "factorize_scale", "low_rank_scale"),
+            "keras_files",
         ],
         default="ratios",
     )
@@ -41,6 +42,8 @@ def main() -> None:
         from benchmarks.code_scale import measure_all, table
     elif options.what == "low_rank_scale":
         from benchmarks.low_rank_scale import measure_all, table
+    elif options.what == "keras_files":
+        from benchmarks.keras_files import measure_all, table
     elif options.what == "factorize_scale":
         from benchmarks.factorize_scale import measure_all, table
     else:

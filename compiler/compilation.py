@@ -145,13 +145,9 @@ def compile(
     source = "" if isinstance(target, Target) or not target else f"{target}: "
     backend = backends.get(BACKEND)
     backend.check_target(goal)  # what takes minutes comes later
-    graph: GraphModule | None = None
-    if recipe is None and samples is None and example_inputs is not None:
-        with one_thread():
-            graph = capture(model, example_inputs)
-        if brings_formats(graph):  # it may bring all of them: lower knows
-            steps = Recipe([passes.Legalize()])
-    steps.require_data(samples)
+    is_open = recipe is None and samples is None  # it depends on the model
+    if not is_open:
+        steps.require_data(samples)
     steps.require_use(teacher)
     steps.to_toml()  # what the build cannot hold is told now
     called = name or (Path(model).name if isinstance(model, str | Path) else type(model).__name__)
@@ -160,6 +156,13 @@ def compile(
         example_inputs = declared_inputs(model) if samples is None else examples_of(model, samples)
     if example_inputs is None:
         raise FxloomError("compile: required example inputs or data, got neither")
+    graph: GraphModule | None = None
+    if is_open:
+        with one_thread():
+            graph = capture(model, example_inputs)
+        if brings_formats(graph):  # perhaps all of them: lower knows
+            steps = Recipe([passes.Legalize()])
+        steps.require_data(samples)
     if is_follower(steps.passes):
         with one_thread():
             graph = capture(model, example_inputs)

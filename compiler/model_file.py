@@ -46,8 +46,8 @@ def load_model(spec: str) -> nn.Module | ExportedProgram:
     """The model in a file, or what the function of FILE.py:FUNCTION returns.
 
     A `.pt2` file of torch.export.save and the files of Keras and QKeras (`.keras`, `.h5`, `.json`
-    with weights; see fxloom.keras.files.read_model) are read as data, never as code; FILE.py is
-    run. Raises CaptureError for anything else.
+    with weights; see fxloom.keras.files.read_model) and `.onnx` files are read as data, never as
+    code; FILE.py is run. Raises CaptureError for anything else.
     """
     if is_factory_spec(spec):
         model = opened(load_factory(spec, CaptureError))

@@ -151,14 +151,16 @@ def respelled_ops() -> list[str]:
 
 
 def list_layers() -> list[RenderableType]:
-    """Layers of Keras and QKeras, and operations between layers."""
+    """Layers of Keras and QKeras, operations between layers, operators of ONNX and QONNX."""
     from fxloom.keras.model import BUILDERS  # it fills the table
+    from fxloom.onnx.model import BUILDERS as OPERATORS
 
     titles = {"keras": "Keras", "qkeras": "QKeras", "keras.ops": "operations"}
+    titles |= {"": "ONNX", "qonnx": "QONNX"}
     rows = [
         [title, builder.__module__.rpartition(".")[2].replace("_", " "), name]
         for package, title in titles.items()
-        for (whose, name), builder in sorted(BUILDERS.items())
+        for (whose, name), builder in sorted({**BUILDERS, **OPERATORS}.items())
         if whose == package
     ]
     families: dict[tuple[str, str], list[str]] = {}

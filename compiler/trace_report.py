@@ -154,6 +154,8 @@ class Trace:
     def remarks(self) -> Iterator[str]:
         """What the figures say, in sentences."""
         worst, first = self.worst, self.first_drop
+        if not self.values:
+            yield "nothing was left to round: the model brought formats for everything along"
         if worst is not None:
             yield (
                 f"largest error of its own: {worst.name}, by {worst.cause} "

@@ -146,13 +146,14 @@ class Quantize:
     at most 6 bits. bias_correction: whether the mean of each output is made what it was (a fitted
     layer's always is). per_channel: whether each output channel's weights get a binary point of
     their own. scales: bits of the constants that multiply values or are added to them in a model
-    that brings formats along, as batch norms do that no rounded weights can take in (weights, where
-    that is more). layers: other widths, formats, methods and modes for the layers that match a
-    pattern
-    (fnmatch on names; the last match wins); there, weights may be a list with the bits of every
-    output channel, which then have binary points of their own (0 bits: no weights). Weights that
-    are shared are rounded to nearest in one format each, and neither fitted nor equalized: whatever
-    else would part them is left out or refused by name.
+    that brings formats along, as batch norms do that no rounded weights can take in; by default as
+    many as float32 has (weights, where that is more). layers: other widths, formats, methods and
+    modes for the layers that match a pattern (fnmatch on names; the last match wins); there,
+    weights may be a list with the bits of every output channel, which then have binary points of
+    their own (0 bits: no weights). Weights that are shared are rounded to nearest in one format
+    each, and neither fitted nor equalized: whatever else would part them is left out or refused by
+    name. What a model rounds into formats of its own keeps those, as do values that are exact in
+    such formats; all else gets one.
     """
 
     name: ClassVar[str] = "quantize"
@@ -174,7 +175,7 @@ class Quantize:
     bias_correction: bool = True
     samples: int = 1024
     per_channel: bool = False
-    scales: int = 16
+    scales: int = 24
     layers: Mapping[str, Mapping[str, int | str | tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Damaged files and killed processes: what the slow runs and their short versions share.
 
-python -m tests.hardness files 1000    mutated recipes, targets, programs, weights and .pt2 files
+python -m tests.hardness files 1000    mutated recipes, targets, programs, weights, models
 python -m tests.hardness kill 50       kill -9 of `fxloom compile` over an existing build
 """
 
@@ -21,6 +21,7 @@ from torch import nn
 import fxloom
 from fxloom import FxloomError, Recipe, Target, load_model, load_program
 from fxloom.compilation import open_build
+from tests import keras_files
 
 LIMIT_S = 60
 """Seconds after which a reader hangs."""
@@ -96,6 +97,9 @@ def originals(folder: Path) -> dict[str, tuple[bytes, Reader]]:
             shape[axis] = loaded.inputs[0].value.shape[internal]
         return fxloom.simulate(loaded, np.zeros((1, *shape)))
 
+    keras_files.write_keras(folder / "x.keras")
+    keras_files.write_h5(folder / "x.h5", keras_files.small(), keras_files.small_arrays())
+
     return {
         "recipe.toml": (RECIPE.encode(), Recipe.load),
         "target.toml": (TARGET.encode(), Target.load),
@@ -106,6 +110,8 @@ def originals(folder: Path) -> dict[str, tuple[bytes, Reader]]:
             (folder / "x.pt2").read_bytes(),
             lambda path: fxloom.capture(load_model(str(path)), x),
         ),
+        "x.keras": ((folder / "x.keras").read_bytes(), fxloom.capture),
+        "x.h5": ((folder / "x.h5").read_bytes(), fxloom.capture),
     }
 
 
@@ -176,7 +182,7 @@ def _read_mutated(
 ) -> str:
     original, read = kinds[path.name]
     content = mutate(original, chance)
-    if path.suffix == ".pt2" and chance.random() < 0.8:
+    if path.suffix in (".pt2", ".keras") and chance.random() < 0.8:
         content = repaired(content, original)
     path.write_bytes(content)
 

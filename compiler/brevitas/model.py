@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxloom.brevitas.layers import BUILDERS
+# Importing a family registers its layers.
+from fxloom.brevitas import values as values
+from fxloom.brevitas import weighted as weighted
+from fxloom.brevitas.builders import BUILDERS
 from fxloom.brevitas.recorded import Calls, Quantized, plain, record
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.given_constants import QuantizerRefused
@@ -68,9 +71,13 @@ def _places(
 
 
 def _class_of_brevitas(module: nn.Module) -> str | None:
-    """The name of the class of Brevitas that a module is of, or derived from."""
+    """The name of the class of Brevitas that a module is of, or derived from.
+
+    A graph of layers, as its tools for quantizing trained models return it, is none of them.
+    """
     for kind in type(module).__mro__:
-        if kind.__module__.split(".")[0] == "brevitas":
+        package, *rest = kind.__module__.split(".")
+        if package == "brevitas" and "fx" not in rest:
             return kind.__name__
     return None
 
@@ -87,13 +94,14 @@ def _made(layer: nn.Module, calls: Calls) -> nn.Module:
     if not calls.layer:
         return layer  # forward never gets there with these examples
     made = builder(layer, calls).eval()
-    _compare(made, calls)
+    for args, result in calls.layer:
+        _compare(made, args, result)
     return made
 
 
-def _compare(made: nn.Module, calls: Calls) -> None:
-    """Refuse a layer that is not what it replaces: a guard against what the reading missed."""
-    args, result = calls.layer[0]
+def _compare(made: nn.Module, args: Sequence[Any], result: Any) -> None:
+    """Refuse a layer that is not what it replaces: a guard against what the reading missed, and
+    against calls of one layer that differ in more than their values."""
     with torch.no_grad():
         mine = made(*(plain(arg) for arg in args))
     value = plain(result)

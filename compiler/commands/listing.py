@@ -27,7 +27,7 @@ class What(StrEnum):
 
 
 def list_(what: Annotated[What, typer.Argument(help="What to list.")]) -> None:
-    """List what fxloom knows: ops, layers of Keras, passes, backends or targets."""
+    """List what fxloom knows: ops, layers of Keras and ONNX, passes, backends or targets."""
     tables = {
         What.OPS: list_ops,
         What.LAYERS: list_layers,

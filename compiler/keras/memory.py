@@ -7,6 +7,7 @@ from typing import Any
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.keras.config import MODELS, model_of
 from fxloom.keras.description import Array, Layer, Model
+from fxloom.keras.qmemory import refuse_unsaved
 from fxloom.keras.variables import Variable
 from fxloom.keras.weights import attached, divided
 
@@ -39,8 +40,8 @@ def describe(model: Any) -> Model:
     """What a model in memory consists of; its arrays are copies.
 
     Raises CaptureError for a class of the user's own, whose computation is code, and for a model
-    that is not built; UnsupportedLayer for activations of the user's own, which a config knows by
-    their name alone.
+    that is not built; UnsupportedLayer where its config does not say what it computes, as with an
+    activation of the user's own, of which it has the name.
     """
     generation = _generation(model)
     assert generation is not None
@@ -59,6 +60,7 @@ def describe(model: Any) -> Model:
     problems = [problem for layer in model.layers for problem in _own_code(layer)]
     if problems:
         raise UnsupportedLayer(problems)
+    refuse_unsaved(model)
     return attached(
         model_of({"class_name": own.__name__, "config": config}, generation), _Held(model)
     )

@@ -39,3 +39,19 @@ def _adaptive(layer: Layer) -> nn.Module:
         "its range is a running average that files and get_weights() leave out. Use QActivation "
         "with the integer bits that it has found"
     )
+
+
+@builds("QLSTM", "QGRU", "QSimpleRNN", "QBidirectional", package="qkeras")
+def _recurrent(layer: Layer) -> nn.Module:
+    raise Refused(
+        "its cell quantizes kernels, state and gates in every step, which is not known here. Use "
+        "an LSTM, GRU or SimpleRNN of Keras, which the quantize pass gives formats"
+    )
+
+
+@builds("QConv2DTranspose", package="qkeras")
+def _transposed(layer: Layer) -> nn.Module:
+    raise Refused(
+        "its scales lie along the inputs of a sum and cannot stand behind it. Use UpSampling2D and "
+        "QConv2D, or Conv2DTranspose, which the quantize pass gives formats"
+    )

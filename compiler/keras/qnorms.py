@@ -5,6 +5,7 @@ inference. TensorFlow's reciprocal square root may be an ulp away from the float
 which is what is computed here.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -40,12 +41,12 @@ class QBatchNormalization(nn.Module):
         self.register_buffer("inverse", tensor(inverse))
         self.register_buffer("offset", tensor(offset))
 
-    def order(self, dims: int) -> Order:
+    def order(self, dims: Sequence[int]) -> Order:
         """Channels first where Keras' axis is the last, else as Keras has them."""
-        return "first" if self.axis in (-1, dims - 1) else "keras"
+        return "first" if self.axis in (-1, dims[0] - 1) else "keras"
 
     def forward(self, x: Tensor) -> Tensor:
-        axis = 1 if self.order(x.dim()) == "first" else self.axis
+        axis = 1 if self.order([x.dim()]) == "first" else self.axis
         shape = [1] * x.dim()
         shape[axis] = -1
         inverse, offset = (

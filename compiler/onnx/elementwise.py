@@ -127,6 +127,8 @@ def _elu(node: Node) -> Function:
 @builds("Celu")
 def _celu(node: Node) -> Function:
     alpha = node.number("alpha", 1.0)
+    if alpha == 0:
+        raise Refused("alpha is 0, by which it divides")
     return lambda x: functional.celu(x, alpha)
 
 

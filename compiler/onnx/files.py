@@ -53,6 +53,7 @@ def check_model(model: Any) -> None:
     onnx = onnx_package()
     if not model.HasField("graph") or not model.graph.node:
         raise CaptureError("not an ONNX model: it has no graph with nodes")
+    _refuse_bytes(model.graph)
     _check_operator_sets(model)
     _refuse_foreign(model)
     _refuse_other_files(model)
@@ -80,6 +81,17 @@ def _check_operator_sets(model: Any) -> None:
             f"required one operator set of ai.onnx from {OLDEST} to {NEWEST}, {arrived} arrived. "
             "onnx.version_converter.convert_version changes it"
         )
+
+
+def _refuse_bytes(graph: Any) -> None:
+    """Names that are no UTF-8 come as bytes from protobuf."""
+    names = [each.name for each in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        names += [node.op_type, node.name, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    for name in names:
+        if not isinstance(name, str):
+            raise CaptureError(f"damaged: the name {name[:40]!r} is not text")
 
 
 def _refuse_foreign(model: Any) -> None:

@@ -5,7 +5,7 @@ it reads is known, else with fake tensors that have shapes alone. So what an exp
 shapes becomes numbers, and a module never asks for a shape when it runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +17,17 @@ from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exporting import quiet
 from fxloom.given_constants import QuantizerRefused
 from fxloom.onnx.files import QONNX, STANDARD, opset
+from fxloom.onnx.linear_quantizers import QuantizeLinear, narrower
 from fxloom.onnx.names import module_names, node_name
 from fxloom.onnx.network import Network, Port, Step
-from fxloom.onnx.node import Node, Refused
+from fxloom.onnx.node import Node, Refused, fitting
+from fxloom.onnx.protos import KINDS, attributes_of, declared
 from fxloom.onnx.registry import BUILDERS, Builder, module_of, rounding_of
-from fxloom.onnx.tensors import TORCH_TYPES, tensor_of, type_name
+from fxloom.onnx.tensors import tensor_of
 from fxloom.onnx.values import Value, constant, joined
 
 MAX_CONSTANTS = 2**27
 """Elements of all constants that are computed while a graph is read."""
-_KINDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
-"""The field of an attribute by AttributeProto.AttributeType."""
 
 
 def network_of_graph(model: Any) -> Network:
@@ -52,9 +52,7 @@ class _Reader:
         for proto in self._graph.initializer:
             self._values[proto.name] = constant(tensor_of(proto, "initializer"))
         ports = self._inputs()
-        nodes = self._graph.node
-        names = module_names([(node_name(node), node.op_type) for node in nodes])
-        for proto, name in zip(nodes, names, strict=True):
+        for proto, name in zip(self._graph.node, self._names(ports), strict=True):
             try:
                 self._evaluate(proto, name)
             except (Refused, QuantizerRefused) as refused:
@@ -75,6 +73,20 @@ class _Reader:
             raise UnsupportedLayer(self._problems)
         return Network(self._used(outputs), ports, outputs).eval()
 
+    def _names(self, ports: Sequence[Port]) -> list[str]:
+        """Of the module of each node; of a node that reads constants alone, how errors name it."""
+        computed, places = {port.name for port in ports}, []
+        for place, proto in enumerate(self._graph.node):
+            if not computed.isdisjoint(proto.input):
+                computed.update(proto.output)
+                places.append(place)
+        names = [proto.name or proto.op_type for proto in self._graph.node]
+        nodes = [self._graph.node[place] for place in places]
+        modules = module_names([(node_name(node), node.op_type) for node in nodes])
+        for place, name in zip(places, modules, strict=True):
+            names[place] = name
+        return names
+
     def _used(self, outputs: Sequence[str]) -> list[tuple[Step, nn.Module]]:
         """Without what no output needs."""
         needed, kept = set(outputs), []
@@ -86,13 +98,13 @@ class _Reader:
 
     def _inputs(self) -> list[Port]:
         initial = set(self._values)
-        declared = [each for each in self._graph.input if each.name not in initial]
-        if not declared:
+        given = [each for each in self._graph.input if each.name not in initial]
+        if not given:
             raise CaptureError("the graph has no inputs")
         shapes = []
-        for each in declared:
+        for each in given:
             try:
-                shapes.append(_declared(each))
+                shapes.append(declared(each))
             except Refused as refused:
                 self._problems.append(f"input {each.name}: {refused}")
         if self._problems:
@@ -105,7 +117,7 @@ class _Reader:
         first = fixed.pop() if fixed else 2
         self._samples = (first, first + 1)
         ports = []
-        for each, (shape, dtype, axis) in zip(declared, shapes, strict=True):
+        for each, (shape, dtype, axis) in zip(given, shapes, strict=True):
             tensors = [
                 self._fakes(each.name, [size if dim != axis else samples
                             for dim, size in enumerate(shape)], dtype)
@@ -124,11 +136,13 @@ class _Reader:
 
     def _evaluate(self, proto: Any, name: str) -> None:
         version = self._known(proto)
-        attributes = _attributes(proto)
+        attributes = attributes_of(proto)
         domain = "" if proto.domain in STANDARD else "qonnx"
         builder = BUILDERS.get((domain, proto.op_type))
         if builder is None:
-            raise Refused("no such operator is known here. docs/onnx.md lists those that are")
+            raise Refused(
+                "no such operator is known here. `fxloom list layers` shows those that are"
+            )
         if any(self._values.get(each, ...) is None for each in proto.input if each):
             self._values.update(dict.fromkeys(proto.output))
             return  # what it reads is refused
@@ -142,20 +156,24 @@ class _Reader:
             )
 
         if proto.op_type != "DequantizeLinear" and any(value and value.pair for value in inputs):
-            raise Refused(
-                "it reads integers of a QuantizeLinear. Only a DequantizeLinear may follow one"
-            )
-        if proto.op_type in ("Shape", "Size") or all(v is None or v.known for v in inputs):
-            results = self._known_results(node, inputs, builder)
-        else:
+            if proto.op_type != "Clip" or self._version < 11:
+                raise Refused(
+                    "it reads integers of a QuantizeLinear. Only a DequantizeLinear may follow one"
+                )
+            self._narrow(proto, name, node())
+            return
+        results: list[Value] | None = None
+        if proto.op_type not in ("Shape", "Size") and not all(v is None or v.known for v in inputs):
             view = node()
             module, positions = module_of(view, builder)
-            results = self._computed_results(view, module, positions)
-            names = tuple(proto.input[place] for place in positions)
-            outputs = tuple(
-                each if used else "" for each, used in zip(proto.output, read, strict=True)
-            )
-            self._modules.append((Step(name, names, outputs), module))
+            if any(not view.value(place).known for place in positions):
+                results = self._computed_results(view, module, positions)
+                names = tuple(proto.input[place] for place in positions)
+                pairs = zip(proto.output, read, strict=True)
+                outputs = tuple(output if used else "" for output, used in pairs)
+                self._modules.append((Step(name, names, outputs), module))
+        if results is None:
+            results = self._known_results(node, inputs, builder)
         if any(read[len(results) :]):
             raise Refused(f"{len(proto.output)} outputs are asked for, it has {len(results)}")
         self._values.update(
@@ -168,7 +186,7 @@ class _Reader:
         """The version of the operator set that a node is of."""
         if proto.domain not in STANDARD and proto.domain not in QONNX:
             raise Refused(f"its domain {proto.domain!r} is not known here")
-        if any(attribute.type not in _KINDS or attribute.ref_attr_name
+        if any(attribute.type not in KINDS or attribute.ref_attr_name
                for attribute in proto.attribute):  # fmt: skip
             raise Refused("it has graphs inside. Export the model without control flow")
         if proto.domain in STANDARD:
@@ -179,6 +197,24 @@ class _Reader:
                 "qonnx's ConvertToChannelsLastAndClean"
             )
         return self._versions.get(proto.domain, 1)
+
+    def _narrow(self, proto: Any, name: str, node: Node) -> None:
+        """A Clip of integers, as Brevitas writes for fewer bits: a QuantizeLinear with limits."""
+        value = node.value(0)
+        assert value.pair is not None
+        limits = [node.optional(place, "limits") for place in (1, 2)]
+        if value.known:
+            assert value.rounding is not None
+            rounding = narrower(value.rounding, value.pair, *limits)
+            clipped = replace(constant(rounding.values, rounding), pair=value.pair)
+            self._values[proto.output[0]] = clipped
+            return
+        source = proto.input[0]
+        step, module = next(each for each in self._modules if source in each[0].outputs)
+        assert isinstance(module, QuantizeLinear)
+        again = Step(name, step.inputs, (proto.output[0],))
+        self._modules.append((again, module.narrower(*limits)))
+        self._values[proto.output[0]] = value
 
     def _known_results(
         self, node: Callable[[int], Node], inputs: Sequence[Value | None], builder: Builder
@@ -199,7 +235,8 @@ class _Reader:
                 self._left -= sum(each.numel() for each in shapes)
             if self._left < 0:
                 raise Refused(f"constants of more than {MAX_CONSTANTS} values are computed")
-            results = module(*(each.first for each in given))
+            with fitting(*(each.shapes[0] for each in given)):
+                results = module(*(each.first for each in given))
         results = [results] if isinstance(results, Tensor) else list(results)
         rounding = rounding_of(node.kind, module, given)
         pair = getattr(module, "pair", None)
@@ -215,15 +252,8 @@ class _Reader:
 
     def _run(self, node: Node, module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs as fake tensors."""
-        try:
-            with quiet(), self._fake, torch.no_grad():
-                results = module(*inputs)
-        except Refused:
-            raise
-        except Exception as fault:  # of torch, for shapes and types that do not fit together
-            reason = str(fault).strip().partition("\n")[0][:200] or type(fault).__name__
-            shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-            raise Refused(f"inputs of {shapes} do not fit it: {reason}") from None
+        with fitting(*(tuple(each.shape) for each in inputs)), quiet(), self._fake, torch.no_grad():
+            results = module(*inputs)
         return [results] if isinstance(results, Tensor) else list(results)
 
 
@@ -232,41 +262,3 @@ def _only(value: Value | None, place: int) -> Value | None:
     if value is None or value.constant:
         return value
     return replace(value, first=value.at(place), second=value.at(place))
-
-
-def _attributes(proto: Any) -> Mapping[str, Any]:
-    return {each.name: _attribute(each) for each in proto.attribute if each.type in _KINDS}
-
-
-def _attribute(proto: Any) -> Any:
-    found = getattr(proto, _KINDS[proto.type])
-    match proto.type:
-        case 3:
-            return found.decode(errors="replace")
-        case 4:
-            return tensor_of(found, f"attribute {proto.name}")
-        case 8:
-            return [each.decode(errors="replace") for each in found]
-    return list(found) if proto.type in (6, 7) else found
-
-
-def _declared(proto: Any) -> tuple[list[int | None], torch.dtype, int]:
-    """Shape of an input, its type, and which dimension is the batch: None where of any size."""
-    tensor = proto.type.tensor_type
-    if not proto.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        raise Refused("required a tensor of known shape. Declare its shape")
-    dtype = TORCH_TYPES.get(tensor.elem_type)
-    if dtype is None:
-        raise Refused(f"required a tensor of numbers, {type_name(tensor.elem_type)} arrived")
-    shape = [int(dim.dim_value) if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    dynamic = [dim for dim, size in enumerate(shape) if size is None]
-    if not shape:
-        raise Refused("it has no dimensions, and so none for the batch")
-    if len(dynamic) > 1:
-        raise Refused(
-            f"required every size but the batch, dimensions {dynamic} are dynamic. Fix the others: "
-            "onnx.tools.update_model_dims.update_inputs_outputs_dims"
-        )
-    if any(size is not None and size < 1 for size in shape):
-        raise Refused(f"required sizes of at least 1, {shape} arrived")
-    return shape, dtype, dynamic[0] if dynamic else 0

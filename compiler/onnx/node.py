@@ -1,6 +1,7 @@
 """A node of the graph, as what builds its module sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,17 @@ from fxloom.onnx.values import Value
 
 class Refused(Exception):
     """Why a node cannot be had; the text follows the node's name."""
+
+
+@contextmanager
+def fitting(*shapes: object) -> Iterator[None]:
+    """What torch and Python raise where inputs and attributes do not fit together, as Refused."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as fault:
+        reason = str(fault).strip().partition("\n")[0][:200] or type(fault).__name__
+        what = f"inputs of {', '.join(map(str, shapes))}" if shapes else "its inputs and attributes"
+        raise Refused(f"{what} do not fit it: {reason}") from None
 
 
 @dataclass
@@ -101,7 +113,10 @@ class Node:
         return [int(each) for each in found]
 
     def flag(self, name: str, default: bool = False) -> bool:
-        return bool(self.integer(name, int(default)))
+        found = self.integer(name, int(default))
+        if found not in (0, 1):
+            raise Refused(f"attribute {name} is {found}, neither 0 nor 1")
+        return bool(found)
 
     def _typed(self, name: str, default: Any, kind: Any) -> Any:
         found = self.attribute(name, default)

@@ -1,7 +1,7 @@
-"""Quantizers: those of QONNX, and QuantizeLinear with DequantizeLinear.
+"""Quantizers of QONNX.
 
-qonnx/custom_op/general/{intquant,bipolar_quant,trunc}.py and the ONNX specification say what they
-compute; uniform.py how that is done exactly.
+qonnx/custom_op/general/{intquant,bipolar_quant,trunc}.py say what they compute; uniform.py how that
+is done exactly.
 """
 
 from math import log2
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fxloom.fixed_point import Rounding
-from fxloom.given_constants import array_of, constant
+from fxloom.given_constants import constant
 from fxloom.onnx.given import Integers
 from fxloom.onnx.node import Node, Refused
-from fxloom.onnx.registry import Function, builds
+from fxloom.onnx.registry import builds
 from fxloom.uniform import ROUNDINGS, Activation, Grid, grid, integers_of, limited, signs
 
 BITS = 32
@@ -42,10 +42,10 @@ class Rounded(nn.Module):
 
     keeps_size = True
 
-    def __init__(self, to: Grid | None, scale: Tensor) -> None:
-        """to: None for signs alone."""
+    def __init__(self, to: Grid | None, scale: Tensor, pair: tuple[Tensor, Tensor] | None) -> None:
+        """to: None for signs alone. pair: of a QuantizeLinear."""
         super().__init__()
-        self._to, self._scale = to, scale
+        self._to, self._scale, self.pair = to, scale, pair
 
     def rounding(self, x: Tensor) -> Integers:
         if self._to is None:
@@ -55,6 +55,15 @@ class Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rounding(x).values
+
+
+def of_constant(
+    node: Node, to: Grid | None, scale: Tensor, pair: tuple[Tensor, Tensor] | None = None
+) -> Rounded:
+    values = node.value(0).first
+    if not values.numel() or not bool(torch.isfinite(values).all()):
+        raise Refused("the values that it rounds must be finite numbers")
+    return Rounded(to, scale, pair)
 
 
 @builds("Quant", "IntQuant", domain="qonnx")
@@ -68,20 +77,20 @@ def _quant(node: Node) -> nn.Module:
     if bits.numel() == 1 and bits.item() == 1 and signed:
         if bool(zero.any()):
             raise Refused("a zero point other than 0 of one signed bit has no meaning")
-        _refuse_scales(scale)
-        return Rounded(None, scale) if constant_input else Signs(scale)
+        refuse_scales(scale)
+        return of_constant(node, None, scale) if constant_input else Signs(scale)
     to = grid(scale, zero, bits, signed=signed, narrow=narrow, rounding=mode)
-    return Rounded(to, scale) if constant_input else Quant(to)
+    return of_constant(node, to, scale) if constant_input else Quant(to)
 
 
 @builds("BipolarQuant", domain="qonnx")
 def _bipolar(node: Node) -> nn.Module:
     scale = node.constant(1, "scale")
-    _refuse_scales(scale)
-    return Rounded(None, scale) if node.value(0).constant else Signs(scale)
+    refuse_scales(scale)
+    return of_constant(node, None, scale) if node.value(0).constant else Signs(scale)
 
 
-def _refuse_scales(scale: Tensor) -> None:
+def refuse_scales(scale: Tensor) -> None:
     if not bool(torch.isfinite(scale).all()) or not bool((scale > 0).all()):
         raise Refused("its scales must be positive numbers")
 
@@ -137,91 +146,3 @@ def _one(node: Node, place: int, name: str) -> float:
     if found.numel() != 1:
         raise Refused(f"required one {name}, {found.numel()} arrived")
     return float(found)
-
-
-_LIMITS = {
-    torch.uint8: (0, 255),
-    torch.int8: (-128, 127),
-    torch.uint16: (0, 2**16 - 1),
-    torch.int16: (-(2**15), 2**15 - 1),
-    torch.int32: (-(2**31), 2**31 - 1),
-}
-
-
-def _linear(node: Node) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Scale of the rank of the data, zero point and the type of the integers."""
-    scale = node.constant(1, "scale")
-    zero = node.optional(2, "zero point")
-    axis, rank = node.integer("axis", 1), node.rank()
-    node.only("block_size", 0, 0)
-    node.only("saturate", 1, 1)
-    node.only("precision", 0, 0)
-    _refuse_scales(scale)
-    if zero is None:
-        zero = torch.zeros((), dtype=torch.uint8)
-    if zero.dtype not in _LIMITS:
-        raise Refused(f"zero points of {zero.dtype} are not supported")
-    if scale.numel() == 1:
-        return scale.reshape(()), zero.reshape(()), zero.dtype
-    axis = node.counted(axis, rank)
-    if scale.dim() != 1 or len(scale) != node.shape()[axis]:
-        raise Refused(f"its {list(scale.shape)} scales are not for axis {axis}")
-    shape = [-1 if dim == axis else 1 for dim in range(rank)]
-    return scale.reshape(shape), zero.reshape(shape) if zero.numel() > 1 else zero, zero.dtype
-
-
-@builds("QuantizeLinear")
-def _quantize_linear(node: Node) -> nn.Module:
-    scale, zero, kind = _linear(node)
-    node.only("output_dtype", 0, 0)
-    if bool((zero != zero.reshape(-1)[0]).any()):
-        raise Refused("zero points that differ between channels have no lowering")
-    # The zero point is added to what was rounded, so that ties are those of x / scale.
-    shift = int(zero.reshape(-1)[0])
-    lo, hi = (limit - shift for limit in _LIMITS[kind])
-    values = array_of(scale).astype(np.float64)
-    to = Grid(values, np.zeros((), np.int64), lo, hi, Rounding.RND_CONV)
-    module = Rounded(to, scale) if node.value(0).constant else Quant(to)
-    return paired(module, scale, zero)
-
-
-def paired(module: nn.Module, scale: Tensor, zero_point: Tensor) -> nn.Module:
-    """A QuantizeLinear: it gives the values that its integers stand for, so that the
-    DequantizeLinear, which must be the next, has nothing left to do."""
-    module.pair = (scale, zero_point)  # type: ignore[assignment]
-    return module
-
-
-@builds("DequantizeLinear")
-def _dequantize_linear(node: Node) -> nn.Module | Function:
-    scale, zero, _ = _linear(node)
-    node.only("output_dtype", 0, 0)
-    given = node.value(0)
-    if given.pair is not None:
-        if not all(
-            torch.equal(one, other) for one, other in zip(given.pair, (scale, zero), strict=True)
-        ):
-            raise Refused("it undoes a QuantizeLinear with another scale or zero point")
-        return lambda x: x
-    if not given.constant:
-        raise Refused("it reads integers that no QuantizeLinear made")
-    lo, hi = _LIMITS.get(given.first.dtype, (0, 0))
-    zeros = (int(zero.min()), int(zero.max()))
-    return Given(scale, zero, (lo - zeros[1], hi - zeros[0]))
-
-
-class Given(nn.Module):
-    """Constant integers of a DequantizeLinear."""
-
-    keeps_size = True
-
-    def __init__(self, scale: Tensor, zero: Tensor, limits: tuple[int, int]) -> None:
-        super().__init__()
-        self._scale, self._zero, self._limits = scale, zero, limits
-
-    def rounding(self, x: Tensor) -> Integers:
-        integers = x.to(torch.float64) - self._zero.to(torch.float64)
-        return Integers(integers, self._scale, self._limits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rounding(x).values

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fxloom.given_constants import constant
 from fxloom.onnx.given import Integers
-from fxloom.onnx.node import Node, Refused
+from fxloom.onnx.node import Node, Refused, fitting
 from fxloom.onnx.values import Value
 
 Function = Callable[..., Any]
@@ -88,7 +88,8 @@ def pointwise(function: Function) -> Function:
 
 def module_of(node: Node, builder: Builder) -> tuple[nn.Module, list[int]]:
     """The module of a node, and the positions of the inputs that it is called with."""
-    built = builder(node)
+    with fitting():
+        built = builder(node)
     unknown = sorted(set(node.attributes) - node.asked)
     if unknown:
         raise Refused(f"attribute {', '.join(unknown)} is not known for it")

@@ -34,21 +34,15 @@ everywhere in it."""
 
 
 def tabulate(module: GraphModule) -> Iterator[str]:
-    """Rewrite a graph of the caller's; gives the layers that became tables.
-
-    From the first to the last: what a table gives is the exact argument of the next.
-    """
-    tried: set[Node] = set()
-    while functions := [node for node in _functions(module) if node not in tried]:
-        values, _ = exact_values(module)
-        tried.update(functions)
-        for node in functions:
-            x = node.all_input_nodes[0]
-            if x in values and _written(module, node, values[x]):
-                yield origin(node)
-                # What follows may have become exact.
-                tried = {other for other in tried if not other.users}
-                break
+    """Rewrite a graph of the caller's; gives the layers that became tables."""
+    functions = _functions(module)
+    if not functions:
+        return
+    values, _ = exact_values(module)  # what is rounded has its format whatever is rounded there
+    for node in functions:
+        x = node.all_input_nodes[0]
+        if x in values and _written(module, node, values[x]):
+            yield origin(node)
 
 
 def _functions(module: GraphModule) -> list[Node]:

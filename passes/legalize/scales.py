@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from operator import add, mul
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from fxloom.support.core import is_constant
 
 aten = torch.ops.aten
 
+MOST_NUMBERS = 2**16
+"""Constants up to this size are looked at: one for each channel, not for each pixel."""
 MERGED = "merged"
 """In the meta of a constant that was made of several."""
 
@@ -56,8 +59,7 @@ are legalized: a pool adds up."""
 
 @dataclass(frozen=True)
 class Factor:
-    """A value that is another one times a positive constant. numbers: exact, in the order of the
-    constant's elements."""
+    """A value that is another one times a constant. numbers: its elements, exact."""
 
     x: Node
     constant: Node
@@ -92,6 +94,7 @@ class _Scales:
     moved: list[str] = field(default_factory=list)
     rounded: dict[str, None] = field(default_factory=dict)
     gone: set[Node] = field(default_factory=set)
+    known: dict[Node, tuple[Fraction, ...]] = field(default_factory=dict)
 
     def run(self) -> None:
         """From the first node to the last: each sees the factors that came before it."""
@@ -126,28 +129,49 @@ class _Scales:
     # Where factors are
 
     def factor(self, node: Any) -> Factor | None:
-        """What a node multiplies by what, where that is a positive constant of the model's own."""
+        """What a node multiplies by what, where that is a constant of the model's own."""
+        return self._factor(node, self._numbers)
+
+    def _factor(
+        self, node: Any, numbers_of: Callable[[Any], tuple[Fraction, ...]]
+    ) -> Factor | None:
         if not isinstance(node, Node) or node.target is not aten.mul.Tensor:
             return None
         for x, other in (arguments(node)[:2], arguments(node)[1::-1]):
-            if isinstance(x, Node) and not self._numbers(x) and (numbers := self._numbers(other)):
-                return Factor(x, other, numbers) if min(numbers) > 0 else None
+            if isinstance(x, Node) and not self._plain(x) and (numbers := numbers_of(other)):
+                return Factor(x, other, numbers)
         return None
 
     def _numbers(self, node: Any) -> tuple[Fraction, ...]:
-        if not isinstance(node, Node) or not is_given(node) or node.target is not REQUANTIZE:
+        """A constant in a format of the model's own; () for anything else."""
+        is_typed = isinstance(node, Node) and is_given(node) and node.target is REQUANTIZE
+        return self._plain(node) if is_typed else ()
+
+    def _plain(self, node: Any) -> tuple[Fraction, ...]:
+        """A constant, rounded or not; () for anything else."""
+        if not isinstance(node, Node):
             return ()
-        source = arguments(node)[0]
-        if not is_constant(source):
+        if node not in self.known:
+            self.known[node] = self._read(node)
+        return self.known[node]
+
+    def _read(self, node: Node) -> tuple[Fraction, ...]:
+        is_typed = is_given(node) and node.target is REQUANTIZE
+        source = arguments(node)[0] if is_typed else node
+        if not is_constant(source) or node.meta["val"].numel() > MOST_NUMBERS:
             return ()
-        data, to, _ = mantissas(constant(self.module, source.target), node)
+        values = constant(self.module, source.target).detach()
+        if not is_typed:
+            is_real = values.is_floating_point()
+            return tuple(map(Fraction, values.reshape(-1).tolist())) if is_real else ()
+        data, to, _ = mantissas(values, node)
         step = Fraction(2) ** -to.fraction
         return tuple(int(mantissa) * step for mantissa in data.reshape(-1))
 
     def _scaled(self, node: Any) -> Factor | None:
-        """A factor that is one number, and no power of two, which is but a binary point."""
+        """A factor that is one positive number and no power of two, which is but a binary point."""
         found = self.factor(node)
-        if found is None or found.scale is None or _is_power(found.scale):
+        if found is None or found.scale is None or found.scale <= 0 or _is_power(found.scale):
             return None
         return found
 
@@ -199,7 +223,7 @@ class _Scales:
         return None
 
     def _behind_sum(self, node: Node) -> Node | None:
-        return self._of_equals(node, list(arguments(node)[:2]), lambda xs: xs)
+        return self._summed(node) or self._of_equals(node, list(arguments(node)[:2]), lambda xs: xs)
 
     def _behind_cat(self, node: Node) -> Node | None:
         tensors, *rest = arguments(node)
@@ -222,8 +246,9 @@ class _Scales:
     # Merges
 
     def _merged(self, node: Node) -> Node | None:
-        """A product with two constants as one with one of them."""
-        outer = self.factor(node)
+        """A product with two constants as one with one of them. The outer one may be a float: it
+        gets as many bits as that has."""
+        outer = self._factor(node, self._plain)
         if outer is None:
             return None
         inner = self.factor(outer.x)
@@ -262,6 +287,8 @@ class _Scales:
         inner = self.factor(x)
         if inner is None or not self._numbers(offset) or len(total.users) != 1 or total.kwargs:
             return None
+        if between and min(outer.numbers) <= 0:
+            return None
         both = self._product(node, inner.constant, outer.constant)
         moved = self._product(node, offset, outer.constant)
         if both is None or moved is None:
@@ -272,22 +299,44 @@ class _Scales:
             y = self._insert(each, each.target, y, *arguments(each)[1:], before=node)
         return y
 
+    def _summed(self, node: Node) -> Node | None:
+        """(y + b) + c as y + (b + c), where b is of the model's own."""
+        total, offset = arguments(node)[:2]
+        if not isinstance(total, Node) or not self._plain(offset) or node.kwargs or total.kwargs:
+            return None
+        if total.target is not aten.add.Tensor or len(total.users) != 1:
+            return None
+        if node.target is not aten.add.Tensor or not self._numbers(arguments(total)[1]):
+            return None
+        both = self._joined(node, arguments(total)[1], offset, add)
+        return both and self._insert(node, aten.add.Tensor, arguments(total)[0], both)
+
     def _share(self, node: Node, factor: Node, count: Any) -> Node | None:
         """A constant divided by an integer."""
         if not isinstance(count, int | float):
             return None
-        numbers = [number / Fraction(count) for number in self._numbers(factor)]
+        numbers = [number / Fraction(count) for number in self._plain(factor)]
         return self._constant(node, numbers, tuple(factor.meta["val"].shape))
 
     def _product(self, node: Node, first: Node, second: Node) -> Node | None:
+        return self._joined(node, first, second, mul)
+
+    def _joined(
+        self,
+        node: Node,
+        first: Node,
+        second: Node,
+        join: Callable[[Fraction, Fraction], Fraction],
+    ) -> Node | None:
+        """One constant that is computed from two."""
         shapes = [tuple(each.meta["val"].shape) for each in (first, second)]
         shape = np.broadcast_shapes(*shapes)
         places = [
-            torch.arange(len(self._numbers(each))).reshape(own).expand(shape).reshape(-1).tolist()
+            torch.arange(len(self._plain(each))).reshape(own).expand(shape).reshape(-1).tolist()
             for each, own in zip((first, second), shapes, strict=True)
         ]
-        left, right = (self._numbers(each) for each in (first, second))
-        numbers = [left[i] * right[j] for i, j in zip(*places, strict=True)]
+        left, right = (self._plain(each) for each in (first, second))
+        numbers = [join(left[i], right[j]) for i, j in zip(*places, strict=True)]
         return self._constant(node, numbers, tuple(shape))
 
     def _constant(self, node: Node, numbers: list[Fraction], shape: tuple[int, ...]) -> Node | None:

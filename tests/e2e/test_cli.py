@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from fxloom.backends.hls4ml import Hls4mlBuild
 from fxloom.checking import first_divergent_layer
 from fxloom.fixed_point import Int64Array
 from tests.e2e.conftest import snapshot
+from tests.keras_files import small, small_arrays, write_h5, write_keras
 
 
 def run(*line: str, code: int = 0) -> str:
@@ -151,6 +153,25 @@ def test_compile_prints_the_report_and_where_the_project_lies(net: Path, tmp_pat
     text = run("compile", f"{net}/net.py:make", "--data", f"{net}/net.py:data", "-o", out)
     assert text.startswith("fxloom report: xc7z020 at 5 ns")
     assert f"project: {out}/hls" in text
+
+
+def test_compile_takes_files_of_keras_without_tensorflow(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, (48, 3)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=x)
+    write_h5(tmp_path / "net.h5", small(), small_arrays())
+    (tmp_path / "net.json").write_text(json.dumps(small()))
+    write_keras(tmp_path / "net.keras")
+    digests = set()
+    for name in ("net.h5", "net.json", "net.keras"):
+        out = tmp_path / "build"
+        run("compile", f"{tmp_path}/{name}", "--data", f"{tmp_path}/data.npz", "-o", str(out))
+        build = fxloom.open_build(out)
+        assert build.report.made_from is not None
+        assert build.report.made_from.model == name
+        assert {layer.name for layer in build.report.layers} >= {"fc1", "fc2"}
+        digests.add(build.program.digest())
+    assert len(digests) == 1
+    assert "tensorflow" not in sys.modules
 
 
 def test_lists_name_what_there_is() -> None:

@@ -37,7 +37,7 @@ def test_recipes_are_valid() -> None:
 
 def test_commands_and_options_exist() -> None:
     commands = re.findall(r"^    fxloom (.*)$", README, re.MULTILINE)
-    assert len(commands) == 9
+    assert len(commands) == 13
     for command in commands:
         verb, *rest = command.partition("#")[0].split()
         help_text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).stdout

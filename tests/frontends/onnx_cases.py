@@ -559,6 +559,25 @@ CASES |= {
             "half": np.float32(0.5),
         },
     ),
+    "quantize linear of fewer bits": (
+        "a = QuantizeLinear(x, s, z)\n"
+        "b = Clip(a, low, high)\n"
+        "c = DequantizeLinear(b, s, z)\n"
+        "u = QuantizeLinear(w, t, zero)\n"
+        "v = Clip(u, low, high)\n"
+        "d = DequantizeLinear(v, t, zero)\n"
+        "y = Gemm(c, d)",
+        ["n", 6],
+        {
+            "w": normal(6, 5),
+            "s": np.float32(0.21),
+            "t": np.float32(0.17),
+            "z": np.int8(2),
+            "zero": np.int8(0),
+            "low": np.int8(-7),
+            "high": np.int8(7),
+        },
+    ),
     "quantized constants": (
         "a = QuantizeLinear(w, s, z)\nb = DequantizeLinear(a, s, z)\ny = Add(x, b)",
         ["n", 4],

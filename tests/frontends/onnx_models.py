@@ -53,7 +53,7 @@ def computed(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> list[Any]:
     """What onnxruntime computes."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     results: list[Any] = session.run(None, dict(inputs))

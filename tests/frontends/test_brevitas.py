@@ -4,6 +4,7 @@ import copy
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from fxloom.target import Target
 from tests.conformance.packing import pack
 
 WHY = "needs Brevitas: make test-keras"
-qnn = pytest.importorskip("brevitas.nn", reason=WHY)
-enum = pytest.importorskip("brevitas.inject.enum", reason=WHY)
+importorskip = partial(pytest.importorskip, reason=WHY)
+qnn = importorskip("brevitas.nn")
+enum = importorskip("brevitas.inject.enum")
 binary, fixed_point, scaled_int, shifted_scaled_int, ternary = (
-    pytest.importorskip(f"brevitas.quant.{name}", reason=WHY)
+    importorskip(f"brevitas.quant.{name}")
     for name in ("binary", "fixed_point", "scaled_int", "shifted_scaled_int", "ternary")
 )
 
@@ -253,6 +255,36 @@ def test_other_scales_are_equal_on_the_grid(name: str) -> None:
         np.testing.assert_allclose(result / scale, expected / scale, atol=1e-4)
 
 
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+        self.act, self.pool = nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.first(x)))
+        x = torch.relu(self.second(x) + x)
+        return self.fc(torch.flatten(self.pool(x), 1))  # type: ignore[no-any-return]
+
+
+def test_a_model_that_brevitas_quantized_after_training() -> None:
+    torch.manual_seed(3)
+    tools = importorskip("brevitas.graph.quantize")
+    model = tools.quantize(tools.preprocess_for_quantize(Plain().eval()))
+    x = torch.randn(48, 3, 8, 8)
+    with torch.no_grad(), importorskip("brevitas.graph.calibrate").calibration_mode(model):
+        model(x)
+    graph = capture(model.eval(), x[:2])
+    program = lower(Quantize()(graph, Data(x_train=x)).graph)
+    port = program.inputs[0].value.type
+    x = torch.round(x / port.step) * port.step
+    step = model.fc_output_quant.act_quant.scale().item()
+    steps = np.rint(output(model, x) / step)
+    for result in (graph(x).detach().numpy(), simulate(program, x)):
+        np.testing.assert_array_equal(np.rint(result / step), steps)
+
+
 def test_the_users_model_stays_as_it_is() -> None:
     model, x = trained(*EXACT["binary and ternary"])
     model.train()
@@ -267,6 +299,34 @@ def test_nodes_are_named_after_layers() -> None:
     model, x = trained(*EXACT["residual"])
     origins = {node.meta.get("origin") for node in capture(model, x[:2]).graph.nodes}
     assert {"inp", "conv", "again", "add", "act", "act.act_quant", "fc"} <= origins
+
+
+def test_a_layer_called_with_several_sizes_is_refused() -> None:
+    """Its padding would be that of one of them."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(3, 3, 2, padding="same", stride=2, return_quant_tensor=False)
+            self.conv.bias_quant.disable_quant = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x))  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedLayer, match="something else"):
+        capture(Twice().eval(), torch.randn(2, 3, 6, 6))
+
+
+def test_embeddings_are_exact() -> None:
+    keys = {"weight_quant": POWER, "weight_bit_width": 4}
+    model = nn.Sequential(
+        qnn.QuantEmbedding(9, 6, **keys), dense(6, 3, bias=False, bias_quant=None)
+    )
+    model[1].return_quant_tensor = False
+    x = torch.arange(18).reshape(6, 3) % 9
+    expected = output(model.eval(), x)
+    program = lower(Quantize()(capture(model, x), Data(x_train=x)).graph)
+    np.testing.assert_array_equal(simulate(program, x), expected)
 
 
 class Own(qnn.QuantLinear):  # type: ignore[misc,name-defined]
@@ -346,6 +406,9 @@ def test_the_c_simulation_gives_the_same(tmp_path: Path, monkeypatch: pytest.Mon
         model, x = trained(*EXACT[name])
         programs.append(lower(capture(model, x[:2])))
         inputs += quantize_inputs(programs[-1], [x.numpy()])
+    model, x = trained(*FLOATING["activations"])
+    programs.append(lower(Quantize()(capture(model, x[:2]), Data(x_train=x)).graph))
+    inputs += quantize_inputs(programs[-1], [x.numpy()])
     packed = pack(programs)
     build = get("hls4ml").emit(packed, Target(), tmp_path / "p", cache=tmp_path / "c")
     for got, wanted in zip(build.run_mantissas(inputs), reference(packed, inputs), strict=True):

@@ -133,6 +133,27 @@ def test_attention(exporter: str) -> None:
         fxloom.capture(exported(net, x[:1], exporter), x[:2])
 
 
+def test_layers_have_the_names_of_nodes() -> None:
+    nodes = """wq = Identity(w)
+    c = Conv(x, wq)
+    a = Relu(c)
+    b = Relu(a)
+    y = Relu(b)"""
+    model = onnx_model(nodes, {"x": ["n", 2, 3, 3]}, {"w": normal(2, 2, 1, 1)})
+    names = [
+        "/a/Identity",
+        "/a/Conv",
+        "/f.1/act fn/Relu",
+        "/f.1/act fn/Relu_1",
+        "/f.1/act fn/Relu_1",
+    ]
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+    graph = fxloom.capture(model, torch.zeros(2, 2, 3, 3))
+    found = [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta]
+    assert found == ["a", "f.1.act_fn.Relu", "f.1.act_fn.Relu_1", "f.1.act_fn.Relu_1_1"]
+
+
 REFUSED: dict[str, tuple[Any, ...]] = {
     "unknown": ("y = Hardmax(x)", ["n", 4], {}, r"Hardmax \(Hardmax\): no such operator"),
     "all of them": ("a = Hardmax(x)\ny = Det(x)", ["n", 4, 4], {}, "2 unsupported layers"),
@@ -176,5 +197,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 def test_refuses_by_name(name: str) -> None:
     nodes, shape, constants, words = REFUSED[name]
     model = onnx_model(nodes, {"x": shape}, constants)
+    x = torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])])
     with pytest.raises(UnsupportedLayer, match=words):
-        fxloom.capture(model, torch.zeros([2, *(5 if each == "m" else each for each in shape[1:])]))
+        fxloom.capture(model, x)

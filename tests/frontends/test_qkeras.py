@@ -2,17 +2,21 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-pytest.importorskip("tensorflow", reason="needs TensorFlow: make test-keras")
-qkeras = pytest.importorskip("qkeras", reason="needs QKeras: make test-keras")
-
-from tests.frontends.qkeras_agreement import (  # noqa: E402
+import fxloom
+from fxloom.errors import UnsupportedLayer
+from tests.frontends.qkeras_agreement import (
     Branches,
     assert_same_integers,
     trained,
     trained_branches,
 )
+
+tf_keras = pytest.importorskip("tf_keras", reason="needs TensorFlow: make test-keras")
+qkeras = pytest.importorskip("qkeras", reason="needs QKeras: make test-keras")
 
 KERNELS = [
     "quantized_bits(6,0,alpha=1)",
@@ -201,3 +205,71 @@ def test_norms_and_pools(name: str) -> None:
     layers = [inputs(), *layers_with_norms()[name], qkeras.QActivation("quantized_bits(12,5)")]
     model, x = trained(*layers, shape=(7, 5, 3), samples=100)
     assert_same_integers(model, x, 2**-6)
+
+
+def test_where_the_rounding_of_float32_decides_the_exact_number_is_given() -> None:
+    """0.7 is no power of two: of sums that are multiples of 5 the product lies next to a half of
+    the next step, on which QKeras' own rounding to float32 may put it."""
+    layer = dense("quantized_bits(5,0,alpha=0.7)", "quantized_bits(4,0,alpha=1)")
+    models, x = trained_branches(
+        [inputs(), layer], {"sums": [], "rounded": [qkeras.QActivation("quantized_bits(10,4)")]}
+    )
+    program = fxloom.lower(fxloom.capture(models["rounded"], torch.from_numpy(x[:2])))
+    found = fxloom.simulate(program, torch.from_numpy(x))
+    sums = np.array(models["sums"](x), np.float64) * 2**5
+    near = np.abs(sums - np.floor(sums) - 0.5) < 2**-15
+    assert 0 < near.sum() < near.size / 20
+    expected = np.array(models["rounded"](x))
+    np.testing.assert_array_equal(found[~near], expected[~near])
+
+
+def test_what_a_config_leaves_out_is_refused() -> None:
+    quantizers = {
+        "is_quantized_clip=False": {
+            "activation": "quantized_relu(6,2,relu_upper_bound=3,is_quantized_clip=False)"
+        },
+        "scale_axis=0": {
+            "kernel_quantizer": qkeras.quantized_bits(6, 0, alpha="auto", scale_axis=0)
+        },
+    }
+    for words, keys in quantizers.items():
+        model, x = trained(inputs(), qkeras.QDense(3, **keys))
+        with pytest.raises(UnsupportedLayer, match=words):
+            fxloom.capture(model, torch.from_numpy(x[:2]))
+
+
+@pytest.mark.parametrize("mode", ["smooth", "real"])
+def test_the_internal_sigmoid_is_that_of_the_process(mode: str) -> None:
+    names = ["quantized_tanh(5)", "quantized_sigmoid(5)"]
+    if mode == "smooth":
+        names.append("quantized_relu(6,1,1)")
+    qkeras.quantizers.set_internal_sigmoid(mode)
+    try:
+        for name in names:
+            model, x = trained(inputs(), dense("quantized_bits(6,0,alpha=1)"),
+                               qkeras.QActivation(name))  # fmt: skip
+            assert_same_integers(model, x, 2**-6)
+    finally:
+        qkeras.quantizers.set_internal_sigmoid("hard")
+
+
+FUNCTIONS = ["hard_sigmoid", "smooth_sigmoid", "binary_sigmoid", "hard_tanh", "smooth_tanh"]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "binary_tanh", "relu", "linear"])
+def test_functions_by_name(name: str) -> None:
+    """Some of which have the names of others in Keras."""
+    layers = [qkeras.QActivation(name), qkeras.QActivation("quantized_bits(12,4)")]
+    model, x = trained(inputs(), *layers)
+    assert_same_integers(model, x, 2**-7)
+
+
+@pytest.mark.parametrize("name", ["QLSTM", "QAdaptiveActivation"])
+def test_layers_that_are_refused_by_name(name: str) -> None:
+    layer, shape = {
+        "QLSTM": (lambda: qkeras.QLSTM(3), (4, 3)),
+        "QAdaptiveActivation": (lambda: qkeras.QAdaptiveActivation("quantized_relu", 6), (4,)),
+    }[name]
+    model = tf_keras.Sequential([tf_keras.layers.Input(shape), layer()])
+    with pytest.raises(UnsupportedLayer, match=rf"\({name}\): its "):
+        fxloom.capture(model, torch.zeros(2, *shape))

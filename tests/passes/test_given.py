@@ -1,6 +1,7 @@
 """quantize and finetune of models that bring formats along."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import fxloom
 from fxloom import Recipe, capture, lower, simulate
 from fxloom.data import Data
-from fxloom.errors import RecipeError
+from fxloom.errors import RecipeError, UnsupportedLayer
 from fxloom.exact import exact_forward
 from fxloom.graph import constant
 from fxloom.passes import Finetune, Prune, Quantize
@@ -73,7 +75,7 @@ def test_a_batch_norm_behind_given_weights_gets_enough_bits_and_is_rounded_once(
         net.train()(x)
     net.eval()
     graph, summary = completed(net, x)
-    assert summary["formats"] == {"2.scale": "fixed<16,2>", "2.shift": "fixed<16,-4>"}
+    assert summary["formats"] == {"2.scale": "fixed<24,2>", "2.shift": "fixed<24,-4>"}
     values = simulate(lower(graph), x.numpy())
     wanted = net(x).detach().numpy()
     assert np.mean(values != wanted) < 0.01
@@ -195,3 +197,38 @@ def test_a_graph_with_formats_trains_before_quantize_too() -> None:
     name = "1.layer.weight"
     assert not torch.equal(constant(result.graph, name), constant(graph, name))
     lower(result.graph)
+
+
+def test_a_model_that_brings_everything_along_compiles_without_data(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = in_order(dense(), nn.ReLU(), Rounded(6, 2, False), dense(5, 3)), torch.randn(9, 9)
+    build = fxloom.compile(net, x[:2], out=tmp_path / "build")
+    np.testing.assert_array_equal(build.simulate(x.numpy()), net(x).detach().numpy())
+    with pytest.raises(UnsupportedLayer, match=r"1.weight has no fixed-point format"):
+        fxloom.compile(in_order(nn.Linear(9, 3)), x[:2], out=tmp_path / "other")
+    with pytest.raises(RecipeError, match="required data, got none"):
+        fxloom.compile(nn.Linear(9, 3), x[:2], out=tmp_path / "third")
+
+
+def test_reports_and_traces_take_the_captured_model_for_the_float_one(tmp_path: Path) -> None:
+    net, data = labelled()
+    build = fxloom.compile(net, data=data, out=tmp_path / "build")
+    errors = {layer.name: layer.float_error for layer in build.report.layers}
+    first = errors["3.requantize"]
+    assert first is not None
+    assert first.value == 0
+    assert build.report.accuracy is not None
+    assert build.report.accuracy.largest_output > 0
+    text = build.report.to_text()
+    assert "formats that the model brought along and keeps: 0.requantize fixed<8,3>" in text
+    values = fxloom.trace(net, data).values
+    assert [value.name for value in values] == ["5", "6.linear"]
+    stages = fxloom.evaluate(net, data, Recipe([Quantize()])).stages
+    assert [stage.numbers for stage in stages] == ["float32", "integers"]
+
+
+def test_a_trace_of_what_has_nothing_left_to_round_says_so() -> None:
+    torch.manual_seed(0)
+    found = fxloom.trace(in_order(dense()), torch.randn(50, 9))
+    assert found.values == ()
+    assert "nothing was left to round" in found.to_text()

@@ -201,3 +201,19 @@ def test_a_sum_of_values_on_different_grids_is_exact() -> None:
     program = lower(capture(net, x[:2]))
     wanted = net.double()(x.double()).detach().numpy()
     np.testing.assert_array_equal(simulate(program, x.numpy()), wanted)
+
+
+def test_a_batch_norm_behind_scales_becomes_part_of_them() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(8)
+    nn.init.normal_(norm.weight)  # of both signs
+    norm.running_mean.normal_()
+    layers = (onto(0.031, 8), Layer(nn.Linear(9, 8)), norm, nn.ReLU(), onto(0.023, signed=False))
+    net, x = nn.Sequential(*layers), on_grid(0.031, 9)
+    _, program, summary = completed(net, x)
+    assert set(summary["formats"]) == {"input"}
+    assert [instr.op.name for instr in program.instrs].count("mul") == 3
+    assert [instr.op.name for instr in program.instrs].count("add") == 1
+    wanted = net.double()(x.double()).detach().numpy()
+    values = simulate(program, x.numpy())
+    np.testing.assert_allclose(values, wanted, rtol=0, atol=2**-20 * np.abs(wanted).max())

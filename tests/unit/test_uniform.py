@@ -16,6 +16,7 @@ from fxloom.given_constants import (
     MAX_CONSTANT_BITS,
     Constant,
     QuantizerRefused,
+    addends,
     constant,
     reciprocal,
     rounded,
@@ -126,6 +127,15 @@ def test_constants_are_exact_in_their_format(values: list[float]) -> None:
         assert isinstance(result, Constant)
         np.testing.assert_array_equal(result().numpy(), result.value.numpy())
         np.testing.assert_allclose(result.value.numpy(), wanted, rtol=2.0**-24)
+
+
+@given(st.lists(st.floats(-(2.0**20), 2.0**20, width=32), min_size=1, max_size=5))
+def test_addends_are_rounded_where_the_largest_ends(values: list[float]) -> None:
+    result = addends(values)
+    np.testing.assert_array_equal(result().numpy(), result.value.numpy())
+    assert result.format.width <= 25
+    error = np.abs(result.value.numpy().astype(np.float64) - values)
+    assert error.max() <= 2.0**-24 * np.abs(values).max()
 
 
 @given(grids(positive), st.integers(0, 2**32 - 1))
