@@ -18,6 +18,7 @@ from torch.fx.node import Node
 from fxloom.composite_ops import MASKED_SOFTMAX
 from fxloom.forms_products import product
 from fxloom.graph import aten, insert_like
+from fxloom.quantized_ops import ROUNDINGS
 from fxloom.rewriting import input_of, is_constant, make, rewrites, same_shape, sizes_of
 
 MASKING = -1e4
@@ -197,6 +198,8 @@ def _with_constant(source: Node) -> tuple[Node | None, Node | None]:
     """Scores and a constant that is added to them: legalize looks which of its values mask."""
     if source.target is aten.add.Tensor and all(isinstance(arg, Node) for arg in source.args):
         first, second = input_of(source), input_of(source, 1)
+        if not {first.target, second.target}.isdisjoint(ROUNDINGS):
+            return None, None  # an offset in a format of the model's own
         if is_constant(first) != is_constant(second):
             return (second, first) if is_constant(first) else (first, second)
     return None, None

@@ -87,7 +87,9 @@ def capture(
     if example_inputs is None:
         example_inputs = declared_inputs(model)
     if example_inputs is None:
-        raise CaptureError("required example inputs: the model does not declare its own")
+        raise CaptureError(
+            "example_inputs: required a tensor or a tuple, since the model declares no inputs itself"
+        )
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):
         _refuse_keywords(model)

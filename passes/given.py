@@ -7,7 +7,7 @@ than an integer has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.fx.node import Node
 from fxloom.fixed_point import FixedPoint
 from fxloom.graph import arguments, constant, origin
 from fxloom.lowering import exact_values
-from fxloom.passes.chains import CHOOSING, LAYERS, MOVING, ROUNDING, Chain, format_of
+from fxloom.passes.chains import CHOOSING, LAYERS, MOVING, ROUNDING, Chain, format_of, is_real
 from fxloom.passes.fitting import encoding_of, weight_label, widths_of
 from fxloom.passes.legalize.scales import MERGED
 from fxloom.program import Value
@@ -49,8 +49,8 @@ class Given:
     layers: frozenset[Node]
 
     @classmethod
-    def of(cls, module: GraphModule, chains: Sequence[Chain]) -> Given:
-        """chains: of the graph."""
+    def of(cls, module: GraphModule, chains: Mapping[Chain, int]) -> Given:
+        """chains: of the graph, with the bits that they get where they are rounded."""
         if not brings_formats(module):
             return cls({}, frozenset())
         layers = frozenset(
@@ -161,12 +161,21 @@ def remark_on(given: Mapping[str, str]) -> str:
     return f"formats that the model brought along and keeps: {'; '.join(parts)}"
 
 
-def _narrow_values(module: GraphModule, chains: Sequence[Chain]) -> dict[Node, Value]:
-    """Values on a grid, less those that have to be rounded for the sake of what reads them."""
+def _narrow_values(module: GraphModule, chains: Mapping[Chain, int]) -> dict[Node, Value]:
+    """Values on a grid, less those that have to be rounded for the sake of what reads them.
+
+    What is computed from values that will be rounded is on a grid as well.
+    """
+    # Where their binary points will be is not known yet.
+    assumed = {
+        chain.end: FixedPoint(bits, bits // 2)
+        for chain, bits in chains.items()
+        if is_real(chain.end)
+    }
     ends = {chain.end for chain in chains if chain.end.target not in ROUNDING}
     rounded: set[Node] = set()
     while True:
-        values, too_wide = exact_values(module, rounded)
+        values, too_wide = exact_values(module, assumed, rounded)
         more = {end for node in too_wide for end in _ends_before(node, ends)} - rounded
         more &= values.keys()
         if not more:

@@ -289,7 +289,8 @@ class Quantization:
         self.options, self.module, self.data = options, module, data
         self.batch = batch_size(module)
         self.masks = hide(module, self.batches)
-        self.given = Given.of(module, find_chains(module.graph))
+        widths = {chain: self._activation_width(chain) for chain in find_chains(module.graph)}
+        self.given = Given.of(module, widths)
         isolate(module, {chain.end for chain in self._open_chains()})
         self.chains = self._open_chains()
         self.formats: dict[str, str] = {}

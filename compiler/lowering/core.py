@@ -1,8 +1,9 @@
 """The state of one lowering, and what its rules use."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -105,19 +106,23 @@ def legalized(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def exact_values(
-    graph: fx.GraphModule, others: Collection[Node] = ()
+    graph: fx.GraphModule,
+    assumed: Mapping[Node, FixedPoint] = MappingProxyType({}),
+    rounded: Collection[Node] = (),
 ) -> tuple[dict[Node, Value], list[Node]]:
     """The values of a legalized graph that are computed exactly in formats that the model brought
     along, as they are in its program, and the nodes whose values need more bits than there are.
 
-    A rounding has its format whatever is rounded there. others: nodes that count as having none.
+    A rounding has its format whatever is rounded there. assumed: formats that nodes without an
+    exact value will have; what is computed from them is exact. rounded: nodes that get theirs from
+    there even though they have a value.
     """
-    lowering = _Partly(graph, others)
+    lowering = _Partly(graph, assumed, rounded)
     lowering.visit()
     values = {
         node: found.value
         for node, found in lowering.known.items()
-        if isinstance(found, Lowered) and node.op == "call_function"
+        if isinstance(found, Lowered) and node.op == "call_function" and node not in lowering.begun
     }
     return values, list(lowering.too_wide)
 
@@ -147,15 +152,18 @@ class Lowering:
     def visit(self) -> None:
         """Lower every node that can be; what cannot is a problem, or too wide."""
         for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                self._placeholder(node)
-            elif node.op == "call_function" and self._ready(node):
-                try:
-                    self.known[node] = self._call(node)
-                except NotLowered as reason:
-                    self.problems.append(f"{describe(node)}: {reason}")
-                except VerifyError as reason:
-                    self.too_wide[node] = reason
+            self._visit(node)
+
+    def _visit(self, node: Node) -> None:
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "call_function" and self._ready(node):
+            try:
+                self.known[node] = self._call(node)
+            except NotLowered as reason:
+                self.problems.append(f"{describe(node)}: {reason}")
+            except VerifyError as reason:
+                self.too_wide[node] = reason
 
     def _ready(self, node: Node) -> bool:
         """Whether all computed arguments were lowered: one problem is reported once."""
@@ -328,28 +336,53 @@ class Lowering:
 
 
 class _Partly(Lowering):
-    """As much of a graph as has formats: what rounds begins anew where its argument has none."""
+    """As much of a graph as has formats: what rounds, and what is but compared, begins anew where
+    its argument has none, and so does what will be rounded."""
 
-    def __init__(self, graph: fx.GraphModule, others: Collection[Node]) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, assumed: Mapping[Node, FixedPoint], rounded: Collection[Node]
+    ) -> None:
         super().__init__(graph)
-        self._others = others
+        self._assumed, self._rounded = assumed, rounded
+        self.begun: set[Node] = set()
 
-    def _ready(self, node: Node) -> bool:
-        return node not in self._others and (_begins(node) or super()._ready(node))
+    def _visit(self, node: Node) -> None:
+        super()._visit(node)
+        if node in self.known and node not in self._rounded:
+            return
+        to = _kind_of(node)
+        if to is None and (to := self._assumed.get(node)) is not None:
+            self.begun.add(node)
+        if to is not None:
+            user = sample_shape(node)
+            layout = usual_layout(node)
+            shape = tuple(user[axis] for axis in layout)
+            self.known[node] = Lowered(self.builder.input(node.name, shape, to), layout)
 
-    def _call(self, node: Node) -> Lowered | Quantized:
-        source = arguments(node)[0] if _begins(node) else None
-        if source is None or source in self.known or node in self.known or source.op == "get_attr":
-            return super()._call(node)
-        to, *_ = requantize_modes(node)
-        user = sample_shape(node)
-        layout = usual_layout(node)
-        shape = tuple(user[axis] for axis in layout)
-        return Lowered(self.builder.input(node.name, shape, to, axes=layout), layout)
+    def weight(self, node: Node, position: int) -> Quantized:
+        """A bias of floats will be rounded to the steps of the products with weights that are."""
+        argument = arguments(node)[position]
+        is_bias = node.target in (aten.linear.default, aten.convolution.default) and position == 2
+        if not is_bias or argument.op != "get_attr":
+            return super().weight(node, position)
+        kernel = super().weight(node, 1)
+        finest = kernel.type.fraction + max(kernel.shifts, default=0)
+        fraction = self.tensor(node, 0).value.type.fraction + finest
+        steps = np.ldexp(constant(self.module, argument.target).detach().double().numpy(), fraction)
+        low, high = int(np.floor(steps.min())), int(np.ceil(steps.max()))
+        kind = FixedPoint.holding(min(low, 0), max(high, 0), fraction)
+        return Quantized(str(argument.target), np.rint(steps).astype(np.int64), kind)
 
 
-def _begins(node: Node) -> bool:
-    return is_given(node) and node.target is not REQUANTIZE_WEIGHTS
+def _kind_of(node: Node) -> FixedPoint | None:
+    """The format of a value whatever it is computed from, where its operation says it."""
+    if is_given(node) and node.target is not REQUANTIZE_WEIGHTS:
+        return requantize_modes(node)[0]
+    if node.op != "call_function" or node.meta.get("batch_axis") is None:
+        return None
+    if node.target is aten.sign.default:
+        return FixedPoint(2, 2)
+    return FixedPoint(1, 1, False) if node.meta["val"].dtype == torch.bool else None
 
 
 def _without_format(port: Node, roundings: int) -> str:

@@ -238,13 +238,17 @@ def test_layer_computes_what_keras_predicts(k: Any, family: str) -> None:
     assert_agrees(randomise(model))
 
 
-def test_causal_separable_convolutions_of_keras_2() -> None:
-    x = tf_keras.layers.Input(SIGNAL)
+def test_what_keras_2_alone_computes_here() -> None:
+    """Keras 3 has no causal separable convolution, and no dilated transposed one on a CPU."""
+    layers = tf_keras.layers
+    signal, image = layers.Input(SIGNAL), layers.Input((4, 3, 2))
     outputs = [
-        tf_keras.layers.SeparableConv1D(3, 3, padding="causal", dilation_rate=2)(x),
-        tf_keras.layers.SeparableConv1D(3, 2, strides=2, padding="causal")(x),
+        layers.SeparableConv1D(3, 3, padding="causal", dilation_rate=2)(signal),
+        layers.SeparableConv1D(3, 2, strides=2, padding="causal")(signal),
+        layers.Conv2DTranspose(3, 3, dilation_rate=2)(image),
+        layers.Conv2DTranspose(3, (2, 3), dilation_rate=2, padding="same")(image),
     ]
-    assert_agrees(randomise(tf_keras.Model(x, outputs)))
+    assert_agrees(randomise(tf_keras.Model([signal, image], outputs)))
 
 
 @both

@@ -57,7 +57,7 @@ def test_what_has_no_format_gets_one_and_the_rest_keeps_its_own() -> None:
     ).eval()  # fmt: skip
     x = torch.randn(200, 9)
     graph, summary = completed(net, x)
-    assert set(summary["formats"]) == {"input", "3.weight", "4", "5.linear", "6"}
+    assert set(summary["formats"]) == {"input", "3.weight", "4", "6.argument", "6"}
     assert set(summary["bias_correction"]) == {"3"}
     given = [node for node in graph.graph.nodes if node.meta.get(GIVEN)]
     assert [node.args[1:4] for node in given].count((6, 1, True)) == 4
@@ -222,7 +222,7 @@ def test_reports_and_traces_take_the_captured_model_for_the_float_one(tmp_path: 
     text = build.report.to_text()
     assert "formats that the model brought along and keeps: 0.requantize fixed<8,3>" in text
     values = fxloom.trace(net, data).values
-    assert [value.name for value in values] == ["5", "6.linear"]
+    assert [value.name for value in values] == ["5"]
     stages = fxloom.evaluate(net, data, Recipe([Quantize()])).stages
     assert [stage.numbers for stage in stages] == ["float32", "integers"]
 
@@ -232,3 +232,48 @@ def test_a_trace_of_what_has_nothing_left_to_round_says_so() -> None:
     found = fxloom.trace(in_order(dense()), torch.randn(50, 9))
     assert found.values == ()
     assert "nothing was left to round" in found.to_text()
+
+
+class Compared(nn.Module):
+    """Given weights read an input without a format, and thresholds read what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = dense(), dense(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last((y >= 0.1).float() + (y > 0.71).float())
+
+
+def test_what_is_computed_from_rounded_inputs_is_exact_and_so_are_comparisons() -> None:
+    torch.manual_seed(0)
+    net, x = Compared().eval(), torch.randint(-50, 50, (100, 9)) / 16
+    graph, summary = completed(net, x)
+    assert set(summary["formats"]) == {"x"}
+    wanted = net(x).detach().numpy()
+    np.testing.assert_array_equal(simulate(lower(graph), x.numpy()), wanted)
+
+
+def test_a_float_bias_gets_the_steps_of_the_products_and_nothing_more_is_rounded() -> None:
+    torch.manual_seed(0)
+    net, x = in_order(Weighted(nn.Linear(9, 5), bias=None)), torch.randn(100, 9)
+    graph, summary = completed(net, x)
+    assert summary["formats"] == {}
+    error = simulate(lower(graph), x.numpy()) - net(x).detach().numpy()
+    assert 0 < np.abs(error).max() <= 2**-11 + 1e-6
+
+
+def test_an_offset_in_front_of_a_softmax_is_no_mask() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.offset = dense(), nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.layer(rounded(x, 8, 3)) + rounded(self.offset, 6, 2), 1)
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(100, 9)
+    graph, _ = completed(net, x)
+    assert np.abs(simulate(lower(graph), x.numpy()) - net(x).detach().numpy()).max() < 0.01

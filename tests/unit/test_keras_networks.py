@@ -1,4 +1,4 @@
-"""Keras has channels last, as hardware does: what lies so is not moved."""
+"""Networks of Keras: what lies as in hardware is not moved, what is not known is refused."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,12 @@ import torch
 
 from fxloom import capture, lower, simulate
 from fxloom.data import Data
+from fxloom.errors import UnsupportedLayer
 from fxloom.exact import exact_forward
 from fxloom.keras.network import Network
 from fxloom.passes import FoldBatchnorm, PruneChannels, Quantize
 from fxloom.program import Program
-from tests.keras_descriptions import classifier, signals, u_net
+from tests.keras_descriptions import Described, classifier, signals, u_net
 
 
 def compiled(network: Network) -> tuple[Program, np.ndarray, np.ndarray]:
@@ -51,3 +52,21 @@ def test_a_zeroed_channel_before_flatten_can_go_without_a_difference() -> None:
     pruned = PruneChannels(sparsity=0.4, include=["conv2d_5"])(graph, Data(x_train=x))
     assert pruned.summary["channels"] == {"conv2d_5": [5, 3]}
     torch.testing.assert_close(pruned.graph(x), graph(x), atol=1e-5, rtol=0)
+
+
+def test_what_a_config_says_and_no_one_reads_is_refused() -> None:
+    m = Described(4)
+    m.dense(m.image, 4, 3, lora_rank=2, kernel_initializer={"class_name": "Zeros"})
+    m.dense(m.image, 4, 3, quantization_config=None, newer_flag=False, bias_constraint="max_norm")
+    with pytest.raises(UnsupportedLayer) as refused:
+        m.network("dense_1", "dense_2")
+    assert list(refused.value.problems) == [
+        "dense_1 (Dense): its config says lora_rank=2, which is not known here"
+    ]
+
+
+def test_a_layer_without_its_arrays_is_refused() -> None:
+    m = Described(4)
+    m.dense(m.image, 4, 3, use_bias=False)
+    with pytest.raises(UnsupportedLayer, match=r"required 1 arrays \(kernel\), 2 arrived"):
+        m.network("dense_1")
