@@ -31,7 +31,8 @@ _CODE = {
 def package_of(class_name: str, module: Any, registered: Any) -> str:
     """ "keras", "qkeras", "keras.ops" (operations that are no layers) or "other"."""
     if module is None:
-        if registered not in (None, class_name) or ">" in class_name:
+        # Keras writes no module for a class of __main__, but registers it: Keras' own are not.
+        if registered is not None or ">" in class_name:
             return OTHER
         return QKERAS if class_name in _QKERAS_CLASSES else KERAS
     if not isinstance(module, str) or registered not in (None, class_name):
