@@ -97,3 +97,14 @@ def test_inputs_of_another_shape_or_number_are_refused() -> None:
         capture(network, torch.rand(2, 2, 4, 3))
     with pytest.raises(CaptureError, match="1 inputs, image: 2 arrived"):
         capture(network, (torch.rand(2, 4, 3, 2), torch.rand(2, 4, 3, 2)))
+
+
+def test_layers_may_have_any_name() -> None:
+    m = Described(3)
+    for name in ["forward", "_order", "input_names", "a.b", "a_b", "1", "in/out"]:
+        m.dense("image", 3, 2)
+        m.layers[-1] = replace(m.layers[-1], name=name)
+    network = m.network(*[layer.name for layer in m.layers[1:]])
+    graph = capture(network, network.example_inputs())
+    names = ["forward_", "_order_", "input_names_", "a_b", "a_b_", "_1", "in_out"]
+    assert [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta] == names
