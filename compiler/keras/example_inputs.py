@@ -17,8 +17,8 @@ _TYPES = {
     "int32": torch.int32,
     "bool": torch.bool,
 }
-MAX_INPUT = 2**28
-"""Numbers of one input for one sample."""
+MAX_INPUT = 2**23
+"""Numbers of one input for one sample: of 2**27, in a file of 2 kB, capture took 9 GB."""
 
 
 def example_inputs(model: Model, samples: int) -> tuple[Tensor, ...]:
@@ -37,7 +37,10 @@ def _example(model: Model, ref: TensorRef, samples: int, generator: torch.Genera
     if not all(isinstance(size, int) and size > 0 for size in declared):
         raise CaptureError(f"input {ref.layer} has shape {shape}: give an example of it")
     if prod(declared) > MAX_INPUT:
-        raise CaptureError(f"input {ref.layer} has shape {shape}, more than {MAX_INPUT} numbers")
+        raise CaptureError(
+            f"input {ref.layer} has shape {shape}, more than {MAX_INPUT:,} numbers a sample: give "
+            "an example of it"
+        )
     said = model[ref.layer].config.get("dtype")
     dtype = _TYPES.get("float32" if said is None else str(said))
     if dtype is None:

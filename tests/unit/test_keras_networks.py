@@ -108,3 +108,12 @@ def test_layers_may_have_any_name() -> None:
     graph = capture(network, network.example_inputs())
     names = ["forward_", "_order_", "input_names_", "a_b", "a_b_", "_1", "in_out"]
     assert [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta] == names
+
+
+def test_an_input_that_would_take_all_memory_needs_an_example() -> None:
+    m = Described(2**27)
+    network = m.network(m.add("Flatten", m.image))
+    with pytest.raises(
+        CaptureError, match=r"image has shape .*more than 8,388,608 numbers a sample"
+    ):
+        network.example_inputs()
