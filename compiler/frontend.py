@@ -88,7 +88,8 @@ def capture(
         example_inputs = declared_inputs(model)
     if example_inputs is None:
         raise CaptureError(
-            "example_inputs: required a tensor or a tuple, since the model declares no inputs itself"
+            "example_inputs: required a tensor or a tuple, since the model declares no inputs "
+            "itself"
         )
     examples, axes = check_examples(example_inputs, batch_axes)
     if isinstance(model, ExportedProgram):

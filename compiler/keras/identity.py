@@ -23,6 +23,10 @@ _OPERATIONS = ("keras.ops", "keras.src.ops")
 _TRAINING = ("_initializer", "_regularizer", "_constraint")
 """Ends of keys of what has no part in a prediction, custom or not."""
 
+MAX_WINDOW = 2**16
+_WINDOWS = ("kernel_size", "pool_size", "strides", "size", "dilation_rate", "padding", "cropping")
+"""Keys whose numbers a few bytes could make larger than any tensor."""
+
 _CODE = {
     "Lambda": "it holds Python code, which is never run. Use layers of Keras in its place",
 }
@@ -31,7 +35,8 @@ _CODE = {
 def package_of(class_name: str, module: Any, registered: Any) -> str:
     """ "keras", "qkeras", "keras.ops" (operations that are no layers) or "other"."""
     if module is None:
-        if registered not in (None, class_name) or ">" in class_name:
+        # Keras writes no module for a class of __main__, but registers it: Keras' own are not.
+        if registered is not None or ">" in class_name:
             return OTHER
         return QKERAS if class_name in _QKERAS_CLASSES else KERAS
     if not isinstance(module, str) or registered not in (None, class_name):
@@ -60,9 +65,18 @@ def refusals(class_name: str, package: str, described: Mapping[str, Any]) -> Ite
         policy = policy_of(config.get("dtype"))
         if policy not in (None, "float32"):
             yield f"required dtype policy float32, got {shown(policy)}. Save it in float32"
+    for key in _WINDOWS:
+        if _largest(config.get(key)) > MAX_WINDOW:
+            yield f"its {key} is beyond {MAX_WINDOW:,}"
     for key, value in config.items():
         if not key.endswith(_TRAINING):
             yield from (f"its {where} is {what}" for where, what in _code(key, value))
+
+
+def _largest(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0
 
 
 def policy_of(dtype: Any) -> Any:

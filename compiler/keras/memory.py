@@ -1,10 +1,10 @@
 """Models of Keras, tf.keras and QKeras that are in memory: their config and weights, no more."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fxloom.errors import CaptureError
+from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.keras.config import MODELS, model_of
 from fxloom.keras.description import Array, Layer, Model
 from fxloom.keras.qmemory import refuse_unsaved
@@ -12,6 +12,8 @@ from fxloom.keras.variables import Variable
 from fxloom.keras.weights import attached, divided
 
 _KERAS_2 = ("tf_keras", "tensorflow")
+_KNOWN = (*_KERAS_2, "keras", "qkeras")
+"""Whose functions a config knows by name."""
 _PARTS = {"layer": "forward_layer", "backward_layer": "backward_layer"}
 """What a Bidirectional calls the layers that its config holds."""
 
@@ -38,7 +40,8 @@ def describe(model: Any) -> Model:
     """What a model in memory consists of; its arrays are copies.
 
     Raises CaptureError for a class of the user's own, whose computation is code, and for a model
-    that is not built, and UnsupportedLayer where its config does not say what it computes.
+    that is not built; UnsupportedLayer where its config does not say what it computes, as with an
+    activation of the user's own, of which it has the name.
     """
     generation = _generation(model)
     assert generation is not None
@@ -54,10 +57,32 @@ def describe(model: Any) -> Model:
         raise CaptureError(f"model {model.name} has no config: {fault}") from fault
     if not model.built:
         raise CaptureError(f"model {model.name} is not built: call it with an example first")
+    problems = [problem for layer in model.layers for problem in _own_code(layer)]
+    if problems:
+        raise UnsupportedLayer(problems)
     refuse_unsaved(model)
     return attached(
         model_of({"class_name": own.__name__, "config": config}, generation), _Held(model)
     )
+
+
+def _own_code(held: Any, path: str = "") -> Iterator[str]:
+    """A line for each activation that is a function of the user's, in a layer or within one."""
+    name = f"{path}{held.name}"
+    for key in ("activation", "recurrent_activation"):
+        function = getattr(held, key, None)
+        whose = getattr(function, "__module__", None) or type(function).__module__
+        if callable(function) and whose.partition(".")[0] not in _KNOWN:
+            called = getattr(function, "__name__", type(function).__name__)
+            yield (
+                f"{name} ({type(held).__name__}): its {key} {called!r} is a function of module "
+                f"{whose}: code, which is never read. Use a function of Keras"
+            )
+    parts = [getattr(held, key, None) for key in ("layer", "forward_layer", "backward_layer")]
+    parts += [getattr(held, "cell", None), *getattr(held, "cells", ())]
+    inside = [*getattr(held, "layers", ()), *(part for part in parts if part is not None)]
+    for each in {id(part): part for part in inside}.values():
+        yield from _own_code(each, f"{name}.")
 
 
 def _is_of_keras(kind: type) -> bool:

@@ -41,6 +41,8 @@ class Network(nn.Module):
         self._constants = tuple(constants)
         for ref, array in constants.items():
             self.register_buffer(ref.layer, torch.from_numpy(array.copy()))
+        self._order: list[tuple[Layer, int]] = []
+        self.input_names: tuple[str, ...] = ()
         for layer in model.layers:
             if layer.class_name == "InputLayer":
                 continue
@@ -58,7 +60,6 @@ class Network(nn.Module):
         if problems:
             raise UnsupportedLayer(problems)
         self._order = _order(model, self._constants)
-        self.input_names: tuple[str, ...] = ()
         for ref in model.inputs:
             self.input_names += (_identifier(ref.layer, ["self", *self.input_names]),)
 

@@ -11,6 +11,8 @@ from fxloom.keras.registry import Refused
 
 def narrowest(values: npt.NDArray[np.floating[Any]]) -> FixedPoint:
     """The narrowest format that holds float32 numbers exactly. Raises Refused beyond 63 bits."""
+    if not np.isfinite(values).all():
+        raise Refused("its numbers must be finite")
     numbers = values[values != 0].astype(np.float64)
     if not numbers.size:
         return FixedPoint(1, 1)

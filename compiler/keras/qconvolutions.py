@@ -35,7 +35,7 @@ class QConvolution(Product):
         self.groups = int(shape[-2] if depthwise else layer.config.get("groups", 1))
         self.windows = Windows.of(layer, shape[:-2])
         self.take(kernel, bias, _by_channel if depthwise else _ordinary, len(shape) - 2)
-        self.activation = function_of(layer.config["activation"], layer)
+        self.activation = function_of(layer.config.get("activation"), layer)
 
     def forward(self, x: Tensor) -> Tensor:
         compute = partial(convolved, windows=self.windows, groups=self.groups)
@@ -54,7 +54,7 @@ class QSeparable(Product):
         self.order = order_of(layer)
         self.depthwise = _Depthwise(layer, depthwise)
         self.take(pointwise, bias, _ordinary, pointwise[1].ndim - 2)
-        self.activation = function_of(layer.config["activation"], layer)
+        self.activation = function_of(layer.config.get("activation"), layer)
 
     def forward(self, x: Tensor) -> Tensor:
         function = functional.conv1d if self.weight.dim() == 3 else functional.conv2d

@@ -7,7 +7,7 @@ from torch.nn import functional
 from fxloom.keras.description import Layer
 from fxloom.keras.qformats import Product, quantized_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Refused, activated, builds, ordered
+from fxloom.keras.registry import REFUSED, Refused, activated, builds, ordered
 
 
 class QDense(Product):
@@ -15,8 +15,11 @@ class QDense(Product):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self.take(*quantized_of(layer, "kernel"), np.transpose)
-        self.activation = function_of(layer.config["activation"], layer)
+        kernel, bias = quantized_of(layer, "kernel")
+        if kernel[1].ndim != 2:
+            raise Refused(f"its kernel has shape {list(kernel[1].shape)}, required 2 dimensions")
+        self.take(kernel, bias, np.transpose)
+        self.activation = function_of(layer.config.get("activation"), layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(functional.linear, x)
@@ -30,28 +33,25 @@ def _dense(layer: Layer) -> nn.Module:
 
 @builds("QActivation", package="qkeras")
 def _activation(layer: Layer) -> nn.Module:
-    return function_of(layer.config["activation"], layer) or ordered(nn.Identity(), "pointwise")
+    described = layer.config.get("activation")
+    if described is None:
+        raise Refused("its config has no activation")
+    return function_of(described, layer) or ordered(nn.Identity(), "pointwise")
 
 
-@builds("QAdaptiveActivation", package="qkeras")
-def _adaptive(layer: Layer) -> nn.Module:
-    raise Refused(
-        "its range is a running average that files and get_weights() leave out. Use QActivation "
+_RECURRENT = (
+    "its cell quantizes kernels, state and gates in every step, which is not known here. Use an "
+    "LSTM, GRU or SimpleRNN of Keras, which the quantize pass gives formats"
+)
+REFUSED |= {("qkeras", f"Q{name}"): _RECURRENT for name in ("LSTM", "GRU", "SimpleRNN")}
+REFUSED |= {
+    ("qkeras", "QBidirectional"): _RECURRENT,
+    ("qkeras", "QAdaptiveActivation"): (
+        "its range is a running average that get_weights() and files leave out. Use QActivation "
         "with the integer bits that it has found"
-    )
-
-
-@builds("QLSTM", "QGRU", "QSimpleRNN", "QBidirectional", package="qkeras")
-def _recurrent(layer: Layer) -> nn.Module:
-    raise Refused(
-        "its cell quantizes kernels, state and gates in every step, which is not known here. Use "
-        "an LSTM, GRU or SimpleRNN of Keras, which the quantize pass gives formats"
-    )
-
-
-@builds("QConv2DTranspose", package="qkeras")
-def _transposed(layer: Layer) -> nn.Module:
-    raise Refused(
+    ),
+    ("qkeras", "QConv2DTranspose"): (
         "its scales lie along the inputs of a sum and cannot stand behind it. Use UpSampling2D and "
         "QConv2D, or Conv2DTranspose, which the quantize pass gives formats"
-    )
+    ),
+}

@@ -17,12 +17,15 @@ from fxloom.keras.number_formats import narrowest
 from fxloom.keras.qconvolutions import QConvolution
 from fxloom.keras.qformats import quantizer_of
 from fxloom.keras.quantizer_weights import Floats, quantized_weights
-from fxloom.keras.registry import Order, Refused, arrays, builds, tensor
+from fxloom.keras.registry import Order, Refused, arrays, builds, number, tensor
 
 
 def _inverse(variance: Floats, epsilon: float, gamma: Floats | None) -> Floats:
     """gamma / sqrt(variance + epsilon), as float32 has it."""
-    root = np.sqrt((variance + np.float32(epsilon)).astype(np.float64))
+    shifted = (variance + np.float32(epsilon)).astype(np.float64)
+    if not (shifted > 0).all():
+        raise Refused("its variances must be positive")
+    root = np.sqrt(shifted)
     inverse: Floats = (1 / root).astype(np.float32)
     return inverse if gamma is None else inverse * gamma
 
@@ -69,7 +72,7 @@ def _batch_normalization(layer: Layer) -> nn.Module:
         if quantizer is not None and name in ("gamma", "variance"):
             quantizer = quantizer.for_weights()
         found[name] = quantized_weights(quantizer, np.asarray(values, np.float32)).product
-    inverse = _inverse(found["variance"], config["epsilon"], found.get("gamma"))
+    inverse = _inverse(found["variance"], number(layer, "epsilon", 0.001), found.get("gamma"))
     shift = found["mean"] * inverse
     offset = found["beta"] - shift if center else -shift
     return QBatchNormalization(_axis(layer), inverse, offset)
@@ -78,7 +81,7 @@ def _batch_normalization(layer: Layer) -> nn.Module:
 def _axis(layer: Layer) -> int:
     axis = layer.config["axis"]
     axes = [axis] if isinstance(axis, int) else list(axis)
-    if len(axes) != 1 or axes[0] == 0:
+    if len(axes) != 1 or not isinstance(axes[0], int) or axes[0] == 0:
         raise Refused(f"axis={axis}: required one axis that is not the batch")
     return int(axes[0])
 
@@ -105,7 +108,7 @@ def _folded(layer: Layer, kernel: str, depthwise: bool) -> nn.Module:
     }
     if "beta" not in named:
         raise Refused("center=False, with which QKeras itself has no result")
-    inverse = _inverse(named["variance"], config["epsilon"], named.get("gamma"))
+    inverse = _inverse(named["variance"], number(layer, "epsilon", 0.001), named.get("gamma"))
     bias = inverse * (named.get("bias", np.zeros((), np.float32)) - named["mean"]) + named["beta"]
     weights = named["kernel"] * inverse.reshape(named["kernel"].shape[-2:] if depthwise else (-1,))
     return QConvolution(

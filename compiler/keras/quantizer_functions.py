@@ -26,13 +26,13 @@ from fxloom.keras.quantizer_modules import (
 )
 from fxloom.keras.quantizer_powers import SignedPowers, UnsignedPowers
 from fxloom.keras.quantizer_sigmoids import inner_sigmoid, quantized_sigmoid, quantized_tanh
-from fxloom.keras.quantizers import SIGNATURES, Quantizer, parsed
+from fxloom.keras.quantizers import Quantizer, names_quantizer, parsed
 from fxloom.keras.registry import Refused, ordered
 
 
 def function_of(described: Any, layer: Layer) -> nn.Module | None:
     """The module of a layer's activation, a quantizer or a function; None where it is linear."""
-    if isinstance(described, Mapping) and described.get("class_name") not in SIGNATURES:
+    if isinstance(described, Mapping) and not names_quantizer(described):
         return activations.named(described, layer)
     quantizer = parsed(described)
     if isinstance(quantizer, Quantizer):

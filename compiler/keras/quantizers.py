@@ -59,7 +59,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -1e30 <= value <= 1e30
 
 
 def _optional(check: Check) -> Check:
@@ -197,11 +197,16 @@ def parsed(described: Any) -> Quantizer | str | None:
             raise Refused(f"quantizer {described!r}: an argument is given twice")
         return _checked(name, given | keywords)
     if isinstance(described, Mapping) and isinstance(described.get("config"), Mapping):
-        kind = described.get("class_name")
-        if kind in SIGNATURES:
-            return _checked(str(kind), described["config"])
-        raise Refused(_unknown(kind))
+        if names_quantizer(described):
+            return _checked(str(described["class_name"]), described["config"])
+        raise Refused(_unknown(described.get("class_name")))
     raise Refused(f"a quantizer must be a text or a config, got {type(described).__name__}")
+
+
+def names_quantizer(described: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a quantizer that is known here, or refused by name."""
+    kind = described.get("class_name")
+    return isinstance(kind, str) and kind in SIGNATURES
 
 
 def _unknown(name: object) -> str:

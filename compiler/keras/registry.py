@@ -15,6 +15,8 @@ Order = Literal["keras", "first", "pointwise", "any"]
 Builder = Callable[[Layer], nn.Module]
 BUILDERS: dict[tuple[str, str], Builder] = {}
 """By package ("keras", "qkeras") and class."""
+REFUSED: dict[tuple[str, str], str] = {}
+"""Why a class has no builder, where there is more to say."""
 
 _WITHOUT_EFFECT = frozenset(
     [
@@ -55,7 +57,8 @@ def built(layer: Layer) -> nn.Module:
     """The module of a layer that is no model. Raises Refused where none computes what it does."""
     builder = BUILDERS.get((layer.package, layer.class_name))
     if builder is None:
-        raise Refused("no such layer is known here. `fxloom list layers` shows those that are")
+        otherwise = "no such layer is known here. `fxloom list layers` shows those that are"
+        raise Refused(REFUSED.get((layer.package, layer.class_name), otherwise))
     config = _Config(layer.config)
     module = builder(replace(layer, config=config))
     unknown = {

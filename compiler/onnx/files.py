@@ -41,6 +41,7 @@ def read_model(path: Path) -> Any:
         model.ParseFromString(content)
     except Exception as fault:  # protobuf's DecodeError, of one of its three implementations
         raise CaptureError(f"{path}: not an ONNX file, or damaged: {fault}") from None
+    del content  # the protobuf has a copy
     try:
         check_model(model)
     except CaptureError as fault:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,22 @@ def module_names(nodes: Sequence[tuple[str, str]]) -> list[str]:
         names.free(one if alike[one] == 1 and below[one] <= 1 else other)
         for one, other in zip(short, full, strict=True)
     ]
+
+
+def identifiers(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of inputs as Python writes names: unique, and with letters, digits and _ alone."""
+    found: list[str] = []
+    for name in names:
+        cleaned = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_") or "input"
+        if cleaned[0].isdigit() or iskeyword(cleaned) or cleaned == "self":
+            cleaned = f"input_{cleaned}"
+        number = 0
+        candidate = cleaned
+        while candidate in found:
+            number += 1
+            candidate = f"{cleaned}_{number}"
+        found.append(candidate)
+    return tuple(found)
 
 
 def _path(name: str, kind: str) -> str:

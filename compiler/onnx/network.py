@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fxloom.onnx.names import identifiers
+
 
 @dataclass(frozen=True)
 class Step:
@@ -25,6 +27,19 @@ class Port:
     dtype: torch.dtype
     batch_axis: int
 
+    def check(self, tensor: Tensor) -> None:
+        """Raises ValueError for another shape, whatever the batch size is."""
+        sizes = list(tensor.shape)
+        fits = len(sizes) == len(self.shape) and all(
+            have == want
+            for dim, (have, want) in enumerate(zip(sizes, self.shape, strict=True))
+            if dim != self.batch_axis
+        )
+        if not fits:
+            wanted: list[object] = list(self.shape)
+            wanted[self.batch_axis] = "batch"
+            raise ValueError(f"input {self.name}: required shape {wanted}, {sizes} arrived")
+
 
 class Scope(nn.Module):
     """What modules with a common beginning of their names are in."""
@@ -41,6 +56,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.ports = tuple(inputs)
+        self.input_names = identifiers([port.name for port in inputs])
         self._outputs = tuple(outputs)
         self._steps = tuple(step for step, _ in modules)
         for step, module in modules:
@@ -71,6 +87,8 @@ class Network(nn.Module):
         if len(inputs) != len(self.ports):
             names = ", ".join(port.name for port in self.ports)
             raise ValueError(f"{len(self.ports)} inputs ({names}), {len(inputs)} arrived")
+        for port, tensor in zip(self.ports, inputs, strict=True):
+            port.check(tensor)
         values = {port.name: tensor for port, tensor in zip(self.ports, inputs, strict=True)}
         for step in self._steps:
             results = self.get_submodule(step.path)(*(values[name] for name in step.inputs))

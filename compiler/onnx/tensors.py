@@ -69,7 +69,8 @@ def tensor_of(proto: Any, what: str) -> Tensor:
     if any(size < 0 for size in proto.dims):
         raise CaptureError(f"{name}: damaged: it has {list(proto.dims)} as dimensions")
     count = prod(proto.dims)
-    values = _raw(proto, kind) if proto.HasField("raw_data") else _typed(proto, kind, field, name)
+    raw = proto.HasField("raw_data")
+    values = _raw(proto, kind, name) if raw else _typed(proto, kind, field, name)
     if len(values) != count:
         raise CaptureError(
             f"{name}: damaged: {list(proto.dims)} needs {count} values, {len(values)} are there"
@@ -77,10 +78,11 @@ def tensor_of(proto: Any, what: str) -> Tensor:
     return torch.from_numpy(values.reshape(tuple(proto.dims)))
 
 
-def _raw(proto: Any, kind: Any) -> Any:
-    little = np.dtype(kind).newbyteorder("<")
-    whole = len(proto.raw_data) // little.itemsize * little.itemsize
-    return np.frombuffer(proto.raw_data[:whole], little).astype(kind)
+def _raw(proto: Any, kind: Any, name: str) -> Any:
+    little, data = np.dtype(kind).newbyteorder("<"), proto.raw_data
+    if len(data) % little.itemsize:
+        raise CaptureError(f"{name}: damaged: its last value has {little.itemsize} bytes, not all")
+    return np.frombuffer(data, little).astype(kind)
 
 
 def _typed(proto: Any, kind: Any, field: str, name: str) -> Any:

@@ -388,6 +388,11 @@ CASES: dict[str, tuple[Any, ...]] = {
         IMAGE,
         {"s": whole(14, 9)},
     ),
+    "resize without a region": (
+        "y = Resize(x, region, s)",
+        IMAGE,
+        {"s": np.array([1, 1, 2, 2], np.float32), "region": np.zeros(0, np.float32)},
+    ),
     "resize cubic": (
         'y = Resize<mode="cubic">(x, , s)',
         IMAGE,

@@ -104,5 +104,32 @@ def test_a_function_of_the_user_is_refused_by_name() -> None:
         return x**3
 
     model = of_layers(keras, (4,), keras.layers.Dense(2, activation=cubed, name="head"))
-    with pytest.raises(UnsupportedLayer, match=r"head.*function 'cubed', which is code"):
+    with pytest.raises(UnsupportedLayer, match=r"head.*'cubed' is a function.*code"):
         assert_agrees(model)
+
+
+@both
+def test_a_function_of_the_user_that_has_the_name_of_one_of_keras_is_refused(k: Any) -> None:
+    def relu(x: Any) -> Any:
+        return x * x * x
+
+    model = of_layers(k, (2, 3), k.layers.LSTM(2, activation=relu, name="memory"))
+    with pytest.raises(UnsupportedLayer, match=r"memory \(LSTM\): its activation 'relu' is a func"):
+        assert_agrees(model)
+    inner = of_layers(k, (3,), k.layers.Dense(2, activation=relu, name="head"))
+    outer = k.Sequential([k.layers.Input((3,)), inner])
+    with pytest.raises(UnsupportedLayer, match=r"\.head \(Dense\): its activation 'relu'"):
+        assert_agrees(outer)
+
+
+@both
+def test_a_class_of_the_user_that_has_the_name_of_one_of_keras_is_refused(k: Any) -> None:
+    class Dense(k.layers.Dense):  # type: ignore[misc, name-defined]
+        def call(self, inputs: Any) -> Any:
+            return 2 * super().call(inputs)
+
+    # As in a script: Keras writes no module for what is in __main__.
+    Dense.__module__ = "__main__"
+    for layer in (Dense(2), k.layers.TimeDistributed(Dense(2))):
+        with pytest.raises(UnsupportedLayer, match="custom class, 'Dense'"):
+            assert_agrees(of_layers(k, (2, 3), layer))

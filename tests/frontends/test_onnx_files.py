@@ -63,6 +63,18 @@ def test_files_and_models_in_memory_are_one(tmp_path: Path) -> None:
         torch.testing.assert_close(fxloom.capture(given, X)(X), expected, atol=0, rtol=0)
 
 
+def test_inputs_have_the_names_and_shapes_of_the_file() -> None:
+    model = onnx_model("y = Add(a, b)", {"a": ["n", 5], "b": ["n", 5]})
+    model.graph.node[0].input[1] = model.graph.input[1].name = "1/in.put"
+    graph = fxloom.capture(model)
+    assert [node.name for node in graph.graph.find_nodes(op="placeholder")] == [
+        "a",
+        "input_1_in_put",
+    ]
+    with pytest.raises(CaptureError, match=r"input a: required shape \['batch', 5\], \[2, 6\]"):
+        fxloom.capture(model, (torch.zeros(2, 6), torch.zeros(2, 6)))
+
+
 def test_the_command_line_compiles_one(tmp_path: Path) -> None:
     path = saved(small(), tmp_path)
     np.savez(tmp_path / "data.npz", x_train=X.repeat(8, 1, 1, 1).numpy())

@@ -52,6 +52,7 @@ KERNELS = [
     "quantized_relu(6,0)",
     "quantized_tanh(5)",
     "quantized_sigmoid(5)",
+    "quantized_hswish(6,1,alpha=1)",
 ]
 
 ACTIVATIONS = {

@@ -129,6 +129,7 @@ REFUSED = {
         layer("Dropout", "f", [[["x", 0, 0, {"training": True}]]], rate=0.5),
         "training=True",
     ),
+    "giant window": (layer("MaxPooling1D", "f", [[["x", 0, 0]]], pool_size=[10**9]), "65,536"),
     "operation": (layer("Add", "f", [[["x", 0, 0, {}]]]), "an operation outside a layer"),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Networks of Keras: what lies as in hardware is not moved, what is not known is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,3 +71,14 @@ def test_a_layer_without_its_arrays_is_refused() -> None:
     m.dense(m.image, 4, 3, use_bias=False)
     with pytest.raises(UnsupportedLayer, match=r"required 1 arrays \(kernel\), 2 arrived"):
         m.network("dense_1")
+
+
+def test_layers_may_have_any_name() -> None:
+    m = Described(3)
+    for name in ["forward", "_order", "input_names", "a.b", "a_b", "1", "in/out"]:
+        m.dense("image", 3, 2)
+        m.layers[-1] = replace(m.layers[-1], name=name)
+    network = m.network(*[layer.name for layer in m.layers[1:]])
+    graph = capture(network, network.example_inputs())
+    names = ["forward_", "_order_", "input_names_", "a_b", "a_b_", "_1", "in_out"]
+    assert [node.meta["origin"] for node in graph.graph.nodes if "origin" in node.meta] == names

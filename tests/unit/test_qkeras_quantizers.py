@@ -168,6 +168,7 @@ REFUSED: dict[str, Any] = {
     "quantized_bits(6,qnoise_factor=0.5)": "qnoise_factor=0.5",
     "quantized_bits(6,alpha='auto')": "what the batch holds",
     "quantized_relu(6,negative_slope=0.3)": "negative_slope=0.3",
+    "quantized_bits(6,alpha=1" + "0" * 400 + ")": "alpha=1",
     "quantized_linear(6)": "is not known. Known are",
     "quantized_ulaw(6)": "no fixed-point grid",
     "bernoulli()": "draws random numbers",
@@ -180,3 +181,14 @@ REFUSED: dict[str, Any] = {
 def test_what_has_no_exact_form_is_refused_by_name(text: str) -> None:
     with pytest.raises(Refused, match=REFUSED[text]):
         function_of(text, LAYER)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [7, [], {}, {"class_name": [], "config": {}}, {"class_name": "quantized_bits", "config": 8}],
+)
+def test_what_describes_no_quantizer_is_refused(described: object) -> None:
+    with pytest.raises(Refused):
+        function_of(described, LAYER)
+    with pytest.raises(Refused):
+        parsed(described)
