@@ -350,9 +350,10 @@ class Quantization:
         )
         for pattern, keys in self.options.layers.items():
             if not any(fnmatchcase(name, pattern) for name in chained):
-                raise RecipeError(
-                    f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(chained)}'
-                )
+                left = f"Layers: {', '.join(chained)}" if chained else "There is none"
+                if brings_formats(self.module):
+                    left += "; all else keeps the formats that the model brought along"
+                raise RecipeError(f'quantize: layers."{pattern}" matches no layer. {left}')
             speaks = not {"weights", "weight_format"}.isdisjoint(keys)
             if speaks and not any(fnmatchcase(name, pattern) for name in weighted):
                 raise RecipeError(

@@ -48,6 +48,8 @@ def test_where_everything_is_given_nothing_is_rounded_again() -> None:
     assert summary["bias_correction"] == {}
     assert summary["given"]["1.layer.weight"] == "fixed<6,1>"
     assert "3.requantize ufixed<6,2>" in summary["remarks"][0]
+    with pytest.raises(RecipeError, match="There is none; all else keeps the formats"):
+        completed(net.float(), x, layers={"1.layer": {"weights": 3}})
 
 
 def test_what_has_no_format_gets_one_and_the_rest_keeps_its_own() -> None:
