@@ -2,7 +2,7 @@
 
 A value that is computed from rounded values by layers, sums, rectifiers, pools and moves is exactly
 on a grid and needs no rounding. It gets one all the same where what reads it would need more bits
-than an integer has.
+than an integer has: to WIDE bits where these are few enough, since nobody chose to round there.
 """
 
 from __future__ import annotations
@@ -40,13 +40,19 @@ of it differs from what they make of the number itself only next to a tie, withi
 a step."""
 
 
+WIDE = 24
+"""Bits of a value on a grid that is rounded only for the sake of what reads it: as many as float32
+has."""
+
+
 @dataclass(frozen=True)
 class Given:
     """values: those that are on a grid. layers: those whose weights or biases are in formats of the
-    model's own."""
+    model's own. wide: values on a grid that are rounded to WIDE bits."""
 
     values: Mapping[Node, Value]
     layers: frozenset[Node]
+    wide: frozenset[Node] = frozenset()
 
     @classmethod
     def of(cls, module: GraphModule, chains: Mapping[Chain, int]) -> Given:
@@ -59,7 +65,8 @@ class Given:
             if node.target in LAYERS
             and any(isinstance(arg, Node) and is_given(arg) for arg in arguments(node)[1:3])
         )
-        return cls(_narrow_values(module, chains), layers)
+        values, wide = _narrow_values(module, chains)
+        return cls(values, layers, wide)
 
     def is_settled(self, chain: Chain) -> bool:
         """Whether nothing is left to round at the end of a chain."""
@@ -161,8 +168,11 @@ def remark_on(given: Mapping[str, str]) -> str:
     return f"formats that the model brought along and keeps: {'; '.join(parts)}"
 
 
-def _narrow_values(module: GraphModule, chains: Mapping[Chain, int]) -> dict[Node, Value]:
-    """Values on a grid, less those that have to be rounded for the sake of what reads them.
+def _narrow_values(
+    module: GraphModule, chains: Mapping[Chain, int]
+) -> tuple[dict[Node, Value], frozenset[Node]]:
+    """Values on a grid, less those that have to be rounded for the sake of what reads them, and
+    those of the latter for which WIDE bits are few enough.
 
     What is computed from values that will be rounded is on a grid as well.
     """
@@ -173,13 +183,16 @@ def _narrow_values(module: GraphModule, chains: Mapping[Chain, int]) -> dict[Nod
         if is_real(chain.end)
     }
     ends = {chain.end for chain in chains if chain.end.target not in ROUNDING}
-    rounded: set[Node] = set()
+    rounded, wide = set[Node](), set[Node]()
     while True:
-        values, too_wide = exact_values(module, assumed, rounded)
-        more = {end for node in too_wide for end in _ends_before(node, ends)} - rounded
-        more &= values.keys()
-        if not more:
-            return values
+        kinds = assumed | dict.fromkeys(wide, FixedPoint(WIDE, WIDE // 2))
+        values, too_wide = exact_values(module, kinds, rounded)
+        before = {end for node in too_wide for end in _ends_before(node, ends)}
+        more = (before - rounded) & values.keys()
+        if not more and not before & wide:
+            return values, frozenset(wide)
+        wide -= before
+        wide |= {end for end in more if end in assumed}
         rounded |= more
 
 

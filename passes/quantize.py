@@ -75,7 +75,7 @@ from fxloom.passes.fitting import (
     weight_label,
 )
 from fxloom.passes.fold_batchnorm import FoldBatchnorm
-from fxloom.passes.given import Given, fine_enough, given_formats, keeps_its_own, remark_on
+from fxloom.passes.given import WIDE, Given, fine_enough, given_formats, keeps_its_own, remark_on
 from fxloom.passes.grid import MOST_SHIFTED
 from fxloom.passes.histograms import Histogram, entropy_format, percentile_format
 from fxloom.passes.legalize import Legalize, remarks_on
@@ -289,6 +289,7 @@ class Quantization:
         self.options, self.module, self.data = options, module, data
         self.batch = batch_size(module)
         self.masks = hide(module, self.batches)
+        self.given = Given({}, frozenset())
         widths = {chain: self._activation_width(chain) for chain in find_chains(module.graph)}
         self.given = Given.of(module, widths)
         isolate(module, {chain.end for chain in self._open_chains()})
@@ -349,9 +350,10 @@ class Quantization:
         )
         for pattern, keys in self.options.layers.items():
             if not any(fnmatchcase(name, pattern) for name in chained):
-                raise RecipeError(
-                    f'quantize: layers."{pattern}" matches no layer. Layers: {", ".join(chained)}'
-                )
+                left = f"Layers: {', '.join(chained)}" if chained else "There is none"
+                if brings_formats(self.module):
+                    left += "; all else keeps the formats that the model brought along"
+                raise RecipeError(f'quantize: layers."{pattern}" matches no layer. {left}')
             speaks = not {"weights", "weight_format"}.isdisjoint(keys)
             if speaks and not any(fnmatchcase(name, pattern) for name in weighted):
                 raise RecipeError(
@@ -573,6 +575,8 @@ class Quantization:
             default = self._table_bits(chain.end)
         elif chain.is_output:
             default = options.outputs
+        if chain.end in self.given.wide:
+            default = max(WIDE, default)
         return options.width("activations", chain.layers, default)
 
     def read_bits(self, layer: Node) -> int:

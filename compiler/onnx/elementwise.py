@@ -200,6 +200,9 @@ def _softmax(node: Node) -> Function:
         return lambda x: function(x, axis)
     # Until version 12 over all dimensions from `axis` on together.
     axis, shape = node.axis(1), node.shape()
+    batch = node.value(0).batch_axis
+    if batch is not None and batch >= axis:
+        raise Refused("it is over the samples of the batch, too")
     if all(size == 1 for size in shape[axis + 1 :]):
         return lambda x: function(x, axis)
     rest = shape[axis:]

@@ -58,7 +58,15 @@ def _slice(node: Node) -> Function:
             continue
         if axis == grows:
             raise Refused("it takes a part of the batch")
-        pieces.append((axis, slice(start, end, step), node.shape()[axis]))
+        size = node.shape()[axis]
+        if step < 0 and end >= 2**31 - 1:
+            raise Refused(
+                f"it goes backwards to {end}, which is nowhere or the first place, by the runtime. "
+                f"Write {-(2**63)} for the first place"
+            )
+        if step < 0 and size and start < -size:
+            start = 0  # there is no place before the first one; Python would take nothing
+        pieces.append((axis, slice(start, end, step), size))
 
     def sliced(x: Tensor) -> Tensor:
         for axis, piece, size in pieces:

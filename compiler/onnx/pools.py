@@ -15,8 +15,20 @@ def _pool(node: Node) -> tuple[list[int], Window, bool]:
     kernel = node.integers("kernel_shape")
     if len(kernel) not in (1, 2):
         raise Refused(f"required one or two spatial dimensions, got {len(kernel)}")
-    ceil = node.flag("ceil_mode") and node.text("auto_pad", "NOTSET") == "NOTSET"
-    return kernel, window_of(node, kernel), ceil
+    ceil, mode = node.flag("ceil_mode"), node.text("auto_pad", "NOTSET")
+    if ceil and mode != "NOTSET":
+        raise Refused(
+            f"auto_pad={mode!r} already says how many windows there are, and ceil_mode changes "
+            "that in some runtimes only. Write its pads down"
+        )
+    window = window_of(node, kernel)
+    pairs = zip(kernel, window.strides, window.dilations, strict=True)
+    if mode.startswith("SAME") and any(size < step or apart > 1 for size, step, apart in pairs):
+        raise Refused(
+            f"auto_pad={mode!r} of a dilated window, or of one smaller than its step, means "
+            "different things to different runtimes. Write its pads down"
+        )
+    return kernel, window, ceil
 
 
 def _fits(kernel: Sequence[int], window: Window) -> bool:

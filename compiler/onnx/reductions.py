@@ -19,6 +19,12 @@ _REDUCTIONS: dict[str, _Reduction] = {
     "ReduceSumSquare": lambda x, dims, keep: (x * x).sum(dims, keepdim=keep),
     "ReduceLogSumExp": lambda x, dims, keep: torch.logsumexp(x, dims, keep),
 }
+_OF_ONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReduceL1": torch.abs,
+    "ReduceL2": torch.abs,
+    "ReduceSumSquare": lambda x: x * x,
+}
+"""What is not the value itself where nothing is reduced: a sum of one absolute value, ..."""
 _AXES_ARE_INPUT = {"ReduceSum": 13}
 """Since which version; the others since 18."""
 
@@ -29,7 +35,7 @@ def _reduce(node: Node) -> Function:
     if node.version >= _AXES_ARE_INPUT.get(node.kind, 18):
         axes = node.numbers(1, "axes") if node.has(1) else []
         if node.flag("noop_with_empty_axes") and not axes:
-            return lambda x: x
+            return _OF_ONE.get(node.kind, lambda x: x)
     else:
         axes = node.integers("axes", [])
     dims = [node.counted(axis, node.rank()) for axis in axes or range(node.rank())]

@@ -1,9 +1,12 @@
-"""Resize and Upsample. Nearest neighbours are numbers that the operator's formulas give."""
+"""Resize and Upsample. Nearest neighbours are numbers that the operator's formulas give.
+
+In float32, as onnxruntime has them: (1 + 0.5) / 0.6 is 2.5 there, and less otherwise.
+"""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from math import ceil, floor
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,7 +37,7 @@ def _resize(node: Node) -> Function:
     place = 1 if node.version == 10 else 2
     default = "asymmetric" if node.version == 10 else "half_pixel"
     placing = node.text("coordinate_transformation_mode", default)
-    rounding = node.text("nearest_mode", "floor" if node.version == 10 else "round_prefer_floor")
+    rounding = node.text("nearest_mode", "simple" if node.version == 10 else "round_prefer_floor")
     for name, value in (
         ("exclude_outside", 0), ("antialias", 0), ("keep_aspect_ratio_policy", "stretch"),
     ):  # fmt: skip
@@ -92,7 +95,7 @@ def _sizes(node: Node, scales: Sequence[float]) -> list[int]:
     if len(scales) != node.rank() or min(scales) <= 0:
         raise Refused(f"scales {list(scales)} are not for {node.rank()} dimensions")
     sizes = [
-        floor(Fraction(size) * Fraction(scale))
+        floor(np.float32(size) * np.float32(scale))
         for size, scale in zip(node.shape(), scales, strict=True)
     ]
     _check(node, sizes)
@@ -109,20 +112,23 @@ def _check(node: Node, sizes: Sequence[int]) -> None:
 
 def _place(new: int, size: int, old: int, scale: float, placing: str) -> float:
     """Where a pixel comes from, in pixels of the input."""
+    single, place, half = np.float32(scale), np.float32(new), np.float32(0.5)
     match placing:
         case "half_pixel":
-            return (new + 0.5) / scale - 0.5
+            return float((place + half) / single - half)
         case "pytorch_half_pixel":
-            return (new + 0.5) / scale - 0.5 if size > 1 else 0.0
+            return float((place + half) / single - half) if size > 1 else 0.0
         case "asymmetric":
-            return new / scale
+            return float(place / single)
         case "align_corners":
-            return new * (old - 1) / (size - 1) if size > 1 else 0.0
+            return float(place * np.float32(old - 1) / np.float32(size - 1)) if size > 1 else 0.0
     raise Refused(f"coordinate_transformation_mode {placing!r} is not supported")
 
 
-def _rounded(place: float, rounding: str) -> int:
+def _rounded(place: float, rounding: str, scale: float) -> int:
     match rounding:
+        case "simple":  # version 10 says nothing; this is what onnxruntime does with it
+            return ceil(place) if scale < 1 else floor(place)
         case "floor":
             return floor(place)
         case "ceil":
@@ -142,7 +148,7 @@ def _nearest(
         if size == old and scale == 1:
             continue
         places = (_place(new, size, old, scale, placing) for new in range(size))
-        picks[dim] = [min(max(_rounded(place, rounding), 0), old - 1) for place in places]
+        picks[dim] = [min(max(_rounded(place, rounding, scale), 0), old - 1) for place in places]
     factors = {
         dim: sizes[dim] // node.shape()[dim]
         for dim, picked in picks.items()

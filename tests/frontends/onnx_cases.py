@@ -240,6 +240,16 @@ CASES: dict[str, tuple[Any, ...]] = {
         ("a", "b", "c", "y"),
     ),
     "reduce nothing": ("y = ReduceSum<noop_with_empty_axes=1>(x)", ["n", 4], {}),
+    "reduce nothing of each": (
+        """a = ReduceL1<noop_with_empty_axes=1>(x)
+        b = ReduceL2<noop_with_empty_axes=1>(x)
+        c = ReduceSumSquare<noop_with_empty_axes=1>(x)
+        d = ReduceLogSumExp<noop_with_empty_axes=1>(x)
+        e = ReduceMax<noop_with_empty_axes=1>(x)
+        y = Concat<axis=1>(a, b, c, d, e)""",
+        ["n", 3, 4],
+        {},
+    ),
     "arg max": (
         "a = ArgMax<axis=1>(x)\ny = ArgMin<axis=-1, keepdims=0>(x)",
         ["n", 4, 5],
@@ -309,6 +319,11 @@ CASES: dict[str, tuple[Any, ...]] = {
             "s1": whole(0, 1),
             "e1": whole(2**62, 3),
         },
+    ),
+    "slice from before the first": (
+        "y = Slice(x, s, e, a, t)",
+        ["n", 4, 7, 6],
+        {"s": whole(-9, 9), "e": whole(-9, -9), "a": whole(1, 2), "t": whole(-1, -3)},
     ),
     "slice 9": ("y = Slice<starts=[1,0], ends=[3,-1], axes=[1,2]>(x)", IMAGE, {}, 9),
     "gather": (
@@ -396,6 +411,18 @@ CASES: dict[str, tuple[Any, ...]] = {
         IMAGE,
         {"s": np.array([1, 1, 2, 2], np.float32)},
         10,
+    ),
+    "resize 10 smaller": (
+        "y = Resize(x, s)",
+        ["n", 2, 7, 5],
+        {"s": np.array([1, 1, 0.33, 0.7], np.float32)},
+        10,
+    ),
+    "resize rounded": (
+        """a = Resize<mode="nearest", nearest_mode="floor">(x, , s)
+        y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric">(a, , s)""",
+        ["n", 2, 10, 5],
+        {"s": np.array([1, 1, 0.7, 0.6], np.float32)},
     ),
     "upsample": (
         'y = Upsample<mode="nearest">(x, s)',

@@ -176,6 +176,24 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "batch of two": ("y = Reshape(x, s)", ["n", 4], {"s": whole(2, 4)}, "it makes"),
     "part of the batch": ("y = Slice(x, s, e)", ["n", 4], {"s": whole(1), "e": whole(3)}, "batch"),
     "dynamic": ("y = Relu(x)", ["n", "m"], {}, "input x: required every size but the batch"),
+    "pool": (
+        'y = MaxPool<auto_pad="VALID", kernel_shape=[2], strides=[2], ceil_mode=1>(x)',
+        ["n", 2, 7],
+        {},
+        "auto_pad='VALID' already says",
+    ),
+    "pool with gaps": (
+        'y = AveragePool<auto_pad="SAME_UPPER", kernel_shape=[1], strides=[2]>(x)',
+        ["n", 2, 7],
+        {},
+        "means different things",
+    ),
+    "backwards": (
+        "y = Slice(x, s, e, a, t)",
+        ["n", 4],
+        {"s": whole(-1), "e": whole(2**63 - 1), "a": whole(1), "t": whole(-1)},
+        "goes backwards to",
+    ),
     "constant": ("y = Relu(w)", ["n", 4], {"w": normal(3)}, "output y: it is a constant"),
     "constant integers": (
         "a = QuantizeLinear(w, s)\nb = Cast<to=1>(a)\ny = Add(x, b)",

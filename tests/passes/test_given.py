@@ -17,6 +17,7 @@ from fxloom.exact import exact_forward
 from fxloom.graph import constant
 from fxloom.passes import Finetune, Prune, Quantize
 from fxloom.quantized_ops import GIVEN, REQUANTIZE
+from fxloom.uniform import Activation, grid
 from tests.given_nets import Rounded, Weighted, rounded
 
 WIDE = (30, 2, True)
@@ -47,6 +48,8 @@ def test_where_everything_is_given_nothing_is_rounded_again() -> None:
     assert summary["bias_correction"] == {}
     assert summary["given"]["1.layer.weight"] == "fixed<6,1>"
     assert "3.requantize ufixed<6,2>" in summary["remarks"][0]
+    with pytest.raises(RecipeError, match="There is none; all else keeps the formats"):
+        completed(net.float(), x, layers={"1.layer": {"weights": 3}})
 
 
 def test_what_has_no_format_gets_one_and_the_rest_keeps_its_own() -> None:
@@ -112,6 +115,19 @@ def test_values_are_rounded_again_where_products_would_be_too_wide() -> None:
     assert "1.linear" in summary["formats"]
     error = simulate(lower(graph), x.numpy()) - net(x).detach().numpy()
     assert np.abs(error).max() < 1e-3
+
+
+def test_rounding_for_want_of_bits_is_as_fine_as_float32() -> None:
+    """As behind activations whose scales differ between channels."""
+    torch.manual_seed(0)
+    scales = torch.rand(9) / 50 + 0.02
+    layer = Weighted(nn.Linear(9, 5), (16, 1, True))
+    net = in_order(Activation(grid(scales)), layer, Activation(grid(torch.tensor(0.0313))))
+    x = torch.randn(500, 9)
+    graph, summary = completed(net, x)
+    assert summary["formats"] == {"2.linear": "fixed<24,3>"}
+    wanted = net.double()(x.double()).detach().numpy()
+    np.testing.assert_allclose(simulate(lower(graph), x.numpy()), wanted, rtol=1e-6)
 
 
 class Inputs(nn.Module):
