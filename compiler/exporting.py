@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import Node
 
-from fxloom.errors import CaptureError
+from fxloom.errors import CaptureError, FxloomError
 
 aten = torch.ops.aten
 
@@ -44,6 +44,8 @@ def export(
     try:
         with quiet(), _masks_unseen(), torch.random.fork_rng(devices=[]):
             program = torch.export.export(model, tuple(pairs), dynamic_shapes=shapes, strict=False)
+    except FxloomError:
+        raise
     except Exception as error:
         raise CaptureError(_explain(model, pairs, error)) from error
     for symbol, allowed in program.range_constraints.items():

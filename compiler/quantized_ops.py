@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxloom.encodings import Encoding
+from fxloom.errors import RecipeError
 from fxloom.fixed_point import FixedPoint, Overflow, Rounding
 
 BLOCK = 2**16
@@ -385,3 +386,17 @@ def is_given(node: fx.Node) -> bool:
 def brings_formats(graph: fx.GraphModule) -> bool:
     """Whether a graph has formats of the model's own and quantize has not seen it yet."""
     return "floats" not in graph.meta and any(is_given(node) for node in graph.graph.nodes)
+
+
+def require_unrounded(graph: fx.GraphModule, who: str, before: str) -> None:
+    """Raise RecipeError for a graph that has formats, whose ever they are.
+
+    who: the pass. before: what to do where quantize came first.
+    """
+    if brings_formats(graph):
+        raise RecipeError(
+            f"{who}: the model brought formats along (see the README), which are kept as they are. "
+            f"{who} changes float models: use it on the model before it is trained in few bits"
+        )
+    if is_quantized(graph):
+        raise RecipeError(f"{who}: the graph is quantized already. {before}")

@@ -27,7 +27,7 @@ from fxloom.passes.pruning import Method, Pruning, Scope
 from fxloom.passes.replacing import trained
 from fxloom.passes.sparsity import Schedule, shares
 from fxloom.passes.training import as_declared
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import require_unrounded
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import build, typed_keys
 
@@ -145,11 +145,7 @@ class Prune:
                 f'prune: required data for method = "{self.method}", scope = "{self.scope}", refit '
                 "and finetune as they are here, got none"
             )
-        if is_quantized(graph):
-            raise RecipeError(
-                "prune: the graph is quantized already. Put prune before quantize, which keeps the "
-                "zeros"
-            )
+        require_unrounded(graph, "prune", "Put prune before quantize, which keeps the zeros")
         current, teacher = graph, graph
         steps = 1 if self.schedule == "one_shot" else self.steps or STEPS
         taken: list[dict[str, object]] = []

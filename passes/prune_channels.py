@@ -33,7 +33,7 @@ from fxloom.passes.channel_criteria import (
 from fxloom.passes.channel_groups import Dependencies, Group, dependencies
 from fxloom.passes.channel_reconstruction import Reconstruction
 from fxloom.passes.channel_removal import without
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import require_unrounded
 from fxloom.recipe import PassResult
 from fxloom.settings import overrides, typed_keys, unmatched
 
@@ -120,7 +120,7 @@ class PruneChannels:
             raise RecipeError(
                 f"prune_channels: criterion {self.criterion}: required data, got none"
             )
-        _require_float(graph)
+        require_unrounded(graph, "prune_channels", "Put prune_channels before quantize")
         found = dependencies(graph)
         left = dict(found.left)
         wanted = self._wanted(found, left)
@@ -380,13 +380,6 @@ def _channels(
             stays = found.kept(layer.ids, removed)
             counts.setdefault(layer.name, [int(stays.size), int(stays.sum())])
     return counts
-
-
-def _require_float(graph: fx.GraphModule) -> None:
-    if is_quantized(graph):
-        raise RecipeError(
-            "prune_channels: the graph is quantized. Put prune_channels before quantize"
-        )
 
 
 def _require_finite(found: Dependencies) -> None:

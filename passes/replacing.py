@@ -13,7 +13,7 @@ from fxloom.facts import check
 from fxloom.passes.finetune import Finetune
 from fxloom.passes.goals import Layers, choose, matches, require_finite
 from fxloom.passes.prunable import Prunable
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import require_unrounded
 from fxloom.settings import build
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def require_float(graph: fx.GraphModule, who: str, data: Data | None, needs_data
     """Raise RecipeError for a graph that is quantized, and for missing data. who: the pass."""
     if data is None and needs_data:
         raise RecipeError(f"{who}: required data to finetune on, got none")
-    if is_quantized(graph):
-        raise RecipeError(f"{who}: the graph is quantized already. Put {who} before quantize")
+    require_unrounded(graph, who, f"Put {who} before quantize")
 
 
 def is_read_otherwise(module: fx.GraphModule, each: Prunable) -> bool:

@@ -27,7 +27,7 @@ from fxloom.passes.fold_batchnorm import FoldBatchnorm
 from fxloom.passes.goals import choose, keys_of, require_numbers
 from fxloom.passes.prunable import Prunable
 from fxloom.passes.replacing import trained
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import require_unrounded
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.settings import build, typed_keys
 from fxloom.sharing import Codebook, classes_of, expanded
@@ -130,11 +130,8 @@ class ShareWeights:
     def __call__(self, graph: fx.GraphModule, data: Data | None = None) -> PassResult:
         if data is None and self.needs_data:
             raise RecipeError("share_weights: required data for finetune, got none")
-        if is_quantized(graph):
-            raise RecipeError(
-                "share_weights: the graph is quantized already. Put share_weights before quantize, "
-                "which keeps what is shared"
-            )
+        before = "Put share_weights before quantize, which keeps what is shared"
+        require_unrounded(graph, "share_weights", before)
         folded = FoldBatchnorm()(graph)
         module = copy_graph(folded.graph)
         chosen = self._chosen(module)

@@ -36,7 +36,7 @@ from fxloom.passes.sensitivity import (
     costs_by_curvature,
 )
 from fxloom.passes.training import as_declared
-from fxloom.quantized_ops import is_quantized
+from fxloom.quantized_ops import require_unrounded
 from fxloom.recipe import PassResult, progress_of_pass
 from fxloom.target import Target
 
@@ -85,8 +85,7 @@ class WidthSearch:
         self.graph, self.data, self.quantize = graph, data, quantize
         self.method, self.by_layer, self.target = method, by_layer, target
         self.budget = budget
-        if is_quantized(graph):
-            raise RecipeError("mixed_precision: the graph is quantized already")
+        require_unrounded(graph, "mixed_precision", "Put mixed_precision in the place of quantize")
         run = quantize.prepared(graph, data)
         self.module, self.batches = run.module, run.batches
         everything = all_weights(self.module)

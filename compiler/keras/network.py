@@ -21,6 +21,7 @@ from fxloom.keras.description import (
     references,
     without_arrays,
 )
+from fxloom.keras.effort import counted, spend
 from fxloom.keras.example_inputs import declared_shape, example_inputs
 from fxloom.keras.masks import unmet
 from fxloom.keras.registry import Located, Refused, built
@@ -44,6 +45,7 @@ class Network(nn.Module):
             self.register_buffer(ref.layer, torch.from_numpy(array.copy()))
         self._order: list[tuple[Layer, int]] = []
         self.input_names: tuple[str, ...] = ()
+        taken = set(dir(self))
         for layer in model.layers:
             if layer.class_name == "InputLayer":
                 continue
@@ -56,7 +58,8 @@ class Network(nn.Module):
             except UnsupportedLayer as nested:
                 problems += [f"{layer.name}.{problem}" for problem in nested.problems]
             else:
-                self._names[layer.name] = _identifier(layer.name, dir(self))
+                self._names[layer.name] = _identifier(layer.name, taken)
+                taken.add(self._names[layer.name])
                 self.add_module(self._names[layer.name], module)
         problems += unmet(model)
         if problems:
@@ -85,10 +88,11 @@ class Network(nn.Module):
         )
         for ref in self._constants:
             values[ref] = Located(getattr(self, ref.layer))
-        for layer, position in self._order:
-            results = self._call(layer, position, values)
-            for output, result in enumerate(results):
-                values[TensorRef(layer.name, position, output)] = result
+        with counted():
+            for layer, position in self._order:
+                results = self._call(layer, position, values)
+                for output, result in enumerate(results):
+                    values[TensorRef(layer.name, position, output)] = result
         outputs = [values[ref] for ref in self._model.outputs]
         if nested:
             return tuple(outputs)
@@ -117,6 +121,7 @@ class Network(nn.Module):
         if isinstance(module, Network):
             nested: tuple[Located, ...] = module(*_resolved(call.args, values.__getitem__))
             return nested
+        spend(1)
         given = [values[ref] for ref in references((call.args, call.kwargs))]
         order = getattr(module, "order", "keras")
         if callable(order):

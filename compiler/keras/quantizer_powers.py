@@ -37,6 +37,8 @@ class Powers:
         """sign_bits: of the number itself, 1 or 0."""
         most, quadratic = quantizer["max_value"], bool(quantizer["quadratic_approximation"])
         bits = quantizer["bits"] - sign_bits - (most is None or most > 1)
+        if bits < 0:
+            raise Refused(f"{quantizer.name} of {quantizer['bits']} bit has none for an exponent")
         highest = (1 << bits) - 1
         highest = highest // 2 * 2 if quadratic else highest
         down = quantizer["log2_rounding"] == "floor"

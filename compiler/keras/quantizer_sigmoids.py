@@ -46,6 +46,7 @@ def quantized_tanh(quantizer: Quantizer) -> nn.Module:
     slope = None if quantizer["use_real_tanh"] else _slope()
     if slope is not None:
         return Affine(2 * slope, 0, Rounded(bits, 1, True, symmetric))
+    _check_width("quantized_tanh", bits)
     half = 1 << (bits - 1)
     codes = np.arange(-half + symmetric, half)
     middles = (codes[:-1] + 0.5) / half
@@ -61,16 +62,21 @@ def quantized_sigmoid(quantizer: Quantizer) -> nn.Module:
     if slope is not None:
         rounded: nn.Module = Affine(slope, 0.5, Rounded(bits, 0, False))
         return nn.Sequential(rounded, Bounded(2.0**-bits, None)) if symmetric else rounded
+    _check_width("quantized_sigmoid", bits)
     codes = np.arange(symmetric, 1 << bits)
     middles = (codes[:-1] + 0.5) / (1 << bits)
     return _stairs("quantized_sigmoid", bits, np.log(middles / (1 - middles)), codes / (1 << bits))
 
 
-def _stairs(name: str, bits: int, steps: Numbers, values: Numbers) -> nn.Module:
+def _check_width(name: str, bits: int) -> None:
+    """Raise Refused for a table that is too large, before there is one."""
     if bits > MAX_BITS:
         raise Refused(
             f"{name} of {bits} bits by the real function; {MAX_BITS} are possible. Use the hard one"
         )
+
+
+def _stairs(name: str, bits: int, steps: Numbers, values: Numbers) -> nn.Module:
     if not len(steps):
         raise Refused(f"{name} of {bits} bits is a constant")
     risen = np.ceil(np.ldexp(steps, STEP_BITS)) * 2.0**-STEP_BITS

@@ -218,6 +218,8 @@ def _checked(name: str, given: Mapping[str, Any]) -> Quantizer:
     for option, value in given.items():
         if option not in options:
             raise Refused(f"{name} has no option {option!r}")
+        if isinstance(value, Mapping) and value.get("class_name") == "__numpy__":
+            value = value["config"]["value"]
         value = value.tolist() if hasattr(value, "tolist") else value
         if not SIGNATURES[name][option][1](value):
             raise Refused(f"{name} with {option}={value!r} has no exact form here")

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxloom.keras.description import Layer
+from fxloom.keras.effort import STEP_CALLS, spend
 from fxloom.keras.recurrences import Recurrence, States, recurrence_of
 from fxloom.keras.registry import Refused, builds
 
@@ -39,6 +40,7 @@ class Recurrent(nn.Module):
             sequence = sequence.flip(1)
         last: States = []
         for cell in self._cells():
+            spend(STEP_CALLS * sequence.shape[1])
             given = states[: cell.state_count] if states else cell.zeros(sequence)
             states = states[cell.state_count :]
             # The nodes of a single cell are named after the layer.

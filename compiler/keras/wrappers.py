@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxloom.keras.description import Layer
+from fxloom.keras.effort import spend
 from fxloom.keras.network import module_of
 from fxloom.keras.recurrent import Recurrent, Results, split
 from fxloom.keras.registry import Located, Refused, builds
@@ -82,6 +83,7 @@ class TimeDistributed(nn.Module):
         if self.at_once:
             result: Tensor = self.layer(x)
             return result
+        spend(x.shape[1])
         return torch.stack([self._step(x[:, t]) for t in range(x.shape[1])], 1)
 
     def _step(self, x: Tensor) -> Tensor:

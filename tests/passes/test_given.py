@@ -15,7 +15,15 @@ from fxloom.data import Data
 from fxloom.errors import RecipeError, UnsupportedLayer
 from fxloom.exact import exact_forward
 from fxloom.graph import constant
-from fxloom.passes import Finetune, Prune, Quantize
+from fxloom.passes import (
+    Circulant,
+    Finetune,
+    MixedPrecision,
+    Prune,
+    PruneChannels,
+    Quantize,
+    ShareWeights,
+)
 from fxloom.quantized_ops import GIVEN, REQUANTIZE
 from fxloom.uniform import Activation, grid
 from tests.given_nets import Rounded, Weighted, rounded
@@ -177,9 +185,12 @@ def test_what_quantize_wrote_is_quantized_already_and_other_passes_say_so_of_bot
     done, _ = completed(net, x)
     with pytest.raises(RecipeError, match="the graph is quantized already"):
         Quantize()(done, Data.of(x))
-    for each in graph, done:
-        with pytest.raises(RecipeError, match="quantized"):
-            Prune(sparsity=0.5)(each, Data.of(x))
+    passes = [Prune(sparsity=0.5), PruneChannels(sparsity=0.5), ShareWeights(clusters=4)]
+    for each in [*passes, Circulant(block=2), MixedPrecision(weight_bits=100)]:
+        with pytest.raises(RecipeError, match="brought formats along"):
+            each(graph, Data.of(x))
+        with pytest.raises(RecipeError, match="quantized already"):
+            each(done, Data.of(x))
 
 
 def labelled() -> tuple[nn.Module, Data]:

@@ -259,7 +259,7 @@ def test_layers_that_share_channels_must_agree() -> None:
 
 def test_quantized_graph_is_refused() -> None:
     quantized = Quantize()(captured(), data()).graph
-    with pytest.raises(RecipeError, match=r"the graph is quantized\. Put prune_channels before"):
+    with pytest.raises(RecipeError, match=r"is quantized already\. Put prune_channels before"):
         PruneChannels(sparsity=0.5)(quantized)
 
 

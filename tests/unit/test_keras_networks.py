@@ -11,7 +11,8 @@ from fxloom import capture, lower, simulate
 from fxloom.data import Data
 from fxloom.errors import CaptureError, UnsupportedLayer
 from fxloom.exact import exact_forward
-from fxloom.keras.description import Call, TensorRef
+from fxloom.keras import effort
+from fxloom.keras.description import Call, Layer, Model, TensorRef
 from fxloom.keras.network import Network
 from fxloom.passes import FoldBatchnorm, PruneChannels, Quantize
 from fxloom.program import Program
@@ -117,3 +118,53 @@ def test_an_input_that_would_take_all_memory_needs_an_example() -> None:
         CaptureError, match=r"image has shape .*more than 8,388,608 numbers a sample"
     ):
         network.example_inputs()
+
+
+def relus(calls: int) -> Model:
+    chain = [Layer("InputLayer", "x", {"batch_shape": (None, 3)})]
+    for number in range(calls):
+        call = Call((TensorRef(chain[-1].name),))
+        chain.append(Layer("Activation", f"relu{number}", {"activation": "relu"}, (), (call,)))
+    return Model("net", tuple(chain), (TensorRef("x"),), (TensorRef(chain[-1].name),))
+
+
+def in_one_another(depth: int) -> Model:
+    """Each model calls the next one twice: 2**depth calls of a layer."""
+    model = relus(1)
+    for level in range(depth):
+        calls = tuple(Call((ref,)) for ref in (TensorRef("x"), TensorRef(f"net{level}")))
+        inner = Layer("Functional", f"net{level}", {}, (), calls, model=model)
+        last = (TensorRef(inner.name, 1),)
+        model = Model("net", (model.layers[0], inner), (TensorRef("x"),), last)
+    return model
+
+
+def over_time(kind: str) -> Model:
+    config = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    arrays = [np.zeros(shape, np.float32) for shape in ((2, 4), (1, 4), (4,))]
+    lstm = Layer("LSTM", "lstm", config, tuple(arrays))
+    call = (Call((TensorRef("x"),)),)
+    if kind == "LSTM":
+        layer = replace(lstm, calls=call)
+    else:
+        inner = Layer("Flatten", "flat", {})
+        layer = Layer(kind, "steps", {}, calls=call, inner={"layer": inner})
+    x = Layer("InputLayer", "x", {"batch_shape": (None, 1_000_000, 2)})
+    return Model("net", (x, layer), (TensorRef("x"),), (TensorRef(layer.name),))
+
+
+def test_models_of_more_calls_than_can_be_written_out_are_refused_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kind in "LSTM", "TimeDistributed":
+        network = Network(over_time(kind)).eval()
+        with pytest.raises(CaptureError, match="more than 5,000 times for one sample"):
+            capture(network, network.example_inputs())
+    monkeypatch.setattr(effort, "MAX_CALLS", 16)
+    for model in relus(16), in_one_another(4):
+        network = Network(model).eval()
+        assert capture(network, network.example_inputs())
+    for model in relus(17), in_one_another(5):
+        network = Network(model).eval()
+        with pytest.raises(CaptureError, match=r"^the model calls layers more than 16 times"):
+            capture(network, network.example_inputs())

@@ -146,6 +146,12 @@ def test_configs_and_texts_say_the_same() -> None:
     assert parsed(described) == parsed("quantized_bits(6, integer=1)")
 
 
+def test_scales_may_be_an_array_as_keras_writes_it() -> None:
+    written = {"class_name": "__numpy__", "config": {"value": [0.5, 0.75], "dtype": "float32"}}
+    described = {"class_name": "quantized_bits", "config": {"alpha": written}}
+    assert parsed(described) == of("quantized_bits()").with_options(alpha=[0.5, 0.75])
+
+
 def test_a_kernel_without_a_scale_gets_powers_of_two() -> None:
     kernel = of("quantized_bits(6,0)").for_weights()
     assert (kernel["alpha"], kernel["symmetric"]) == ("auto_po2", True)
@@ -173,7 +179,11 @@ REFUSED: dict[str, Any] = {
     "quantized_ulaw(6)": "no fixed-point grid",
     "bernoulli()": "draws random numbers",
     "quantized_po2(8)": "more than 63 bits",
+    "quantized_po2(1)": "of 1 bit has none for an exponent",
     "quantized_tanh(13,use_real_tanh=1)": "12 are possible",
+    # Their tables would take 32 GB each.
+    "quantized_tanh(32,use_real_tanh=1)": "12 are possible",
+    "quantized_sigmoid(32,use_real_sigmoid=1)": "12 are possible",
 }
 
 
