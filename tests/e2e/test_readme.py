@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""What the README and the page of models show works."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,13 @@ from typer.testing import CliRunner
 from fxloom import Recipe
 from fxloom.cli import app
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "models.md")
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def test_python_examples_run(
@@ -36,7 +38,7 @@ def test_recipes_are_valid() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    commands = re.findall(r"^    fxloom (.*)$", README, re.MULTILINE)
+    commands = re.findall(r"^    fxloom (.*)$", TEXT, re.MULTILINE)
     assert len(commands) == 13
     for command in commands:
         verb, *rest = command.partition("#")[0].split()
