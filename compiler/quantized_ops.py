@@ -395,7 +395,7 @@ def require_unrounded(graph: fx.GraphModule, who: str, before: str) -> None:
     """
     if brings_formats(graph):
         raise RecipeError(
-            f"{who}: the model brought formats along (see the README), which are kept as they are. "
+            f"{who}: the model brought formats along, which are kept as they are. "
             f"{who} changes float models: use it on the model before it is trained in few bits"
         )
     if is_quantized(graph):
