@@ -187,19 +187,22 @@ class Recipe:
     def run(
         self,
         graph: GraphModule,
-        data: Data | None = None,
+        data: object = None,
         progress: Callable[[str], None] | None = None,
         figures: Callable[[GraphModule], Figures] = count_parameters,
         teacher: object = None,
     ) -> RecipeResult:
         """The graph after all passes, each result checked before the next pass sees it.
 
-        progress: told what begins, as "2/3 quantize". figures: what is counted before and after
-        every pass. teacher: of passes that distill and name none; by default `graph`. Raises
-        RecipeError where data is missing, or nobody asks for the teacher; errors of a pass carry a
-        note with its place.
+        data: whatever Data.of takes. progress: told what begins, as "2/3 quantize". figures: what
+        is counted before and after every pass. teacher: of passes that distill and name none; by
+        default `graph`. Raises RecipeError where data is missing, or nobody asks for the teacher,
+        DataError for what is no data; errors of a pass carry a note with its place.
         """
-        self.require_data(data)
+        from fxloom.data import Data
+
+        samples = Data.of(data)
+        self.require_data(samples)
         self.require_use(teacher)
         steps, seconds, found = [], [], []
         first = graph
@@ -212,7 +215,7 @@ class Recipe:
             told = _TELL.set(_prefixed(progress, place))
             taught = _TEACHER.set(first if teacher is None else teacher)
             try:
-                result = _apply(step, graph, data)
+                result = _apply(step, graph, samples)
             except FxloomError as fault:
                 fault.add_note(f"in pass {number} ({step.name}) of the recipe")
                 raise

@@ -45,8 +45,7 @@ def function_of(described: Any, layer: Layer) -> nn.Module | None:
 def quantized(quantizer: Quantizer) -> nn.Module:
     """The module of a quantizer of values. Raises Refused where there is no exact one."""
     alpha = quantizer.options.get("alpha")
-    if quantizer.name in _REASONS:
-        raise Refused(f"{quantizer.name}: {_REASONS[quantizer.name]}")
+    require_form(quantizer)
     if isinstance(alpha, str):
         raise Refused(
             f"{quantizer.name} with alpha={alpha!r} would scale activations by what the batch "
@@ -56,6 +55,12 @@ def quantized(quantizer: Quantizer) -> nn.Module:
         raise Refused(f"{quantizer.name} with an alpha for each channel of activations. Give one")
     module = QUANTIZED[quantizer.name](quantizer)
     return module if alpha in (None, 1) else Scaled(module, float(np.float32(alpha)))
+
+
+def require_form(quantizer: Quantizer) -> None:
+    """Raise Refused for a quantizer that has no exact form, whatever its options are."""
+    if quantizer.name in _REASONS:
+        raise Refused(f"{quantizer.name}: {_REASONS[quantizer.name]}")
 
 
 _REASONS = {

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fxloom.keras.quantizer_functions import quantized
+from fxloom.keras.quantizer_functions import quantized, require_form
 from fxloom.keras.quantizer_powers import EPSILON, signed_powers, unsigned_powers
 from fxloom.keras.quantizers import Quantizer
 from fxloom.keras.registry import Refused
@@ -46,6 +46,7 @@ def quantized_weights(quantizer: Quantizer | None, weights: Floats) -> Quantized
         raise Refused("its weights must be finite numbers")
     if quantizer is None:
         return QuantizedWeights(weights, ONE)
+    require_form(quantizer)
     alpha = quantizer.options.get("alpha")
     if isinstance(alpha, str):
         if quantizer.name not in _AUTO:

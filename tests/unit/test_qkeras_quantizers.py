@@ -193,6 +193,11 @@ def test_what_has_no_exact_form_is_refused_by_name(text: str) -> None:
         function_of(text, LAYER)
 
 
+def test_random_weights_are_refused_for_what_they_are() -> None:
+    with pytest.raises(Refused, match="draws random numbers"):
+        quantized_weights(of("bernoulli()"), np.ones((2, 3), np.float32))
+
+
 @pytest.mark.parametrize(
     "described",
     [7, [], {}, {"class_name": [], "config": {}}, {"class_name": "quantized_bits", "config": 8}],

@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule, symbolic_trace
 
 import fxloom.passes as passes_package
 from fxloom.data import Data
-from fxloom.errors import RecipeError, UnsupportedLayer
+from fxloom.errors import DataError, RecipeError, UnsupportedLayer
 from fxloom.recipe import Pass, PassResult, Recipe, count_parameters
 
 
@@ -139,6 +139,13 @@ def test_all_faults_are_listed_with_their_place() -> None:
         "recipe.toml: pass 5: name: required, but missing. Known: scale, calibrate, refuse",
         "recipe.toml: pass 6: name: required text, got 3",
     ]
+
+
+def test_data_may_have_any_of_their_usual_forms() -> None:
+    graph = symbolic_trace(nn.Linear(3, 2))
+    assert Recipe([Calibrate(8)]).run(graph, torch.rand(20, 3)).steps[0].name == "calibrate"
+    with pytest.raises(DataError):
+        Recipe([Calibrate(8)]).run(graph, 7)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "pass = []"])
