@@ -48,11 +48,7 @@ class Convolution(Weights):
 
 @builds("Conv")
 def _conv(node: Node) -> nn.Module:
-    weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
-    _refuse_volumes(node)
-    kernel = list(weight.shape[2:])
-    if node.integers("kernel_shape", kernel) != kernel:
-        raise Refused(f"kernel_shape is not that of its weights, {kernel}")
+    weight, bias, kernel = _weights(node)
     window, groups = window_of(node, kernel), node.integer("group", 1)
     return Convolution(weight, bias, _roundings(node), window, groups)
 
@@ -62,9 +58,15 @@ def _roundings(node: Node) -> Roundings:
     return node.value(1).rounding, node.value(2).rounding if node.has(2) else None
 
 
-def _refuse_volumes(node: Node) -> None:
+def _weights(node: Node) -> tuple[Tensor, Tensor | None, list[int]]:
+    """Weights and bias of a convolution, and the sizes of its kernel."""
+    weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
     if node.rank() not in (3, 4):
         raise Refused(f"required one or two spatial dimensions, got {node.rank() - 2}")
+    kernel = list(weight.shape[2:])
+    if node.integers("kernel_shape", kernel) != kernel:
+        raise Refused(f"kernel_shape is not that of its weights, {kernel}")
+    return weight, bias, kernel
 
 
 class Deconvolution(Weights):
@@ -102,11 +104,7 @@ class Deconvolution(Weights):
 
 @builds("ConvTranspose")
 def _conv_transpose(node: Node) -> nn.Module:
-    weight, bias = node.constant(1, "weights"), node.optional(2, "bias")
-    _refuse_volumes(node)
-    kernel = list(weight.shape[2:])
-    if node.integers("kernel_shape", kernel) != kernel:
-        raise Refused(f"kernel_shape is not that of its weights, {kernel}")
+    weight, bias, kernel = _weights(node)
     count = len(kernel)
     extra = node.integers("output_padding", [0] * count)
     shape = node.attribute("output_shape", None)

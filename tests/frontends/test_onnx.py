@@ -46,12 +46,14 @@ def model_of(name: str, samples: int | str = "n") -> tuple[Any, list[int]]:
 
 
 def check(model: Any, reference: Any, shape: list[int], samples: int) -> None:
-    x = normal(samples, *shape)
-    graph = fxloom.capture(model, torch.from_numpy(normal(2, *shape)))
+    """The same numbers in whatever order the tests run; to 1e-5 of the largest result."""
+    x = np.random.default_rng(1).normal(size=(samples, *shape)).astype(np.float32)
+    graph = fxloom.capture(model, torch.from_numpy(x[:1].repeat(2, axis=0)))
     results = graph(torch.from_numpy(x))
     results = results if isinstance(results, tuple) else (results,)
     for result, expected in zip(results, computed(reference, {"x": x}), strict=True):
-        np.testing.assert_allclose(result.detach().numpy(), expected, atol=1e-5, rtol=1e-5)
+        atol = 1e-5 * max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(result.detach().numpy(), expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,6 +128,7 @@ def test_what_torch_exports(exporter: str, samples: int) -> None:
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 def test_attention(exporter: str) -> None:
+    torch.manual_seed(0)
     net, x = Attention().eval(), torch.randn(5, 3, 4)
     graph = fxloom.capture(exported(net, x[:2], exporter), x[:2])
     torch.testing.assert_close(graph(x), net(x), atol=1e-5, rtol=1e-5)
