@@ -6,7 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, activated, activation, arrays, builds, parameter
+from fxloom.keras.registry import (
+    Order,
+    Refused,
+    activated,
+    activation,
+    arrays,
+    bias_name,
+    builds,
+    parameter,
+)
 from fxloom.keras.windows import Windows, order_of, padded
 
 
@@ -88,11 +97,6 @@ class _Depthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return convolved(x, self.weight, None, self.windows, self.groups)
-
-
-def bias_name(layer: Layer) -> tuple[str, ...]:
-    """How a layer's bias is called, if it has one."""
-    return ("bias",) if layer.config["use_bias"] else ()
 
 
 @builds("Conv1D", "Conv2D")

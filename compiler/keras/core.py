@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from fxloom.keras.description import Layer
-from fxloom.keras.registry import activation, arrays, builds, parameter
+from fxloom.keras.registry import activated, activation, arrays, bias_name, builds, parameter
 
 
 class Dense(nn.Module):
@@ -11,14 +11,14 @@ class Dense(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        kernel, *bias = arrays(layer, "kernel", *["bias"] * bool(layer.config["use_bias"]))
+        kernel, *bias = arrays(layer, "kernel", *bias_name(layer))
         self.weight = parameter(kernel, (1, 0))
         self.bias = parameter(bias[0]) if bias else None
         self.activation = activation(layer.config["activation"], layer)
 
     def forward(self, x: Tensor) -> Tensor:
         y = nn.functional.linear(x, self.weight, self.bias)
-        return y if self.activation is None else self.activation(y)
+        return activated(self.activation, y, channels_first=False)
 
 
 @builds("Dense")

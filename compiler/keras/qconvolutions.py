@@ -5,11 +5,11 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxloom.keras.convolutions import bias_name, convolved, depthwise_kernel, kernel_axes
+from fxloom.keras.convolutions import convolved, depthwise_kernel, kernel_axes
 from fxloom.keras.description import Array, Layer
 from fxloom.keras.qformats import Product, Quantized, quantized_of, quantizer_of
 from fxloom.keras.quantizer_functions import function_of
-from fxloom.keras.registry import Order, activated, arrays, builds
+from fxloom.keras.registry import Order, activated, arrays, bias_name, builds
 from fxloom.keras.windows import Windows, order_of
 
 

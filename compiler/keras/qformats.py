@@ -6,12 +6,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from fxloom.given_constants import QuantizerRefused, constant
-from fxloom.keras.convolutions import bias_name
 from fxloom.keras.description import Array, Layer
 from fxloom.keras.number_formats import narrowest
 from fxloom.keras.quantizer_weights import quantized_weights
 from fxloom.keras.quantizers import Quantizer, parsed
-from fxloom.keras.registry import Refused, arrays, tensor
+from fxloom.keras.registry import Refused, arrays, bias_name, tensor
 from fxloom.uniform import Weight, weight_of
 
 Move = Callable[[Array], Array]

@@ -165,6 +165,11 @@ def arrays(layer: Layer, *names: str) -> tuple[Array, ...]:
     return layer.weights
 
 
+def bias_name(layer: Layer) -> tuple[str, ...]:
+    """How a layer's bias is called, if it has one."""
+    return ("bias",) if layer.config["use_bias"] else ()
+
+
 def parameter(array: Array, axes: Sequence[int] | None = None) -> nn.Parameter:
     """A copy of an array, its axes permuted, to train or compress."""
     return nn.Parameter(tensor(array, axes))

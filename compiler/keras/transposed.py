@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxloom.keras.convolutions import bias_name, kernel_axes
+from fxloom.keras.convolutions import kernel_axes
 from fxloom.keras.description import Array, Layer
-from fxloom.keras.registry import Order, Refused, activated, activation, arrays, builds, parameter
+from fxloom.keras.registry import (
+    Order,
+    Refused,
+    activated,
+    activation,
+    arrays,
+    bias_name,
+    builds,
+    parameter,
+)
 from fxloom.keras.windows import Windows, order_of, per_axis
 
 
